@@ -1,0 +1,56 @@
+"""attar distils vision foundation models into small ones that people can deploy.
+
+Example:
+    >>> import attar
+    >>> backbone = attar.load_backbone("vit_tiny_patch16_224?depth=1", weights="random", img_size=32)
+    >>> import torch
+    >>> backbone.tokens(torch.rand(2, 3, 32, 32)).cls.shape
+    torch.Size([2, 192])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from attar._version import __version__
+
+if TYPE_CHECKING:
+    from attar.config import DistillConfig
+    from attar.errors import AttarError, UserError
+    from attar.models import Backbone, load_backbone
+    from attar.recipes.distill import DistillReport, distill
+    from attar.recipes.quickstart import quickstart
+    from attar.types import Tokens
+
+_HOMES = {
+    "AttarError": "attar.errors",
+    "Backbone": "attar.models",
+    "DistillConfig": "attar.config",
+    "DistillReport": "attar.recipes.distill",
+    "Tokens": "attar.types",
+    "UserError": "attar.errors",
+    "distill": "attar.recipes.distill",
+    "load_backbone": "attar.models",
+    "quickstart": "attar.recipes.quickstart",
+}
+
+__all__ = [
+    "AttarError",
+    "Backbone",
+    "DistillConfig",
+    "DistillReport",
+    "Tokens",
+    "UserError",
+    "__version__",
+    "distill",
+    "load_backbone",
+    "quickstart",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used, so that `attar --help` does not wait for torch."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'attar' has no attribute '{name}'")

@@ -1,0 +1,185 @@
+"""The command line: verb to function, nothing else. Torch is imported only when a verb needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from attar._version import __version__
+from attar.errors import AttarError, ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from attar.config import Config, DistillConfig
+
+T = TypeVar("T", bound="Config")
+
+HELP = f"""attar {__version__}: distil vision foundation models into small ones.
+
+  attar quickstart [--out DIR]       see it work: three minutes, no data, no GPU, no network
+  attar distill ...                  a small backbone from a big one and your images (Proteus)
+  attar doctor                       what is installed here, what is wrong, how to mend it
+
+attar VERB --help lists every setting. --debug shows tracebacks. --version prints the version.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 for a failed run, 2 for wrong input, 130 or 143 for a signal."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    try:
+        return _dispatch(arguments)
+    except AttarError as error:
+        if debug:
+            traceback.print_exc()
+        _complain(f"{type(error).__name__}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("stopped by SIGINT.")
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone (attar ... | head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        reason = str(error).strip() or "no message"
+        _complain(f"{type(error).__name__}: {reason}\n  This is not an error attar knows. Run again with --debug to see where it comes from.")
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        raise ConfigError(f"no verb '{verb}'.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}.")
+    return VERBS[verb](rest)
+
+
+def _distill(arguments: list[str]) -> int:
+    from attar.recipes.proteus import RECIPES
+
+    if "--list-recipes" in arguments:
+        for name, recipe in RECIPES.items():
+            print(f"  {name:18}{(recipe.__doc__ or '').splitlines()[0]}")
+        return 0
+    if _wants_help(arguments):
+        from attar.config import DistillConfig
+
+        return _help(DistillConfig, "attar distill", "--config FILE, --print-config, --list-recipes")
+    config = parse_distill([word for word in arguments if word != "--print-config"])
+    if "--print-config" in arguments:
+        from attar.config.files import to_yaml
+
+        print(to_yaml(config), end="")
+        return 0
+    from attar.recipes.distill import distill
+
+    distill(config)
+    return 0
+
+
+def parse_distill(arguments: list[str]) -> DistillConfig:
+    """Settings from flags over `--config FILE` over `--recipe NAME` over the defaults.
+
+    Raises:
+        ConfigError: If a setting is unknown, missing or out of bounds.
+    """
+    from attar.config import DistillConfig
+    from attar.config.files import read_settings
+    from attar.config.flags import merge, parse_flags
+    from attar.recipes.proteus import RECIPES
+
+    arguments, file = _take(arguments, "--config")
+    settings = merge(read_settings(Path(file).expanduser()) if file else {}, parse_flags(DistillConfig, arguments))
+    name = settings.get("recipe")
+    if name is not None:
+        if name not in RECIPES:
+            raise ConfigError(f"no recipe '{name}'.{did_you_mean(name, RECIPES)} Known: {', '.join(RECIPES)}.")
+        start = RECIPES[name](data="-", out="-").model_dump(exclude={"data", "out"})
+        if settings.get("max_steps") is not None:
+            start["epochs"] = None  # the recipe's length gives way to the one asked for
+        settings = merge(start, settings)
+    return DistillConfig.build(settings)
+
+
+def _take(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
+    """Remove `flag VALUE` (or `flag=VALUE`) from the arguments and return the value."""
+    rest, value = [], None
+    words = iter(arguments)
+    for word in words:
+        if word == flag:
+            value = next(words, None)
+            if value is None:
+                raise ConfigError(f"{flag} needs a value.")
+        elif word.startswith(f"{flag}="):
+            value = word.removeprefix(f"{flag}=")
+        else:
+            rest.append(word)
+    return rest, value
+
+
+def _wants_help(arguments: list[str]) -> bool:
+    return "-h" in arguments or "--help" in arguments
+
+
+def _help(model: type, prog: str, more: str) -> int:
+    """Print what tyro makes of a config model."""
+    import tyro
+
+    with contextlib.suppress(SystemExit):
+        tyro.cli(model, args=["--help"], prog=prog)
+    print(f"Also: {more}")
+    return 0
+
+
+def _simple_verb(arguments: list[str], config: type[T], prog: str) -> T | None:
+    """Settings of a small verb, or None after printing its help."""
+    from attar.config.flags import parse_flags
+
+    if _wants_help(arguments):
+        _help(config, prog, "--debug")
+        return None
+    return config.build(parse_flags(config, arguments))
+
+
+def _quickstart(arguments: list[str]) -> int:
+    from attar.config.small import QuickstartConfig
+
+    config = _simple_verb(arguments, QuickstartConfig, "attar quickstart")
+    if config is not None:
+        from attar.recipes.quickstart import quickstart
+
+        quickstart(config.out)
+    return 0
+
+
+def _doctor(arguments: list[str]) -> int:
+    from attar.config.small import DoctorConfig
+
+    if _simple_verb(arguments, DoctorConfig, "attar doctor") is None:
+        return 0
+    from attar.recipes.doctor import doctor
+
+    return doctor()
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"distill": _distill, "quickstart": _quickstart, "doctor": _doctor}
+
+if __name__ == "__main__":
+    sys.exit(main())

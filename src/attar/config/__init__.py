@@ -1,0 +1,24 @@
+"""Every verb's settings as frozen pydantic models."""
+
+from attar.config.base import Config, explain
+from attar.config.distill import (
+    VOLATILE,
+    CheckpointConfig,
+    DistillConfig,
+    MonitorConfig,
+    OptimConfig,
+    ProteusConfig,
+    ViewsConfig,
+)
+
+__all__ = [
+    "VOLATILE",
+    "CheckpointConfig",
+    "Config",
+    "DistillConfig",
+    "MonitorConfig",
+    "OptimConfig",
+    "ProteusConfig",
+    "ViewsConfig",
+    "explain",
+]

@@ -1,0 +1,74 @@
+"""The ground every verb's settings stand on: frozen, strict, and free of torch so that help is instant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from attar.errors import ConfigError, did_you_mean
+
+
+class Config(BaseModel):
+    """Frozen settings. Unknown keys are errors with a suggestion; bounds are checked where a value enters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any]) -> Self:
+        """Validate a nested mapping (YAML, keyword arguments).
+
+        Raises:
+            ConfigError: With one line for each wrong setting: its name, its value, the rule, a suggestion.
+        """
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls)) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated again. Nested models take a mapping of their changed fields.
+
+        Raises:
+            ConfigError: If a changed field is unknown or out of bounds.
+        """
+        settings = self.model_dump()
+        for name, value in changes.items():
+            current = settings.get(name)
+            if isinstance(value, Mapping) and isinstance(current, dict):
+                settings[name] = current | dict(value)
+            else:
+                settings[name] = value.model_dump() if isinstance(value, BaseModel) else value
+        return type(self).build(settings)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """A pydantic error as sentences of value, rule and remedy."""
+    lines = []
+    for item in error.errors():
+        path = [str(part) for part in item["loc"]]
+        key = ".".join(path)
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(model, path[:-1])
+            hint = did_you_mean(path[-1], known) or f" Known here: {', '.join(known)}."
+            lines.append(f"unknown setting '{key}'.{hint}")
+        elif item["type"] == "missing":
+            flag = "--" + key.replace("_", "-")
+            lines.append(f"setting '{key}' is missing: give {flag}, or '{key}' in --config.")
+        elif item["type"] == "value_error":
+            lines.append(str(item["ctx"]["error"]))
+        else:
+            rule = item["msg"][:1].lower() + item["msg"][1:]
+            lines.append(f"setting '{key}' is {item['input']!r}: {rule}.")
+    return "\n".join(lines)
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the fields of the (nested) model at `path`."""
+    for name in path:
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,149 @@
+"""Settings of `attar distill`: one model is the schema for Python, YAML and flags; its descriptions are the help."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from attar.config.base import Config
+from attar.errors import ConfigError
+
+
+class ProteusConfig(Config):
+    """Objectives of Proteus. Set a weight to 0 to leave that term, and its work, out."""
+
+    token_weight: float = Field(1.0, ge=0, description="weight of the class-token term")
+    feature_weight: float = Field(1.0, ge=0, description="weight of the term on all tokens of the clean view")
+    patch_weight: float = Field(1.0, ge=0, description="weight of the term on masked patches")
+    mask_probability: float = Field(0.5, ge=0, le=1, description="share of images with hidden patches")
+    mask_ratio: float = Field(0.5, gt=0, lt=1, description="share of patches hidden in such an image")
+    mask_rule: Literal["random", "paper"] = Field(
+        "random", description="which images are masked: a random share, or the first ones of the batch as released"
+    )
+    criterion: Literal["mse", "cosine"] = Field("mse", description="distance between a student and a teacher token")
+    standardise_targets: bool = Field(
+        False, description="bring every teacher channel to mean 0 and std 1, measured before the first step"
+    )
+    resample_tokens: bool = Field(
+        False, description="allow different patch grids: teacher tokens are interpolated to the student's grid"
+    )
+
+
+class ViewsConfig(Config):
+    """How an image becomes a view (the DeiT recipe by default)."""
+
+    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="area of the random crop, as a share")
+    crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="width over height of the random crop")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    randaugment: bool = Field(True, description="RandAugment rand-m9-mstd0.5-inc1")
+    erase: float = Field(0.25, ge=0, le=1, description="probability of random erasing")
+    repeats: int = Field(3, ge=1, description="views of each image per epoch (repeated augmentation), from 256 images")
+
+    @model_validator(mode="after")
+    def _intervals(self) -> Self:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ConfigError(f"views.crop_scale is {self.crop_scale}: it must be two numbers 0 < low <= high <= 1.")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ConfigError(f"views.crop_ratio is {self.crop_ratio}: it must be two numbers 0 < low <= high.")
+        return self
+
+
+class OptimConfig(Config):
+    """AdamW with linear warm-up, cosine decay and a moving average of the student."""
+
+    lr: float | None = Field(None, gt=0, description="peak learning rate; by default lr_per_512 * batch_size / 512")
+    lr_per_512: float = Field(5e-4, gt=0, description="learning rate per 512 views in a batch")
+    min_lr: float = Field(1e-5, ge=0, description="learning rate at the end of the cosine")
+    warmup_lr: float = Field(1e-6, ge=0, description="learning rate at the first step")
+    warmup_epochs: float = Field(5.0, ge=0, description="length of the linear warm-up, at most a tenth of the run")
+    schedule: Literal["step", "paper"] = Field(
+        "step", description="learning rate by step, or by finished epoch as released (off by one)"
+    )
+    weight_decay: float = Field(0.05, ge=0, description="decay of tensors with two or more dimensions")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW momentum terms")
+    clip_norm: float | None = Field(None, gt=0, description="clip the gradient's global norm; off by default")
+    accumulate: int = Field(1, ge=1, description="parts a batch is split into, to fit in memory")
+    ema_decay: float = Field(0.99996, ge=0, lt=1, description="decay of the moving average of the student; 0 is off")
+    ema_warmup: bool = Field(True, description="let the average follow faster in the first steps")
+
+
+class MonitorConfig(Config):
+    """The k-NN check during and after the run."""
+
+    every: int | None = Field(None, ge=1, description="steps between checks; by default ten in a run")
+    limit: int = Field(5000, ge=20, description="labelled images used at most")
+    k: int = Field(10, ge=1, description="neighbours that vote")
+    crop_pct: float = Field(0.875, gt=0, le=1, description="share of the resized image kept by the centre crop")
+
+
+class CheckpointConfig(Config):
+    """What is saved so that a run can go on after any interruption."""
+
+    every: int | None = Field(None, ge=1, description="steps between checkpoints; by default one per epoch, ten at least")
+    keep: int = Field(2, ge=1, description="checkpoints to keep")
+
+
+class DistillConfig(Config):
+    """Distil a vision foundation model into a small backbone with unlabelled images (Proteus, ICLR 2025)."""
+
+    teacher: str = Field(description="model reference of the teacher, such as vit_base_patch14_dinov2")
+    student: str = Field(description="model reference of the student, such as vit_small_patch14_dinov2")
+    data: str = Field(description="folder of images of any depth, a Parquet file, or playground:SEED")
+    out: str = Field(description="run directory; the same command in the same directory resumes")
+    teacher_weights: str = Field("pretrained", description="pretrained, random, or a weight file")
+    student_weights: str = Field("random", description="random, pretrained, or a weight file")
+    recipe: str | None = Field(None, description="named starting point; see attar distill --list-recipes")
+    img_size: int = Field(224, ge=8, description="height and width of the student's input, in pixels")
+    teacher_img_size: int | None = Field(None, ge=8, description="input of the teacher; by default img_size")
+    batch_size: int = Field(256, ge=1, description="views per optimizer step over all ranks")
+    epochs: float | None = Field(None, gt=0, description="passes over the data (300 when max_steps is not given)")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps, in place of epochs")
+    monitor: str | None = Field(None, description="labelled images to measure k-NN on while training")
+    seed: int = Field(0, ge=0, description="names every random stream of the run")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="bf16 autocast where the GPU has it, else fp32")
+    pos_embed: Literal["official", "timm"] = Field(
+        "official", description="how position tables of DINOv2 files are resampled to the input size"
+    )
+    workers: int | None = Field(None, ge=0, description="data loader processes; by default cores - 1, at most 8")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unreadable files that stops the run")
+    log_every: int | None = Field(None, ge=1, description="steps between log lines; by default about a hundred in a run")
+    tensorboard: bool = Field(False, description="write TensorBoard events too (extra: tb)")
+    reindex: bool = Field(False, description="list the image folder anew instead of trusting the cached index")
+    resume_anyway: bool = Field(False, description="go on in a directory that holds a run with other settings")
+    proteus: ProteusConfig = ProteusConfig()
+    views: ViewsConfig = ViewsConfig()
+    optim: OptimConfig = OptimConfig()
+    monitoring: MonitorConfig = MonitorConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ConfigError(f"epochs and max_steps are both set ({self.epochs:g}, {self.max_steps}). Keep one.")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_divide_the_batch(self) -> Self:
+        if self.batch_size % self.optim.accumulate:
+            raise ConfigError(
+                f"batch_size {self.batch_size} does not divide into optim.accumulate {self.optim.accumulate} parts."
+                f" Try batch_size {self.batch_size // self.optim.accumulate * self.optim.accumulate or self.optim.accumulate}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        terms = self.proteus
+        if not (terms.token_weight or terms.feature_weight or terms.patch_weight * terms.mask_probability):
+            raise ConfigError(
+                "nothing to learn: proteus.token_weight and feature_weight are 0, and so is patch_weight or"
+                " mask_probability. Give one term a weight."
+            )
+        return self
+
+
+VOLATILE = frozenset({"out", "device", "workers", "log_every", "tensorboard", "reindex", "resume_anyway", "recipe"})
+"""Settings that may differ between a run and its resumption: they do not change what is learned."""

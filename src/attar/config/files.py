@@ -1,0 +1,62 @@
+"""YAML in and out: plain values only, every key once, and `1e-3` is a number."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attar.config.base import Config
+from attar.errors import ConfigError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML without aliases and repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ConfigError(f"{self.name}: aliases (*{self.peek_event().anchor}) are not allowed. Write the value out.")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise ConfigError(f"{self.name}: '{key}' is given twice. Keep one.")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-3 as a string; numbers without a dot are numbers too
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Settings from a YAML file.
+
+    Raises:
+        ConfigError: If the file is missing, no YAML, or no mapping at the top.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            settings = yaml.load(file, _StrictLoader)  # noqa: S506  (the loader is a SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} is no valid YAML: {' '.join(str(error).split())}.") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ConfigError(f"config file {path} holds a {type(settings).__name__}; it must hold 'key: value' lines.")
+    return settings
+
+
+def to_yaml(config: Config, *, comment: str = "") -> str:
+    """The resolved settings as YAML that `--config` reads back, under a comment."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)

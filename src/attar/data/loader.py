@@ -1,0 +1,165 @@
+"""From places in the stream to batches of views, in worker processes, with bad files replaced and reported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from attar.config import ViewsConfig
+from attar.data.decode import open_image
+from attar.data.labelled import Rows
+from attar.data.sampler import ViewOrder
+from attar.data.sources import Source
+from attar.data.views import evaluation_view, training_view
+from attar.errors import DataError, DecodeError
+from attar.types import BadFile, Batch
+from attar.utils.seeding import derive
+
+T = TypeVar("T")
+_REPLACEMENTS = 20  # other samples tried in place of an unreadable one before giving up
+
+
+@dataclass(frozen=True)
+class Item:
+    """One view on its way into a batch."""
+
+    view: Tensor
+    place: int
+    sample: int
+    view_id: int
+    name: str
+    bad_files: tuple[BadFile, ...]
+
+
+class ViewDataset(Dataset[Item]):
+    """Views by place in the stream: a pure function of (images, order, config)."""
+
+    def __init__(self, source: Source, order: ViewOrder, config: ViewsConfig, img_size: int) -> None:
+        self.source, self.order, self.config, self.img_size = source, order, config, img_size
+
+    def __getitem__(self, place: int) -> Item:
+        samples, views = self.order.at(np.array([place], dtype=np.int64))
+        wanted, view_id = int(samples[0]), int(views[0])
+        bad: list[BadFile] = []
+        for attempt in range(_REPLACEMENTS):
+            sample = wanted if attempt == 0 else derive(self.order.seed, "replace", wanted, attempt) % len(self.source)
+            name = self.source.name(sample)
+            try:
+                view = self._view(sample, view_id, name)
+            except DecodeError as error:
+                bad.append(BadFile(sample, name, str(error)))
+                continue
+            return Item(view, place, sample, view_id, name, tuple(bad))
+        raise DataError(
+            f"{_REPLACEMENTS} images in a row cannot be read, the first is {bad[0].name} ({bad[0].reason})"
+            " Is this a folder of images?"
+        )
+
+    def _view(self, sample: int, view_id: int, name: str) -> Tensor:
+        image = open_image(self.source.read(sample), name=name)
+        return training_view(
+            image, seed=self.order.seed, sample=sample, view=view_id, img_size=self.img_size, config=self.config
+        )
+
+
+def training_batches(
+    dataset: ViewDataset, *, batch_size: int, start_step: int, num_steps: int, parts: int = 1, workers: int = 0
+) -> Iterator[Batch]:
+    """Batches of steps `start_step` to `num_steps - 1`, each in `parts` equal pieces, in order.
+
+    Args:
+        dataset: Views by place.
+        batch_size: Views per step.
+        start_step: First step wanted; nothing before it is read.
+        num_steps: Where the stream stops.
+        parts: Pieces a step's batch is yielded in (gradient accumulation).
+        workers: Loader processes; 0 loads in this one.
+    """
+    size = batch_size // parts
+    first, last = start_step * parts, num_steps * parts
+    loader = DataLoader(
+        dataset,
+        batch_sampler=_Places(size, first, last),
+        num_workers=workers,
+        collate_fn=_Collate(batch_size),
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )
+    yield from loader
+
+
+class _Places:
+    """Places of one piece after another."""
+
+    def __init__(self, size: int, first: int, last: int) -> None:
+        self.size, self.first, self.last = size, first, last
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number in range(self.first, self.last):
+            yield list(range(number * self.size, (number + 1) * self.size))
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+class _Collate:
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def __call__(self, items: list[Item]) -> Batch:
+        places = torch.tensor([item.place for item in items])
+        return Batch(
+            views=torch.stack([item.view for item in items]),
+            samples=torch.tensor([item.sample for item in items]),
+            view_ids=torch.tensor([item.view_id for item in items]),
+            positions=places % self.batch_size,
+            step=int(places[0]) // self.batch_size,
+            global_batch_size=self.batch_size,
+            names=tuple(item.name for item in items),
+            bad_files=tuple(bad for item in items for bad in item.bad_files),
+        )
+
+
+class EvaluationDataset(Dataset[tuple[Tensor | None, int]]):
+    """Evaluation views of chosen rows; None stands for an image that cannot be read."""
+
+    def __init__(self, source: Source, rows: Rows, *, img_size: int, crop_pct: float) -> None:
+        self.source, self.rows, self.img_size, self.crop_pct = source, rows, img_size, crop_pct
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> tuple[Tensor | None, int]:
+        row = int(self.rows[position])
+        try:
+            image = open_image(self.source.read(row), name=self.source.name(row))
+            return evaluation_view(image, img_size=self.img_size, crop_pct=self.crop_pct), position
+        except DecodeError:
+            return None, position
+
+
+def evaluation_batches(
+    dataset: EvaluationDataset, *, batch_size: int, workers: int = 0
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """(images (B, 3, S, S) uint8, positions (B,)) once through the dataset; unreadable images are left out."""
+    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=_stack_readable)
+
+
+def _stack_readable(items: list[tuple[Tensor | None, int]]) -> tuple[Tensor, Tensor]:
+    views = [(view, position) for view, position in items if view is not None]
+    if not views:
+        return torch.empty(0, 3, 0, 0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    return torch.stack([view for view, _ in views]), torch.tensor([position for _, position in views])
+
+
+def default_workers() -> int:
+    """Cores less one for the training process, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(0, cores - 1))

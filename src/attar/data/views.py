@@ -1,0 +1,242 @@
+"""Views of an image as pure functions: the DeiT recipe for training, resize and centre crop for evaluation.
+
+A training view depends on `(seed, sample, view)` and on nothing else. Each step draws from a stream of its own,
+named `(seed, "view", sample, view, step)`, so switching one step off changes no other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+
+from attar.config.distill import ViewsConfig
+from attar.data.decode import Box, EncodedImage, Size
+from attar.utils.seeding import numpy_generator
+
+VIEW_IMPLEMENTATION = "pil-1"
+"""Part of every cache key that depends on pixels; to be changed whenever a view's pixels change."""
+
+_ATTEMPTS = 10
+_MAGNITUDE, _MAGNITUDE_STD, _MAX_LEVEL = 9.0, 0.5, 10.0
+_NUM_OPERATIONS, _OPERATION_PROBABILITY = 2, 0.5
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_FILL = tuple(round(255 * mean) for mean in _MEAN)
+_ERASE_AREA, _ERASE_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)
+
+
+def training_view(
+    image: EncodedImage, *, seed: int, sample: int, view: int, img_size: int, config: ViewsConfig
+) -> Tensor:
+    """Random crop, flip, RandAugment and random erasing, as in DeiT.
+
+    Args:
+        image: The image; it is decoded after the crop is drawn, at reduced scale where that is enough.
+        seed: Names the run.
+        sample: Row of the image in the sorted index.
+        view: Which view of that image.
+        img_size: Height and width S of the view, in pixels.
+        config: Which steps happen, and their ranges.
+
+    Returns:
+        (3, S, S) float32, RGB in [0, 1], except for the unclipped noise in an erased box.
+
+    Raises:
+        DecodeError: If the pixels cannot be decoded.
+    """
+
+    def stream(step: str) -> np.random.Generator:
+        return numpy_generator(seed, "view", sample, view, step)
+
+    box = random_crop_box(image.size, stream("crop"), scale=config.crop_scale, ratio=config.crop_ratio)
+    pixels = image.resized(box, (img_size, img_size))
+    if config.flip and stream("flip").random() < config.flip:
+        pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if config.randaugment:
+        pixels = rand_augment(pixels, stream("randaugment"))
+    values = _channels_first(pixels).astype(np.float32) / np.float32(255)
+    if config.erase:
+        random_erase(values, stream("erase"), probability=config.erase)
+    return torch.from_numpy(values)
+
+
+def evaluation_view(image: EncodedImage, *, img_size: int, crop_pct: float) -> Tensor:
+    """The short side resized to `img_size / crop_pct`, then a centre crop, in one resampling.
+
+    The geometry is that of torchvision's Resize and CenterCrop, and so are the pixels, up to rounding, unless the
+    file is a JPEG large enough to be decoded at reduced scale.
+
+    Args:
+        image: The image.
+        img_size: Height and width S of the view, in pixels.
+        crop_pct: Share of the short side that the crop keeps, in (0, 1].
+
+    Returns:
+        (3, S, S) uint8, RGB.
+
+    Raises:
+        DecodeError: If the pixels cannot be decoded.
+    """
+    box = centre_crop_box(image.size, img_size=img_size, crop_pct=crop_pct)
+    return torch.from_numpy(_channels_first(image.resized(box, (img_size, img_size))))
+
+
+def random_crop_box(
+    size: Size, rng: np.random.Generator, *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box:
+    """Where torchvision's RandomResizedCrop would cut: (left, top, right, bottom) in whole pixels.
+
+    Args:
+        size: (width, height) of the image, in pixels.
+        rng: Its stream.
+        scale: Bounds of the crop's share of the area, drawn uniformly.
+        ratio: Bounds of width over height, drawn uniformly in the logarithm.
+    """
+    width, height = size
+    for _ in range(_ATTEMPTS):
+        area = rng.uniform(*scale) * width * height
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            return left, top, left + w, top + h
+    return _central_box(size, ratio)
+
+
+def _central_box(size: Size, ratio: tuple[float, float]) -> Box:
+    """The largest centred box whose shape is within `ratio`; at least one pixel."""
+    w, h = size
+    if w / h < ratio[0]:
+        h = max(1, round(w / ratio[0]))
+    elif w / h > ratio[1]:
+        w = max(1, round(h * ratio[1]))
+    left, top = (size[0] - w) // 2, (size[1] - h) // 2
+    return left, top, left + w, top + h
+
+
+def centre_crop_box(size: Size, *, img_size: int, crop_pct: float) -> Box:
+    """What torchvision's Resize and CenterCrop keep: (left, top, right, bottom) in pixels of the image."""
+    short = round(img_size / crop_pct)
+    width, height = size
+    resized = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    left, top = (round((side - img_size) / 2) for side in resized)
+    per_x, per_y = width / resized[0], height / resized[1]
+    right, bottom = min((left + img_size) * per_x, width), min((top + img_size) * per_y, height)
+    return left * per_x, top * per_y, right, bottom
+
+
+# --- RandAugment rand-m9-mstd0.5-inc1, as timm's create_transform sets it up with bicubic interpolation ------------
+
+Operation = Callable[[Image.Image, float, int], Image.Image]
+
+
+def rand_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Two of the 15 operations, with replacement, each with probability 0.5 and at a level N(9, 0.5) within [0, 10]."""
+    for _ in range(_NUM_OPERATIONS):
+        name = _NAMES[int(rng.integers(len(_NAMES)))]
+        if rng.random() < _OPERATION_PROBABILITY:
+            level = min(max(rng.normal(_MAGNITUDE, _MAGNITUDE_STD), 0.0), _MAX_LEVEL)
+            image = OPERATIONS[name](image, level, 1 if rng.random() < 0.5 else -1)
+    return image
+
+
+def _signed(level: float, reach: float, sign: int) -> float:
+    return sign * (level / _MAX_LEVEL) * reach
+
+
+def _enhanced(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
+    """Blend away from or towards a degenerate image: a factor in [0.1, 1.9], 1 being no change."""
+    return lambda image, level, sign: enhancer(image).enhance(max(0.1, 1.0 + _signed(level, 0.9, sign)))
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC, fillcolor=_FILL
+    )
+
+
+def _mapped(image: Image.Image, value: Callable[[int], int]) -> Image.Image:
+    return image.point([value(v) for v in range(256)] * 3)
+
+
+def _posterized(image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Keep 4 bits at level 0 and none at level 10, which Pillow's own posterize refuses (and timm with it)."""
+    bits = 4 - int(level / _MAX_LEVEL * 4)
+    return _mapped(image, lambda v: v & (0xFF00 >> bits))
+
+
+def _solarized_above(image: Image.Image, level: float, sign: int) -> Image.Image:
+    return ImageOps.solarize(image, 256 - int(level / _MAX_LEVEL * 256))
+
+
+def _brightened_below(image: Image.Image, level: float, sign: int) -> Image.Image:
+    added = int(level / _MAX_LEVEL * 110)
+    return _mapped(image, lambda v: min(255, v + added) if v < 128 else v)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": lambda image, level, sign: ImageOps.autocontrast(image),
+    "Equalize": lambda image, level, sign: ImageOps.equalize(image),
+    "Invert": lambda image, level, sign: ImageOps.invert(image),
+    "Rotate": lambda image, level, sign: image.rotate(
+        _signed(level, 30.0, sign), resample=Image.Resampling.BICUBIC, fillcolor=_FILL
+    ),
+    "PosterizeIncreasing": _posterized,
+    "SolarizeIncreasing": _solarized_above,
+    "SolarizeAdd": _brightened_below,
+    "ColorIncreasing": _enhanced(ImageEnhance.Color),
+    "ContrastIncreasing": _enhanced(ImageEnhance.Contrast),
+    "BrightnessIncreasing": _enhanced(ImageEnhance.Brightness),
+    "SharpnessIncreasing": _enhanced(ImageEnhance.Sharpness),
+    "ShearX": lambda image, level, sign: _affine(image, (1, _signed(level, 0.3, sign), 0, 0, 1, 0)),
+    "ShearY": lambda image, level, sign: _affine(image, (1, 0, 0, _signed(level, 0.3, sign), 1, 0)),
+    "TranslateXRel": lambda image, level, sign: _affine(
+        image, (1, 0, _signed(level, 0.45, sign) * image.width, 0, 1, 0)
+    ),
+    "TranslateYRel": lambda image, level, sign: _affine(
+        image, (1, 0, 0, 0, 1, _signed(level, 0.45, sign) * image.height)
+    ),
+}
+"""timm's 15 increasing operations on an RGB image: `OPERATIONS[name](image, level in [0, 10], sign)`."""
+_NAMES = tuple(OPERATIONS)
+
+
+# --- random erasing ----------------------------------------------------------------------------------------------
+
+
+def random_erase(values: NDArray[np.float32], rng: np.random.Generator, *, probability: float) -> None:
+    """Fill one random box of `values` with noise, in place (timm's RandomErasing in mode `pixel`).
+
+    The noise is ImageNet's mean + std * N(0, 1) for each value, unclipped: N(0, 1) after normalisation.
+
+    Args:
+        values: (3, H, W) float32, RGB in [0, 1].
+        rng: Its stream.
+        probability: How often a box is erased.
+    """
+    if rng.random() >= probability:
+        return
+    height, width = values.shape[1:]
+    for _ in range(_ATTEMPTS):
+        area = rng.uniform(*_ERASE_AREA) * height * width
+        aspect = math.exp(rng.uniform(math.log(_ERASE_ASPECT[0]), math.log(_ERASE_ASPECT[1])))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if h < height and w < width:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            values[:, top : top + h, left : left + w] = _noise(rng, h, w)
+            return
+
+
+def _noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
+    mean, std = (np.asarray(c, dtype=np.float32)[:, None, None] for c in (_MEAN, _STD))
+    return mean + std * rng.standard_normal((3, height, width), dtype=np.float32)
+
+
+def _channels_first(image: Image.Image) -> NDArray[np.uint8]:
+    """(3, H, W) uint8, contiguous and writable."""
+    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")

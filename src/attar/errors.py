@@ -1,0 +1,87 @@
+"""One error tree. Each message says the value, the rule it broke, and a remedy.
+
+    AttarError
+    ├── UserError                 the user can mend it; the command line prints it and exits with 2
+    │   ├── ConfigError           a setting is unknown, missing or out of bounds
+    │   ├── ModelReferenceError   a model reference does not name a model
+    │   ├── WeightsError          a weight file does not fit its model, key by key
+    │   ├── ShapeError            tensors or grids that must agree do not
+    │   ├── DataError             a folder, file or split is missing, empty or unusable
+    │   │   └── DecodeError       one file is no readable image (recorded, replaced, counted)
+    │   ├── RunDirectoryError     the output directory belongs to another run or cannot be written
+    │   └── CheckpointError       a checkpoint is damaged or does not belong to this run
+    ├── TrainingError             the run itself failed; exit code 1
+    │   └── NonFiniteError        a loss or gradient is not finite; the weights were not changed
+    └── Interrupted               SIGINT or SIGTERM; what was done is saved, exit code 130 or 143
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AttarError(Exception):
+    """Base of every error that attar raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(AttarError):
+    """The input is wrong; the message tells how to mend it."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A setting is unknown, missing or out of bounds."""
+
+
+class ModelReferenceError(UserError):
+    """A model reference does not name a model that can be built."""
+
+
+class WeightsError(UserError):
+    """A weight file does not fit its model; the message lists the keys."""
+
+
+class ShapeError(UserError):
+    """Tensors, grids or widths that must agree do not."""
+
+
+class DataError(UserError):
+    """A folder, file or split is missing, empty or unusable."""
+
+
+class DecodeError(DataError):
+    """One file is not a readable image."""
+
+
+class RunDirectoryError(UserError):
+    """The output directory belongs to another run or cannot be written."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is damaged or belongs to another run."""
+
+
+class TrainingError(AttarError):
+    """The run failed while it was training."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or gradient is not finite. The step is abandoned before the weights change."""
+
+
+class Interrupted(AttarError):
+    """A signal asked the run to stop; the same command goes on from what was saved."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the closest known word, else an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

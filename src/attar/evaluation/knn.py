@@ -1,0 +1,112 @@
+"""Weighted k-nearest-neighbour accuracy of frozen features, as DINO and DINOv2 measure it (spec evaluation §1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attar.data.labelled import Labelled, Rows
+from attar.data.loader import EvaluationDataset, evaluation_batches
+from attar.errors import DataError
+from attar.types import FrozenBackbone
+from attar.utils.progress import track
+from attar.utils.seeding import numpy_generator
+
+_TILE = 1024  # queries compared at a time: memory is _TILE x bank, not queries x bank
+_KEEP_PIXELS = 256 << 20  # decoded monitor images are kept in memory up to this many bytes
+
+
+def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int, temperature: float = 0.07) -> Tensor:
+    """Class of each query by a vote of its k nearest neighbours.
+
+    Neighbours are found by cosine similarity and vote with weight exp(similarity / temperature).
+
+    Args:
+        bank: (n, D) features with known classes.
+        labels: (n,) int64.
+        queries: (q, D).
+        k: Neighbours that vote; at most n of them do.
+        temperature: Smaller gives near neighbours more weight.
+
+    Returns:
+        (q,) int64.
+    """
+    bank = F.normalize(bank.float(), dim=1)
+    num_classes = int(labels.max()) + 1
+    k = min(k, len(bank))
+    predicted = []
+    for tile in F.normalize(queries.float(), dim=1).split(_TILE):
+        similarity, neighbours = (tile @ bank.T).topk(k, dim=1)  # (t, k)
+        weights = ((similarity - 1) / temperature).exp()  # shifted by the largest similarity there can be
+        votes = torch.zeros(len(tile), num_classes).scatter_add_(1, labels[neighbours], weights)
+        predicted.append(votes.argmax(1))
+    return torch.cat(predicted)
+
+
+class KnnMonitor:
+    """k-NN on labelled images that no step trains on; the queries are two halves, one to select by, one to report.
+
+    Args:
+        train: Images whose features are the bank.
+        test: Images that are classified.
+        limit: Images used at most, half of them for the bank.
+        k: Neighbours that vote.
+        seed: Names the choice of images and halves.
+        crop_pct: Share of the resized image that the centre crop keeps.
+        workers: Loader processes.
+    """
+
+    def __init__(
+        self, train: Labelled, test: Labelled, *, limit: int, k: int, seed: int, crop_pct: float, workers: int
+    ) -> None:
+        self.k, self.crop_pct, self.workers = k, crop_pct, workers
+        self.bank = _subset(train, limit // 2, seed, "bank")
+        queries = _subset(test, limit // 2, seed, "queries")
+        middle = len(queries) // 2
+        if middle == 0 or len(self.bank) == 0:
+            raise DataError(f"the monitor has {len(self.bank)} + {len(queries)} images; it needs a handful for each class.")
+        self.select, self.report = queries.take(np.arange(middle)), queries.take(np.arange(middle, len(queries)))
+        self._pixels: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
+
+    def run(self, backbone: FrozenBackbone) -> Iterator[tuple[str, float]]:
+        """Yield `knn_select` and `knn_report`, top-1 shares in [0, 1]."""
+        bank, bank_labels = self._embed(backbone, self.bank, "bank")
+        for name, part in (("knn_select", self.select), ("knn_report", self.report)):
+            features, labels = self._embed(backbone, part, name)
+            hits = knn_predict(bank, bank_labels, features, k=self.k) == labels
+            yield name, hits.double().mean().item()
+
+    def _embed(self, backbone: FrozenBackbone, part: Labelled, name: str) -> tuple[Tensor, Tensor]:
+        """((n, D) features, (n,) labels) of the readable images of a part."""
+        features, positions = [], []
+        for images, where in self._batches(part, name, backbone.img_size):
+            if len(where):
+                features.append(backbone.tokens(images).cls.cpu())
+                positions.append(where)
+        if not features:
+            raise DataError(f"none of the {len(part)} monitor images can be read, such as {part.source.name(0)}.")
+        return torch.cat(features), torch.from_numpy(part.labels)[torch.cat(positions)]
+
+    def _batches(self, part: Labelled, name: str, img_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        if (img_size, name) in self._pixels:
+            yield from self._pixels[img_size, name]
+            return
+        keep = (len(self.bank) + len(self.select) + len(self.report)) * 3 * img_size**2 <= _KEEP_PIXELS
+        kept = []
+        dataset = EvaluationDataset(part.source, part.rows, img_size=img_size, crop_pct=self.crop_pct)
+        loader = evaluation_batches(dataset, batch_size=64, workers=self.workers)
+        for batch in track(loader, f"reading {name}", total=len(loader), unit="batches"):
+            kept.append(batch) if keep else None
+            yield batch
+        if keep:
+            self._pixels[img_size, name] = kept
+
+
+def _subset(images: Labelled, limit: int, seed: int, name: str) -> Labelled:
+    """At most `limit` images, shuffled by seed."""
+    order: Rows = numpy_generator(seed, "monitor", name).permutation(len(images))[:limit]
+    return images.take(order)

@@ -1,0 +1,68 @@
+"""A finished student as an ordinary model: a timm directory with a model card, loadable without attar."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from timm.models import save_for_hf
+
+from attar.models import Backbone
+from attar.utils.io import new_folder, read_json, write_json
+
+_NOT_OURS = ("license", "origin_url", "paper_name", "paper_ids", "notes", "tag", "hf_hub_id", "hf_hub_filename", "url")
+
+
+def write_student(folder: Path, student: Backbone, *, card: str) -> None:
+    """Write `config.json`, `model.safetensors` and `README.md`; what stood in the folder is replaced in one rename.
+
+    A timm model loads with `timm.create_model("local-dir:FOLDER", pretrained=True)`. A module of the user's own is
+    written as its state dict beside the reference of its factory.
+
+    Args:
+        folder: Where the student goes.
+        student: The backbone to ship.
+        card: Text of the model card.
+    """
+    with new_folder(folder) as temporary:
+        if isinstance(getattr(student.model, "pretrained_cfg", None), dict):
+            _write_timm(temporary, student)
+        else:
+            save_file({k: v.contiguous() for k, v in student.model.state_dict().items()}, temporary / "model.safetensors")
+            write_json(temporary / "config.json", {"attar": {"reference": student.source.name}})
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_timm(folder: Path, student: Backbone) -> None:
+    model: Any = student.model
+    size = (3, student.img_size, student.img_size)
+    preprocessing = {"mean": student.preprocess.mean, "std": student.preprocess.std, "input_size": size, "crop_pct": 1.0}
+    architecture_config = model.pretrained_cfg
+    try:
+        # what describes the published weights of the architecture does not describe these
+        model.pretrained_cfg = {k: v for k, v in architecture_config.items() if k not in _NOT_OURS}
+        save_for_hf(model, str(folder), model_config={"pretrained_cfg": preprocessing}, safe_serialization=True)
+    finally:
+        model.pretrained_cfg = architecture_config
+    config = read_json(folder / "config.json")
+    # transformers passes model_args and num_classes both, and fails on the repetition
+    config.get("model_args", {}).pop("num_classes", None)
+    write_json(folder / "config.json", config)
+
+
+def model_card(title: str, facts: Mapping[str, str], table: str) -> str:
+    """Markdown of a model card: how to load, where it comes from, how it was measured."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return (
+        f"# {title}\n\n"
+        "A vision backbone distilled with attar. It is an ordinary timm model:\n\n"
+        "```python\nimport timm\n"
+        'model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()\n'
+        "tokens = model.forward_features(images)  # images normalised with mean and std of config.json\n```\n\n"
+        f"| | |\n|---|---|\n{rows}\n\n"
+        f"## Measured\n\n{table}\n\n"
+        "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and the"
+        " images used. attar claims no right in them.\n"
+    )

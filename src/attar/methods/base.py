@@ -1,0 +1,31 @@
+"""What the training loop asks of a method. A paper is one file that fulfils this."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import nn
+
+from attar.models import Backbone
+from attar.types import Batch, StepOutput
+
+
+class Method(Protocol):
+    """One way to teach a student.
+
+    Attributes:
+        learner: All that is trained (student, heads, mask token): what a wrapper for many ranks wraps and what a
+            checkpoint holds. The frozen teacher is no part of it.
+        student: The backbone inside the learner that will ship.
+    """
+
+    learner: nn.Module
+    student: Backbone
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        """Loss of one batch, as its share of the global batch's mean.
+
+        Shares add up: over the parts of an accumulated step and over ranks, their sum is the loss of the whole
+        batch. So the loop knows neither how many parts there are nor what the means run over.
+        """
+        ...

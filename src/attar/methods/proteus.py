@@ -1,0 +1,261 @@
+"""Proteus: a general backbone from a foundation model and unlabelled images (ICLR 2025, arXiv 2407.10366).
+
+Teacher and student see the same view. The student learns the teacher's tokens of the last block after the final norm,
+by three terms, each through its own head (LayerNorm, Linear):
+
+    token    class token of the clean view
+    feature  class token and all patch tokens of the clean view
+    patch    patch tokens at hidden positions of a masked view
+
+Clean and masked views go through the student as one batch, and only masked images take the second pass; the released
+code runs it for all of them and throws half away (same loss, a quarter less work for the student).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attar.config import ProteusConfig
+from attar.errors import ShapeError
+from attar.losses import token_distance
+from attar.models import Backbone, ProjectionHead
+from attar.types import Batch, StepOutput, Tokens
+from attar.utils.seeding import numpy_generator
+
+
+@dataclass(frozen=True)
+class PatchMasks:
+    """Which images of a local batch are masked, and where.
+
+    Attributes:
+        rows: (m,) int64, rows of the local batch.
+        hidden: (m, N) bool, exactly K of N true in each row.
+        total: Hidden patches in the global batch; the patch term's mean runs over these.
+    """
+
+    rows: Tensor
+    hidden: Tensor
+    total: int
+
+
+def draw_masks(batch: Batch, num_patches: int, config: ProteusConfig, *, seed: int) -> PatchMasks:
+    """Masks of a batch, a function of (seed, step, position in the global batch).
+
+    `floor(B * mask_probability)` images of the global batch have `floor(N * mask_ratio)` patches hidden, uniformly.
+    Rule `random` draws the images; `paper` takes the first ones of the local batch, as the released code does
+    (spec §1.2, §6.4).
+    """
+    hidden_patches = int(num_patches * config.mask_ratio)
+    local = len(batch.positions)
+    if config.mask_rule == "paper":
+        rows = np.arange(int(local * config.mask_probability))
+        masked_images = len(rows) * batch.global_batch_size // local
+    else:
+        masked_images = int(batch.global_batch_size * config.mask_probability)
+        order = numpy_generator(seed, "masked images", batch.step).permutation(batch.global_batch_size)
+        rows = np.flatnonzero(np.isin(batch.positions.numpy(), order[:masked_images]))
+    hidden = torch.zeros(len(rows), num_patches, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        position = int(batch.positions[row])
+        chosen = numpy_generator(seed, "mask", batch.step, position).permutation(num_patches)[:hidden_patches]
+        hidden[number, torch.from_numpy(chosen)] = True
+    return PatchMasks(torch.from_numpy(rows), hidden, masked_images * hidden_patches)
+
+
+class Standardiser(nn.Module):
+    """Brings each teacher channel to mean 0 and standard deviation 1; statistics are measured once, then frozen.
+
+    An option, not the paper's: Proteus uses raw targets.
+    """
+
+    cls_mean: Tensor
+    cls_std: Tensor
+    patch_mean: Tensor
+    patch_std: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        for name, value in (("mean", torch.zeros(dim)), ("std", torch.ones(dim))):
+            self.register_buffer(f"cls_{name}", value.clone())
+            self.register_buffer(f"patch_{name}", value.clone())
+
+    def measure(self, targets: Iterable[Tokens]) -> None:
+        """Set the statistics from teacher tokens, two passes' worth of sums in float64."""
+        sums: dict[str, list[Tensor]] = {}
+        for tokens in targets:
+            for name, values in (("cls", tokens.cls), ("patch", tokens.patch.flatten(0, 1))):
+                values = values.double()
+                found = [torch.tensor(float(len(values))), values.sum(0), values.square().sum(0)]
+                sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
+        for name, (count, total, squares) in sums.items():
+            mean = total / count
+            std = (squares / count - mean.square()).clamp_min(0).sqrt()
+            getattr(self, f"{name}_mean").copy_(mean)
+            getattr(self, f"{name}_std").copy_(std.clamp_min(1e-3 * float(std.mean()) + 1e-8))
+
+    def forward(self, target: Tokens) -> Tokens:
+        """Standardised tokens."""
+        cls = (target.cls - self.cls_mean) / self.cls_std
+        patch = (target.patch - self.patch_mean) / self.patch_std
+        return Tokens(cls, patch, target.grid, target.prefix)
+
+
+class ProteusLearner(nn.Module):
+    """Student, heads and mask token: all that learns. One forward runs both passes and returns the terms."""
+
+    def __init__(self, student: Backbone, teacher_dim: int, config: ProteusConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.student = student
+        dim = student.embed_dim
+        if config.token_weight or config.feature_weight:
+            self.token_head = ProjectionHead(dim, teacher_dim)
+        if config.feature_weight:
+            self.feature_head = ProjectionHead(dim, teacher_dim)
+        if config.patch_weight:
+            self.patch_head = ProjectionHead(dim, teacher_dim)
+            self.mask_token = nn.Parameter(torch.zeros(1, dim))
+        if config.standardise_targets:
+            self.standardiser = Standardiser(teacher_dim)
+
+    def forward(self, views: Tensor, target: Tokens, masks: PatchMasks | None, global_batch_size: int) -> dict[str, Tensor]:
+        """Unweighted terms, each as this batch's share of the global mean.
+
+        Args:
+            views: (B, 3, H, W).
+            target: Teacher tokens of the same views, on the student's grid.
+            masks: What to hide, None when the patch term is off.
+            global_batch_size: Images that the means run over.
+        """
+        if self.config.standardise_targets:
+            target = self.standardiser(target)
+        clean, masked = self._passes(views, masks)
+        terms: dict[str, Tensor] = {}
+        if clean is not None:
+            terms |= self._clean_terms(clean, target, global_batch_size)
+        if masks is not None:
+            terms["patch"] = self._patch_term(masked, target, masks)
+        return terms
+
+    def _passes(self, views: Tensor, masks: PatchMasks | None) -> tuple[Tokens | None, Tensor | None]:
+        """Clean tokens of all views and patch tokens of the masked ones, in one pass through the student."""
+        wants_clean = bool(self.config.token_weight or self.config.feature_weight)
+        if masks is None or len(masks.rows) == 0:
+            return (self.student(views) if wants_clean else None), None
+        masked_views = views[masks.rows.to(views.device)]
+        hidden = masks.hidden.to(views.device)
+        if not wants_clean:
+            return None, self.student(masked_views, masks=hidden, mask_token=self.mask_token).patch
+        everything = torch.cat([views, masked_views])
+        nothing_hidden = hidden.new_zeros(len(views), hidden.shape[1])
+        tokens = self.student(everything, masks=torch.cat([nothing_hidden, hidden]), mask_token=self.mask_token)
+        return tokens.map(lambda t: t[: len(views)]), tokens.patch[len(views) :]
+
+    def _clean_terms(self, clean: Tokens, target: Tokens, global_batch_size: int) -> dict[str, Tensor]:
+        criterion = self.config.criterion
+        cls = token_distance(self.token_head(clean.cls), target.cls, criterion=criterion)  # (B,)
+        terms = {}
+        if self.config.token_weight:
+            terms["token"] = cls.sum() / global_batch_size
+        if self.config.feature_weight:
+            # the class token enters this term through the token head (spec §1.1)
+            patch = token_distance(self.feature_head(clean.patch), target.patch, criterion=criterion)  # (B, N)
+            terms["feature"] = (cls.sum() + patch.sum()) / (global_batch_size * (1 + patch.shape[1]))
+        return terms
+
+    def _patch_term(self, masked: Tensor | None, target: Tokens, masks: PatchMasks) -> Tensor:
+        if masked is None:  # no masked image on this rank: a zero that still reaches every parameter
+            return sum((p.sum() * 0 for p in (self.mask_token, *self.patch_head.parameters())), torch.zeros(()))
+        hidden = masks.hidden.to(masked.device)
+        wanted = target.patch[masks.rows.to(masked.device)][hidden]  # (n, D)
+        return token_distance(self.patch_head(masked[hidden]), wanted, criterion=self.config.criterion).sum() / masks.total
+
+
+class Proteus:
+    """The method: asks the frozen teacher, draws the masks, weighs the learner's terms.
+
+    Raises:
+        ShapeError: At construction, if grids differ and `resample_tokens` is off, or a conv student has no patches
+            to hide.
+    """
+
+    def __init__(self, teacher: Backbone, student: Backbone, config: ProteusConfig, *, seed: int) -> None:
+        self.config = _without_empty_terms(config)
+        self.seed = seed
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.student = student
+        _check_fit(teacher, student, self.config)
+        self.learner: nn.Module = ProteusLearner(student, teacher.embed_dim, self.config)
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        """Weighted loss and unweighted terms, as shares of the global batch."""
+        masks = None
+        if self.config.patch_weight:
+            masks = draw_masks(batch, self.student.grid[0] * self.student.grid[1], self.config, seed=self.seed)
+        views = resize(batch.views, self.student.img_size)
+        terms = self.learner(views, self.target(batch.views), masks, batch.global_batch_size)
+        weights = {"token": self.config.token_weight, "feature": self.config.feature_weight, "patch": self.config.patch_weight}
+        loss = sum((weights[name] * value for name, value in terms.items()), torch.zeros((), device=views.device))
+        return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
+
+    @torch.no_grad()
+    def target(self, views: Tensor) -> Tokens:
+        """Teacher tokens of the views, on the student's grid."""
+        tokens = self.teacher(resize(views, self.teacher.img_size))
+        return tokens if tokens.grid == self.student.grid else resample_tokens(tokens, self.student.grid)
+
+    def measure_targets(self, batches: Iterable[Batch]) -> None:
+        """Set the statistics of standardised targets; nothing to do when the option is off."""
+        if self.config.standardise_targets:
+            device = self.teacher.mean.device
+            self.learner.standardiser.measure(self.target(batch.to(device).views) for batch in batches)  # type: ignore[union-attr, operator]
+
+
+def resample_tokens(tokens: Tokens, grid: tuple[int, int]) -> Tokens:
+    """Patch tokens on another grid: averaged over areas where it is coarser, bilinear where it is finer.
+
+    An extension for students whose patches are not the teacher's; the paper needs equal grids (spec §1.4).
+    """
+    batch, _, dim = tokens.patch.shape
+    image = tokens.patch.transpose(1, 2).reshape(batch, dim, *tokens.grid)
+    image = F.interpolate(image.float(), size=grid, mode="bilinear", align_corners=False, antialias=True)
+    return Tokens(tokens.cls, image.flatten(2).transpose(1, 2).to(tokens.patch.dtype), grid, tokens.prefix)
+
+
+def resize(views: Tensor, img_size: int) -> Tensor:
+    """Views at another size, bicubic with antialiasing; the same tensor when it fits."""
+    if views.shape[-1] == img_size:
+        return views
+    return F.interpolate(views, size=(img_size, img_size), mode="bicubic", antialias=True)
+
+
+def _without_empty_terms(config: ProteusConfig) -> ProteusConfig:
+    """Masking no image is legal: the patch term is then left out (the released code divides by zero)."""
+    if config.mask_probability == 0 and config.patch_weight:
+        return config.replace(patch_weight=0.0)
+    return config
+
+
+def _check_fit(teacher: Backbone, student: Backbone, config: ProteusConfig) -> None:
+    if config.patch_weight and not student.can_mask:
+        raise ShapeError(
+            f"student {student.source.name} is a conv net: it has no patch tokens to hide, and proteus.patch_weight is"
+            f" {config.patch_weight:g}. Try --proteus.patch-weight 0 (token and feature terms stay)."
+        )
+    needs_grid = config.feature_weight or config.patch_weight
+    if needs_grid and teacher.grid != student.grid and not config.resample_tokens:
+        sides = [
+            f"{role} patch {model.patch_size} at {model.img_size} px gives {model.grid[0]}x{model.grid[1]}"
+            for role, model in (("student", student), ("teacher", teacher))
+        ]
+        fitting = teacher.grid[0] * student.patch_size
+        raise ShapeError(
+            f"patch grids differ: {', '.join(sides)}.\n"
+            f"  Try --img-size {fitting} with --teacher-img-size {teacher.img_size}, or --proteus.resample-tokens."
+        )

@@ -1,0 +1,240 @@
+"""The one adapter: any vision model behind the same face, teacher and student alike."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attar.errors import ModelReferenceError, ShapeError
+from attar.models.features import read_intermediate, read_tokens
+from attar.models.masking import MaskedPatchEmbed, embeds_patches_apart
+from attar.types import Tokens
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a model wants its images: statistics of the normalisation that the backbone applies itself."""
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a backbone's weights come from.
+
+    Attributes:
+        name: The model reference.
+        weights: `random`, or what was loaded (a layout such as `timm` or `dinov2`).
+        file: Path of the weight file, None for random weights.
+        sha256: Of that file.
+        licence: Of the weights as far as the source says, else `unknown`; None for random weights.
+        explained: Keys of the file that the model has no use for, with the reason.
+    """
+
+    name: str
+    weights: str = "random"
+    file: str | None = None
+    sha256: str | None = None
+    licence: str | None = None
+    explained: tuple[tuple[str, str], ...] = ()
+
+
+class Backbone(nn.Module):
+    """A vision model that turns images in [0, 1] RGB into `Tokens`, normalising for itself.
+
+    Call it (`backbone(images)`) to train it, `tokens(images)` to use it frozen. Wraps timm models of every kind, and
+    any module whose forward returns `Tokens`, DINOv2's dictionary (`x_norm_clstoken`, `x_norm_patchtokens`) or a
+    map (B, D, h, w).
+
+    Attributes:
+        model: The wrapped module, unchanged; its state dict is what ships.
+        embed_dim: Width D of the tokens.
+        patch_size: Pixels per token side; for a conv net the stride of its last map.
+        img_size: Input height and width in pixels.
+        grid: Rows and columns of patch tokens at `img_size`.
+        preprocess: Normalisation statistics.
+        source: Provenance of the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, *, img_size: int, preprocess: Preprocess, source: Source) -> None:
+        super().__init__()
+        self.model = model
+        self.img_size = img_size
+        self.preprocess = preprocess
+        self.source = source
+        self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std).view(1, 3, 1, 1), persistent=False)
+        self._masking: MaskedPatchEmbed | None = None
+        probe = self._probe()
+        self.embed_dim = probe.cls.shape[-1]
+        self.grid = probe.grid
+        self.patch_size = self._stride()
+        if embeds_patches_apart(model, self.patch_size):
+            self._masking = MaskedPatchEmbed(model.patch_embed)  # type: ignore[arg-type]
+
+    @property
+    def can_mask(self) -> bool:
+        """Whether patches can be hidden from the model: it embeds each apart, then treats them as a sequence."""
+        return self._masking is not None
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters of the wrapped module."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def forward(self, images: Tensor, *, masks: Tensor | None = None, mask_token: Tensor | None = None) -> Tokens:
+        """Tokens with gradient, in the module's current mode.
+
+        Args:
+            images: (B, 3, H, W), RGB, float in [0, 1] or uint8.
+            masks: (B, N) bool, True where the student must not see the patch.
+            mask_token: (1, D), what stands there instead; needed with masks.
+
+        Raises:
+            ShapeError: If the images are no (B, 3, H, W), of another size than the model takes, or masks do not fit.
+        """
+        pixels = self._normalise(images)
+        if masks is None:
+            return self._tokens(pixels)
+        if self._masking is None:
+            raise ShapeError(
+                f"{self.source.name} has no patch tokens to hide. Set proteus.patch_weight to 0 for such a student."
+            )
+        assert mask_token is not None, "masks without a mask_token"
+        with self._masking.hiding(masks, mask_token):
+            return self._tokens(pixels)
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tokens:
+        """Tokens for inference: no gradient, eval mode for the call, float32 out. Arguments as in `forward`."""
+        with _evaluating(self):
+            return self(images.to(self.mean.device)).map(Tensor.float)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def intermediates(self, images: Tensor, *, layers: list[int], norm: bool = True) -> list[Tokens]:
+        """Tokens after chosen blocks (or stages of a conv net), for dense heads and probes.
+
+        Args:
+            images: As in `forward`.
+            layers: Indices of blocks, from 0; negative ones count from the end.
+            norm: Apply the model's final norm to each block (conv stages have none).
+
+        Returns:
+            One `Tokens` per layer, in the order asked for. `cls` is the class token where the model hands it out.
+
+        Raises:
+            ModelReferenceError: If the model offers no intermediate features, or a layer does not exist.
+            ShapeError: If the images are of another size than the model takes.
+        """
+        model: Any = self.model
+        if not (hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")):
+            raise ModelReferenceError(f"{self.source.name} offers no intermediate features (forward_intermediates).")
+        depth = len(model.feature_info)
+        if not layers or not all(-depth <= layer < depth for layer in layers):
+            raise ModelReferenceError(f"layers {layers}: {self.source.name} has layers 0 to {depth - 1}.")
+        wanted = sorted({layer % depth for layer in layers})
+        with _evaluating(self):
+            found = self._forward_intermediates(self._normalise(images.to(self.mean.device)), wanted, norm)
+            read = [read_intermediate(model, item, norm=norm, embed_dim=self.embed_dim) for item in found]
+        by_layer = dict(zip(wanted, read, strict=True))
+        return [by_layer[layer % depth].map(Tensor.float) for layer in layers]
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, E) float32: one vector per image, for search. The class token, as timm models carry no projection."""
+        return self.tokens(images).cls
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ShapeError(f"images are {tuple(images.shape)}; a backbone takes (B, 3, H, W), RGB.")
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        if not images.is_floating_point():
+            raise ShapeError(f"images are {images.dtype}; a backbone takes floats in [0, 1], or uint8.")
+        return ((images - self.mean) / self.std).to(self.mean.dtype)
+
+    def _tokens(self, pixels: Tensor) -> Tokens:
+        try:
+            return read_tokens(self.model, pixels, self.source.name)
+        except (AssertionError, RuntimeError) as error:
+            raise self._in_words(error, pixels) from None
+
+    def _in_words(self, error: Exception, pixels: Tensor) -> Exception:
+        """A model's complaint about images of a size it does not take, as our error; any other error as it is."""
+        size = tuple(pixels.shape[-2:])
+        if isinstance(error, torch.OutOfMemoryError) or size == (self.img_size, self.img_size):
+            return error
+        return ShapeError(
+            f"images are {size[0]}x{size[1]} px, {self.source.name} takes {self.img_size}x{self.img_size} ({error})."
+            " Resize them, or load the backbone with another img_size."
+        )
+
+    def _forward_intermediates(self, pixels: Tensor, indices: list[int], norm: bool) -> list[Any]:
+        """timm's `forward_intermediates`, asked for prefix tokens only where there are some: others fail then."""
+        model: Any = self.model
+        options: dict[str, Any] = {"indices": indices, "norm": norm, "intermediates_only": True, "output_fmt": "NCHW"}
+        known = inspect.signature(model.forward_intermediates).parameters
+        if getattr(model, "num_prefix_tokens", 0) and "return_prefix_tokens" in known:
+            options["return_prefix_tokens"] = True
+        try:
+            return list(model.forward_intermediates(pixels, **options))
+        except (AssertionError, RuntimeError) as error:
+            in_words = self._in_words(error, pixels)
+            if in_words is error and isinstance(error, AssertionError):  # timm's way to refuse an option
+                raise ModelReferenceError(
+                    f"{self.source.name} cannot give layers {indices} with norm={norm} ({error}). Try norm={not norm}."
+                ) from None
+            raise in_words from None
+
+    def _probe(self) -> Tokens:
+        """One forward on a grey image: widths and grid are measured, not looked up."""
+        size = self.img_size
+        try:
+            with torch.no_grad(), _evaluating(self):
+                tokens: Tokens = self(torch.full((1, 3, size, size), 0.5, device=self.mean.device))
+        except (AssertionError, RuntimeError) as error:
+            raise ModelReferenceError(
+                f"{self.source.name} fails on an image of {size}x{size} px ({error}). Try another img_size."
+            ) from error
+        cls, patch, grid = tokens.cls.shape, tokens.patch.shape, tokens.grid
+        if cls != (1, cls[-1]) or patch != (1, grid[0] * grid[1], cls[-1]):
+            raise ModelReferenceError(
+                f"{self.source.name} gives cls {tuple(cls)} and patch {tuple(patch)} on a grid of {grid} for one image."
+                " They must be (1, D) and (1, h * w, D)."
+            )
+        return tokens
+
+    def _stride(self) -> int:
+        """Pixels per token side: what timm says if the measured grid agrees (borders may be cut or padded)."""
+        info = getattr(self.model, "feature_info", None)
+        stride = int(info[-1]["reduction"]) if isinstance(info, list) and info else 0
+        if stride and self.grid[0] in (self.img_size // stride, math.ceil(self.img_size / stride)):
+            return stride
+        return self.img_size // self.grid[0]
+
+class _evaluating:  # noqa: N801  (a context manager, used like a function)
+    """Eval mode for a block, then each submodule's own mode again."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.training = [child for child in module.modules() if child.training]
+        self.module = module
+
+    def __enter__(self) -> None:
+        if self.training:
+            self.module.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for child in self.training:
+            child.training = True

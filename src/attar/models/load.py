@@ -1,0 +1,172 @@
+"""From a reference and weights to a `Backbone`: build the architecture, load strictly, record the provenance."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import hf_hub_download
+from torch import nn
+
+from attar.errors import ModelReferenceError, WeightsError, did_you_mean
+from attar.models.backbone import Backbone, Preprocess, Source
+from attar.models.positions import PosEmbed
+from attar.models.references import Reference, parse_reference
+from attar.models.weights import Converted, load_weights
+from attar.utils.io import read_json, sha256_file
+from attar.utils.seeding import seeded_torch
+
+
+def load_backbone(
+    reference: str,
+    *,
+    weights: str | Path = "pretrained",
+    img_size: int | None = None,
+    pos_embed: PosEmbed = "official",
+    seed: int = 0,
+) -> Backbone:
+    """Load a model by reference as a `Backbone` on the CPU, in eval mode.
+
+    Args:
+        reference: timm name with arguments, `module:package.mod:factory`, or a directory that timm or attar wrote.
+        weights: `pretrained` (the directory's own, or timm's published ones from the model hub), `random`, or a file.
+        img_size: Input size in pixels; the model's own by default.
+        pos_embed: How position tables of DINOv2 weights are resampled to another input size.
+        seed: Names the initialisation of random weights; same seed, same weights.
+
+    Raises:
+        ModelReferenceError: If no such model can be built.
+        WeightsError: If the weights are missing or one key does not fit.
+
+    Example:
+        >>> backbone = load_backbone("vit_tiny_patch16_224?depth=1", weights="random", img_size=64)
+        >>> backbone.embed_dim, backbone.patch_size, backbone.grid
+        (192, 16, (4, 4))
+    """
+    parsed = parse_reference(reference)
+    if parsed.kind == "module":
+        return _load_module(parsed, weights, img_size, seed)
+    with seeded_torch(seed, "initialisation", str(parsed)):
+        model = _build_timm(parsed, img_size)
+    size = _input_size(model, img_size)
+    file, licence = _locate(parsed, model, weights)
+    source = Source(reference)
+    if file is not None:
+        converted = load_weights(model, file, pos_embed=pos_embed, dinov2="dinov2" in parsed.name)
+        source = _provenance(reference, file, converted, licence)
+    return Backbone(model, img_size=size, preprocess=_preprocess(model), source=source).eval()
+
+
+def _build_timm(reference: Reference, img_size: int | None) -> nn.Module:
+    arguments = dict(reference.arguments)
+    name = reference.name
+    if reference.kind == "directory":
+        _directory_config(name)
+        name = f"local-dir:{name}"
+    elif not timm.is_model(name):
+        known = timm.list_models()
+        raise ModelReferenceError(
+            f"no model '{reference.name}' in timm {timm.__version__}.{did_you_mean(reference.name.split('.')[0], known)}"
+            " List them with timm.list_models()."
+        )
+    if img_size is not None and _takes_img_size(reference):
+        arguments.setdefault("img_size", img_size)
+    try:
+        return timm.create_model(name, pretrained=False, **{"num_classes": 0, **arguments})
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ModelReferenceError(f"model '{reference}' cannot be built: {error}.") from None
+
+
+def _takes_img_size(reference: Reference) -> bool:
+    """Models with a table of positions or windows are built for one input size; conv nets take any."""
+    if reference.kind == "directory":
+        return bool(_directory_config(reference.name).get("fixed_input_size"))
+    config = timm.get_pretrained_cfg(reference.name)
+    return bool(config and config.fixed_input_size)
+
+
+def _directory_config(folder: str) -> dict[str, Any]:
+    """`pretrained_cfg` of a timm directory."""
+    try:
+        config = read_json(Path(folder) / "config.json")
+        assert isinstance(config["architecture"], str)
+        return dict(config["pretrained_cfg"])
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise ModelReferenceError(f"{folder}/config.json is not timm's description of a model.") from None
+
+
+def _input_size(model: nn.Module, img_size: int | None) -> int:
+    if img_size is not None:
+        return img_size
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if built_for:
+        return int(built_for[0])
+    return int((getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1])
+
+
+def _preprocess(model: nn.Module) -> Preprocess:
+    config = getattr(model, "pretrained_cfg", None) or {}
+    default = Preprocess()
+    return Preprocess(
+        mean=tuple(config.get("mean") or default.mean),
+        std=tuple(config.get("std") or default.std),
+        interpolation=config.get("interpolation") or default.interpolation,
+    )
+
+
+def _locate(reference: Reference, model: nn.Module, weights: str | Path) -> tuple[Path | None, str | None]:
+    """The weight file to read and its licence, or (None, None) for random weights."""
+    if weights == "random":
+        return None, None
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if weights != "pretrained":
+        return Path(weights).expanduser(), "apache-2.0" if "dinov2" in reference.name else "unknown"
+    licence = str(config.get("license") or "unknown")
+    if reference.kind == "directory":
+        return Path(reference.name) / "model.safetensors", licence
+    repository = config.get("hf_hub_id")
+    if not repository:
+        raise WeightsError(f"timm publishes no weights for '{reference.name}'. Give a file, or random.")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        return Path(hf_hub_download(repository, config.get("hf_hub_filename") or "model.safetensors")), licence
+    except Exception as error:  # the hub client raises many kinds; each means the file did not arrive
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise WeightsError(
+            f"pretrained weights of '{reference.name}' could not be fetched from the model hub ({reason})."
+            " Without a network, give the path of a weight file in place of 'pretrained', or random."
+        ) from None
+
+
+def _provenance(reference: str, file: Path, converted: Converted, licence: str | None) -> Source:
+    return Source(
+        name=reference,
+        weights=converted.layout,
+        file=str(file),
+        sha256=sha256_file(file),
+        licence="apache-2.0" if converted.layout.startswith("dinov2") else licence,
+        explained=tuple(converted.explained.items()),
+    )
+
+
+def _load_module(reference: Reference, weights: str | Path, img_size: int | None, seed: int) -> Backbone:
+    """A user's own factory; it runs as the user, by design."""
+    module_name, _, factory_name = reference.name.partition(":")
+    try:
+        factory: Any = getattr(importlib.import_module(module_name), factory_name)
+    except ImportError as error:
+        raise ModelReferenceError(f"module '{module_name}' cannot be imported: {error}. Is it on PYTHONPATH?") from None
+    except AttributeError:
+        raise ModelReferenceError(f"module '{module_name}' has no '{factory_name}'.") from None
+    with seeded_torch(seed, "initialisation", str(reference)):
+        model = factory(**reference.arguments)
+    if not isinstance(model, nn.Module):
+        raise ModelReferenceError(f"{reference.name} returned a {type(model).__name__}, not a torch.nn.Module.")
+    source = Source(f"module:{reference}", weights="factory")
+    if weights not in ("random", "pretrained"):
+        file = Path(weights).expanduser()
+        source = _provenance(source.name, file, load_weights(model, file), "unknown")
+    return Backbone(model, img_size=_input_size(model, img_size), preprocess=_preprocess(model), source=source).eval()

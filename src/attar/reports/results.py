@@ -1,0 +1,86 @@
+"""Result files: one JSON object per measurement, and the table and sentence people read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from attar.utils.io import read_json, write_json
+
+Role = Literal["student", "teacher", "random"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured figure.
+
+    Attributes:
+        task: What was measured on what, such as `knn:DIR`.
+        role: Whose figure it is.
+        model: Model reference.
+        metric: Name of the figure, such as `top1`.
+        value: In [0, 1].
+        ci95: Its 95 % interval.
+        n: Images it was measured on.
+        protocol: Settings that shape the figure.
+        mode: `honest` (selected and reported on different images) or `paper`.
+        seed: Of the run.
+        seconds: Time the measurement took.
+        source: File and sha256 of the weights.
+    """
+
+    task: str
+    role: Role
+    model: str
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    protocol: dict[str, Any] = field(default_factory=dict)
+    mode: Literal["honest", "paper"] = "honest"
+    seed: int = 0
+    seconds: float = 0.0
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+def write_result(folder: Path, name: str, result: Result) -> None:
+    """Write `results/NAME.json`."""
+    write_json(folder / f"{name}.json", asdict(result))
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All results of a run, student first."""
+    order = {"student": 0, "teacher": 1, "random": 2}
+    found = [Result(**(read_json(path) | {"ci95": tuple(read_json(path)["ci95"])})) for path in folder.glob("*.json")]
+    return sorted(found, key=lambda result: (result.task, order.get(result.role, 9)))
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """Did it help? One sentence, from the k-NN figures of student, teacher and random student."""
+    by_role = {result.role: result for result in results if result.task.startswith("knn:")}
+    if not {"student", "teacher", "random"} <= set(by_role):
+        return "Nothing was measured: give labelled held-out images with --monitor to know whether it helped."
+    student, teacher, random = by_role["student"], by_role["teacher"], by_role["random"]
+    share = f"the student reaches {_percent(student.value)}, {student.value / max(teacher.value, 1e-9):.0%} of the teacher's"
+    rest = f"{share} {_percent(teacher.value)}; a random student has {_percent(random.value)} (k-NN, {student.n:,} images)."
+    if student.ci95[0] > random.ci95[1]:
+        return f"It helped: {rest}"
+    if student.value > random.value:
+        return f"Not proven: {rest} The intervals overlap; train longer or monitor more images."
+    return f"It did not help: {rest} Train longer, or check the data and the learning rate."
+
+
+def markdown_table(results: Sequence[Result]) -> str:
+    """The figures as a Markdown table."""
+    if not results:
+        return "Nothing was measured (no `--monitor`)."
+    rows = [
+        f"| {r.role} | {r.model} | {_percent(r.value)} | {_percent(r.ci95[0])} – {_percent(r.ci95[1])} | {r.n:,} |" for r in results
+    ]
+    return "\n".join(["| | model | k-NN top-1 | 95 % interval | images |", "|---|---|---|---|---|", *rows])
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"

@@ -1,0 +1,28 @@
+"""How it runs: loop, optimizer, checkpoints, callbacks. No paper is known here."""
+
+from attar.train.callbacks import BadFiles, Checkpoints, ConsoleLog, Metrics, Monitor, TensorBoard, read_metrics
+from attar.train.checkpoint import load_checkpoint, save_checkpoint
+from attar.train.loop import Callback, LoopSettings, StepRecord, fit
+from attar.train.schedule import Schedule, base_lr, cosine_lr
+from attar.train.state import TrainState, build_state
+
+__all__ = [
+    "BadFiles",
+    "Callback",
+    "Checkpoints",
+    "ConsoleLog",
+    "LoopSettings",
+    "Metrics",
+    "Monitor",
+    "Schedule",
+    "StepRecord",
+    "TensorBoard",
+    "TrainState",
+    "base_lr",
+    "build_state",
+    "cosine_lr",
+    "fit",
+    "load_checkpoint",
+    "read_metrics",
+    "save_checkpoint",
+]

@@ -1,0 +1,225 @@
+"""Side effects of a run, each a small class: log, metrics, bad files, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attar.errors import ConfigError, DataError
+from attar.models import Backbone
+from attar.train.checkpoint import save_checkpoint
+from attar.train.loop import StepRecord
+from attar.train.state import TrainState
+from attar.types import Evaluator
+from attar.utils.io import storage_errors, write_text
+from attar.utils.progress import Log, duration, progress_bar
+
+
+class NoEffect:
+    """A callback that does nothing, to derive from."""
+
+    def on_start(self, state: TrainState) -> None:
+        """Before the first step."""
+
+    def on_step(self, state: TrainState, record: StepRecord) -> None:
+        """After a step."""
+
+    def on_stop(self, state: TrainState) -> None:
+        """Finished or interrupted."""
+
+
+class ConsoleLog(NoEffect):
+    """A bar on a terminal, and a line every so many steps."""
+
+    def __init__(self, log: Log, *, total_steps: int, every: int) -> None:
+        self.log, self.total_steps, self.every = log, total_steps, every
+        self.bar = progress_bar()
+        self.rate = 0.0
+
+    def on_start(self, state: TrainState) -> None:
+        """Show the bar."""
+        self.bar.start()
+        self.task = self.bar.add_task("training", total=self.total_steps, completed=state.step, rate="")
+        self.started, self.first = time.perf_counter(), state.step
+
+    def on_step(self, state: TrainState, record: StepRecord) -> None:
+        """Move the bar; print a line when it is time."""
+        rate = record.images / max(record.seconds, 1e-9)
+        self.rate = rate if not self.rate else 0.9 * self.rate + 0.1 * rate
+        self.bar.update(self.task, completed=record.step, rate=f"{self.rate:,.0f} img/s")
+        if record.step % self.every == 0 or record.step == self.total_steps:
+            elapsed = (time.perf_counter() - self.started) / (record.step - self.first)
+            terms = " ".join(f"{name} {value:.4g}" for name, value in record.terms.items())
+            self.log.say(
+                f"  step {record.step:,}  loss {record.loss:.4g} ({terms})  lr {record.lr:.2e}"
+                f"  {self.rate:,.0f} img/s  eta {duration(elapsed * (self.total_steps - record.step))}"
+            )
+
+    def on_stop(self, state: TrainState) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+
+class Metrics(NoEffect):
+    """`metrics.jsonl`, the record of truth: one JSON object a line, each step once, also across resumes."""
+
+    def __init__(self, path: Path, *, every: int, total_steps: int) -> None:
+        self.path, self.every, self.total_steps = path, every, total_steps
+
+    def on_start(self, state: TrainState) -> None:
+        """Drop lines of steps that will be done again."""
+        if self.path.exists():
+            kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= state.step]
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def on_step(self, state: TrainState, record: StepRecord) -> None:
+        """Write the step's line when it is time."""
+        if record.step % self.every == 0 or record.step == self.total_steps:
+            self.write(
+                {
+                    "step": record.step,
+                    "loss": record.loss,
+                    **record.terms,
+                    "lr": record.lr,
+                    "grad_norm": record.grad_norm,
+                    "images_per_second": round(record.images / max(record.seconds, 1e-9), 1),
+                    "time": round(time.time(), 1),
+                }
+            )
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line."""
+        _append(self.path, line)
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a metrics file; a half-written last line of a killed run is passed over."""
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            yield line
+
+
+class TensorBoard(NoEffect):
+    """TensorBoard events of loss terms and learning rate (extra: tb)."""
+
+    def __init__(self, folder: Path, *, every: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ConfigError("tensorboard is set, but TensorBoard is not installed. Try: pip install 'attar[tb]'.") from None
+        self.writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self.every = every
+
+    def on_step(self, state: TrainState, record: StepRecord) -> None:
+        """Write scalars when it is time."""
+        if record.step % self.every == 0:
+            for name, value in {"loss": record.loss, "lr": record.lr, **record.terms}.items():
+                self.writer.add_scalar(f"train/{name}", value, record.step)
+
+    def on_stop(self, state: TrainState) -> None:
+        """Flush and close."""
+        self.writer.close()
+
+
+class BadFiles(NoEffect):
+    """Records unreadable files and stops the run when there are too many of them."""
+
+    def __init__(self, path: Path, log: Log, *, num_samples: int, max_share: float) -> None:
+        self.path, self.log, self.num_samples = path, log, num_samples
+        self.limit = max(1, int(max_share * num_samples)) if max_share else 0
+        self.seen: set[int] = set()
+
+    def on_start(self, state: TrainState) -> None:
+        """Remember what an earlier part of the run found."""
+        if self.path.exists():
+            self.seen = {json.loads(line)["sample"] for line in self.path.read_text().splitlines() if line.endswith("}")}
+
+    def on_step(self, state: TrainState, record: StepRecord) -> None:
+        """Write down new ones; too many end the run."""
+        for bad in record.bad_files:
+            if bad.sample in self.seen:
+                continue
+            self.seen.add(bad.sample)
+            _append(self.path, {"sample": bad.sample, "path": bad.name, "reason": bad.reason})
+            if len(self.seen) == 1:
+                self.log.say(f"  unreadable file replaced: {bad.reason} More go to {self.path.name}.")
+        if len(self.seen) > self.limit:
+            raise DataError(
+                f"{len(self.seen)} of {self.num_samples:,} images cannot be read, more than the limit of {self.limit}"
+                f" (see {self.path}). Mend or remove them, or raise --max-bad-share."
+            )
+
+
+class Monitor(NoEffect):
+    """Judges the student and its moving average while they train, and keeps the best one.
+
+    Best is chosen by the scores whose name ends in `select`; those ending in `report` are only written down.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        student: Backbone,
+        metrics: Metrics,
+        log: Log,
+        *,
+        every: int,
+        total_steps: int,
+        beside: str,
+        keep_best: Callable[[Backbone, Mapping[str, Any]], None],
+    ) -> None:
+        self.evaluator, self.student, self.metrics, self.log = evaluator, student, metrics, log
+        self.every, self.total_steps, self.beside, self.keep_best = every, total_steps, beside, keep_best
+
+    def on_step(self, state: TrainState, record: StepRecord) -> None:
+        """Evaluate when it is time, and after the last step."""
+        if record.step % self.every and record.step != self.total_steps:
+            return
+        candidates = {"student": self.student, "ema": state.ema_student}
+        line: dict[str, Any] = {"step": record.step}
+        shown = []
+        for role, backbone in candidates.items():
+            if backbone is None:
+                continue
+            scores = dict(self.evaluator.run(backbone))
+            line |= {f"{role}_{name}": value for name, value in scores.items()}
+            selected = next(value for name, value in scores.items() if name.endswith("select"))
+            shown.append(f"{role} {100 * selected:.1f}")
+            if selected > state.notes.get("best", {}).get("selected", -1.0):
+                state.notes["best"] = {"selected": selected, "role": role, "step": record.step, "scores": scores}
+                self.keep_best(backbone, state.notes["best"])
+        self.metrics.write(line)
+        self.log.say(f"  k-NN at step {record.step:,}  {'  '.join(shown)}  {self.beside}")
+
+
+class Checkpoints(NoEffect):
+    """Saves every so many steps and when the run stops."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], *, every: int, keep: int) -> None:
+        self.folder, self.identity, self.every, self.keep = folder, dict(identity), every, keep
+
+    def on_step(self, state: TrainState, record: StepRecord) -> None:
+        """Save when it is time."""
+        if record.step % self.every == 0:
+            self.on_stop(state)
+
+    def on_stop(self, state: TrainState) -> None:
+        """Save now."""
+        save_checkpoint(self.folder, state, self.identity, keep=self.keep)
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with storage_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(line)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+

@@ -1,0 +1,96 @@
+"""Checkpoints that are either whole or not there, hold no code, and are proven before they are read.
+
+One folder a checkpoint: `tensors.safetensors`, `state.json`, and `manifest.json` with size and SHA-256 of both. The
+folder is written under a temporary name, synced, and renamed; a folder whose manifest does not verify is no checkpoint.
+Tensors are full (not sharded): what learns is small beside its teacher, so the same files serve any number of ranks.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from attar.errors import CheckpointError
+from attar.train.state import TrainState
+from attar.utils.io import new_folder, read_json, sha256_file, write_json
+
+_NAME = re.compile(r"step-(\d{8})$")
+
+
+def save_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any], *, keep: int) -> Path:
+    """Write a checkpoint of `state` and remove older ones beyond `keep`, after the new one is in place.
+
+    Args:
+        folder: The run's `checkpoints` folder.
+        state: What to save.
+        identity: What a resume must agree with: run id, index fingerprint.
+        keep: Checkpoints that stay.
+
+    Raises:
+        RunDirectoryError: If the disk is full or the folder cannot be written; the older checkpoints are untouched.
+    """
+    target = folder / f"step-{state.step:08d}"
+    if target.exists() and _is_complete(target):
+        return target
+    with new_folder(target) as temporary:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
+        save_file(tensors, temporary / "tensors.safetensors")
+        write_json(temporary / "state.json", {"step": state.step, "notes": state.notes, **identity})
+        write_json(temporary / "manifest.json", {"files": _describe(temporary)})
+    for old in _numbered(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any]) -> Path | None:
+    """Load the newest complete checkpoint into `state`; damaged ones are passed over.
+
+    Returns:
+        The checkpoint, or None if there is no complete one.
+
+    Raises:
+        CheckpointError: If the newest complete one belongs to other data or another run.
+    """
+    for path in reversed(_numbered(folder)):
+        if not _is_complete(path):
+            continue
+        about = read_json(path / "state.json")
+        for key, value in identity.items():
+            if about.get(key) != value:
+                raise CheckpointError(
+                    f"checkpoint {path} was made with another {key.replace('_', ' ')} ({about.get(key)}, now {value})."
+                    " Restore the data as it was, or choose a new --out."
+                )
+        try:
+            state.load_tensors(load_file(path / "tensors.safetensors"))
+        except (RuntimeError, KeyError, SafetensorError) as error:
+            raise CheckpointError(f"checkpoint {path} does not fit this run's models ({error}). Choose a new --out.") from None
+        state.step, state.notes = about["step"], about["notes"]
+        return path
+    return None
+
+
+def _describe(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "manifest.json")
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in files}
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether the manifest is there and every file in it has the size and hash it says."""
+    try:
+        return bool(read_json(path / "manifest.json")["files"] == _describe(path))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Checkpoint folders by step, oldest first."""
+    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.match(path.name))]
+    return [path for _, path in sorted(found)]
+
+

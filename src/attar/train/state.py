@@ -1,0 +1,82 @@
+"""Everything a run learns with: what a checkpoint must hold for the next step to be the same step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.optim import param_groups_weight_decay
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from attar.config import OptimConfig
+from attar.models import Backbone
+
+
+@dataclass
+class TrainState:
+    """Learner, optimizer, moving average and position of a run.
+
+    Attributes:
+        learner: All that is trained.
+        optimizer: AdamW over the learner's parameters.
+        ema: Moving average of the student backbone, or None.
+        step: Optimizer steps done.
+        notes: What callbacks must remember across a resume, as plain JSON values (the best score so far).
+    """
+
+    learner: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: ModelEmaV3 | None
+    step: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ema_student(self) -> Backbone | None:
+        """The averaged student."""
+        return None if self.ema is None else self.ema.module
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, for a checkpoint. Optimizer state is keyed by parameter name, not by number."""
+        found = {f"learner/{name}": value for name, value in self.learner.state_dict().items()}
+        options = StateDictOptions(flatten_optimizer_state_dict=True)
+        for name, value in get_optimizer_state_dict(self.learner, self.optimizer, options=options).items():
+            if isinstance(value, Tensor):
+                found[f"optimizer/{name}"] = value
+        if self.ema is not None:
+            found |= {f"ema/{name}": value for name, value in self.ema.module.state_dict().items()}
+        return found
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take over the tensors of a checkpoint; names and shapes must agree."""
+        parts: dict[str, dict[str, Any]] = {"learner": {}, "optimizer": {}, "ema": {}}
+        for name, value in tensors.items():
+            room, _, key = name.partition("/")
+            parts[room][key] = value
+        self.learner.load_state_dict(parts["learner"], strict=True)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(parts["ema"], strict=True)
+        options = StateDictOptions(flatten_optimizer_state_dict=True)
+        current = get_optimizer_state_dict(self.learner, self.optimizer, options=options)
+        settings = {key: value for key, value in current.items() if not isinstance(value, Tensor)}
+        set_optimizer_state_dict(self.learner, self.optimizer, settings | parts["optimizer"], options=options)
+
+
+def build_state(learner: nn.Module, student: Backbone, config: OptimConfig) -> TrainState:
+    """Optimizer and moving average for a learner.
+
+    Tensors with two or more dimensions decay, among them class token, position table and mask token; norms,
+    LayerScale and biases do not (Proteus §2, §6.10). The average follows the student backbone only.
+    """
+    groups = param_groups_weight_decay(learner, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=1e-8)
+    ema = None
+    if config.ema_decay:
+        ema = ModelEmaV3(student, decay=config.ema_decay, use_warmup=config.ema_warmup)
+    return TrainState(learner, optimizer, ema)

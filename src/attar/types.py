@@ -1,0 +1,100 @@
+"""What travels between rooms: tokens, batches, a step's outcome, and who may evaluate a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a backbone says about a batch of images, after its final norm.
+
+    Attributes:
+        cls: (B, D). The class token before any projection; where a model has none, its own pooling.
+        patch: (B, N, D). Patch tokens, or the positions of the final map of a conv net, row by row.
+        grid: (h, w) with h * w == N.
+        prefix: (B, R, D). Register tokens; R is 0 for most models.
+    """
+
+    cls: Tensor
+    patch: Tensor
+    grid: tuple[int, int]
+    prefix: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Tokens:
+        """The same tokens with `function` applied to each tensor (a cast, a move, a slice of the batch)."""
+        return replace(self, cls=function(self.cls), patch=function(self.patch), prefix=function(self.prefix))
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A sample that could not be decoded, and why."""
+
+    sample: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views of images for one step on one rank.
+
+    Attributes:
+        views: (B, 3, H, W) float32, RGB in [0, 1] (noise from random erasing may leave the interval).
+        samples: (B,) int64, rows of the sorted index.
+        view_ids: (B,) int64, which view of that sample this is.
+        positions: (B,) int64, positions in the step's global batch; masks derive from them.
+        step: The optimizer step this batch belongs to, from 0.
+        global_batch_size: Views in this step over all ranks and accumulation parts.
+        names: File names of the samples, for messages.
+        bad_files: Samples that could not be decoded and were replaced.
+    """
+
+    views: Tensor
+    samples: Tensor
+    view_ids: Tensor
+    positions: Tensor
+    step: int
+    global_batch_size: int
+    names: tuple[str, ...] = ()
+    bad_files: tuple[BadFile, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its views on `device`."""
+        return replace(self, views=self.views.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one training step returns to the loop.
+
+    Attributes:
+        loss: Scalar float32 with gradient.
+        terms: Unweighted loss terms by name, scalars without gradient.
+    """
+
+    loss: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class FrozenBackbone(Protocol):
+    """The side of a backbone that evaluators may use."""
+
+    @property
+    def embed_dim(self) -> int: ...
+    @property
+    def img_size(self) -> int: ...
+    def tokens(self, images: Tensor) -> Tokens: ...
+
+
+class Evaluator(Protocol):
+    """Anything that can judge a frozen backbone, in a run or after it (after big_vision's evaluators)."""
+
+    def run(self, backbone: FrozenBackbone) -> Iterator[tuple[str, Any]]:
+        """Yield `(name, value)` pairs; values are in [0, 1] unless the name says otherwise."""
+        ...

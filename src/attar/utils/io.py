@@ -1,0 +1,141 @@
+"""Files that are either whole or absent: write to a temporary name, sync, rename, sync the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_dir
+
+from attar.errors import RunDirectoryError
+
+_CHUNK = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        RunDirectoryError: If the folder cannot be written or the disk is full.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, keys in the given order; NaN becomes null."""
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Fill a fresh folder, then put it at `target` in one rename; what stood there goes.
+
+    The block gets a temporary sibling. If it raises, nothing at `target` has changed.
+    """
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            os.chmod(temporary, 0o777 & ~_umask())
+            yield temporary
+            for path in sorted(temporary.rglob("*")):
+                if path.is_file():
+                    os.chmod(path, 0o666 & ~_umask())  # some writers make private files
+                    sync_file(path)
+            sync_folder(temporary)
+            replaced = None
+            if target.exists():
+                replaced = target.with_name(f".{target.name}.replaced")
+                shutil.rmtree(replaced, ignore_errors=True)
+                os.rename(target, replaced)
+            os.rename(temporary, target)
+            sync_folder(target.parent)
+            if replaced is not None:
+                shutil.rmtree(replaced, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def sync_file(path: Path) -> None:
+    """Ask the system to put a file's bytes on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Ask the system to put a folder's entries on the disk (not possible on Windows)."""
+    if os.name == "posix":
+        sync_file(path)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors about a place to write into one clear sentence."""
+    try:
+        yield
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise RunDirectoryError(f"cannot write {path}: {error.strerror}. Choose a folder you may write with --out.") from None
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write {path}: {error.strerror or error}. Free some space, then give the same command again."
+        ) from None
+
+
+def cache_dir() -> Path:
+    """Folder for things that can be made again: `$ATTAR_CACHE`, else the user's cache directory."""
+    return Path(os.environ.get("ATTAR_CACHE") or user_cache_dir("attar"))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

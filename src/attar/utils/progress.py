@@ -1,0 +1,84 @@
+"""Every job longer than two seconds shows how far it is: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from attar.utils.io import storage_errors
+from attar.utils.signals import stop_if_requested
+
+T = TypeVar("T")
+
+console = Console(stderr=False, highlight=False, soft_wrap=True)
+
+
+def progress_bar(*, transient: bool = True) -> Progress:
+    """A rich bar with count, rate text and time left; silent when the output is not a terminal."""
+    return Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=transient,
+        disable=not console.is_terminal,
+    )
+
+
+def track(items: Iterable[T], description: str, *, total: int, unit: str) -> Iterator[T]:
+    """Yield the items, show progress once two seconds have passed, and stop between items when a signal asks.
+
+    Args:
+        items: What to iterate over.
+        description: Two or three words, such as `"embedding teacher"`.
+        total: Number of items.
+        unit: What an item is, in the plural, such as `"batches"`.
+    """
+    started = last_line = time.monotonic()
+    with progress_bar() as bar:
+        task = None
+        for done, item in enumerate(items, start=1):
+            yield item
+            stop_if_requested(description)
+            now = time.monotonic()
+            if now - started < 2:
+                continue
+            rate = f"{done / (now - started):,.0f} {unit}/s"
+            if task is None:
+                task = bar.add_task(description, total=total, rate=rate)
+            bar.update(task, completed=done, rate=rate)
+            if not console.is_terminal and now - last_line > 10:
+                last_line = now
+                left = duration((total - done) * (now - started) / done)
+                print(f"  {description}  {done:,}/{total:,}  {rate}  eta {left}", file=sys.stdout, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """`"1 d 3 h"`, `"2 h 5 min"`, `"3 min 10 s"` or `"42 s"`."""
+    whole = round(seconds)
+    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller} {smaller_unit}"
+    return f"{whole} s"
+
+
+class Log:
+    """Lines for people: on the console, and in the run's `log.txt` when there is one."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+
+    def say(self, text: str) -> None:
+        """Print one line or several."""
+        console.print(text, markup=False)
+        if self.path is not None:
+            with storage_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")

@@ -1,0 +1,135 @@
+"""The run directory: one place for config, metrics, checkpoints, results and the student."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import uuid
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from attar.config import VOLATILE, Config
+from attar.config.files import read_settings, to_yaml
+from attar.errors import RunDirectoryError
+from attar.utils.io import read_json, storage_errors, write_json, write_text
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run, and who it is.
+
+    Attributes:
+        path: The directory given as `--out`.
+        run_id: Made when the run was started; checkpoints of another run do not fit.
+        is_new: Whether this command started the run.
+    """
+
+    path: Path
+    run_id: str
+    is_new: bool
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def bad_files(self) -> Path:
+        return self.path / "bad_files.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def student(self) -> Path:
+        return self.path / "student"
+
+    @property
+    def student_last(self) -> Path:
+        return self.path / "student-last"
+
+
+def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> RunDirectory:
+    """Look at the directory a run shall have, and write nothing yet but a probe.
+
+    A directory whose run has no checkpoint holds nothing worth keeping: it may start again with other settings.
+
+    Raises:
+        RunDirectoryError: If the directory cannot be written, holds something else, or a run with other settings.
+    """
+    path = path.expanduser().resolve()
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"--out {path} is a file. Give a directory.")
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".attar-writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    if (path / "run.json").is_file():
+        if not any((path / "checkpoints").glob("step-*")):
+            return RunDirectory(path, uuid.uuid4().hex, is_new=True)
+        if not resume_anyway:
+            _check_same(path, config)
+        return RunDirectory(path, read_json(path / "run.json")["run_id"], is_new=False)
+    if any(path.iterdir()):
+        raise RunDirectoryError(f"--out {path} is not empty and holds no attar run. Choose a new directory.")
+    return RunDirectory(path, uuid.uuid4().hex, is_new=True)
+
+
+def start_run(run: RunDirectory, config: Config, *, version: str) -> RunDirectory:
+    """Write who the run is, once everything it needs is known to work. A resumed run stays as it is."""
+    if run.is_new:
+        for leftover in (run.metrics, run.bad_files, run.log):
+            leftover.unlink(missing_ok=True)
+        shutil.rmtree(run.results, ignore_errors=True)
+        head = f"attar {version}, Python {platform.python_version()}"
+        write_text(run.path / "config.yaml", to_yaml(config, comment=head))
+        write_json(run.path / "run.json", {"run_id": run.run_id, "command": sys.argv, "versions": versions()})
+    return run
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shapes a result."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("attar", "torch", "torchvision", "timm", "numpy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _check_same(path: Path, config: Config) -> None:
+    before, now = read_settings(path / "config.yaml"), config.model_dump(mode="json")
+    changed = [
+        f"{key} was {old}, now {new}"
+        for key, (old, new) in _flat_changes(before, now).items()
+        if key.split(".")[0] not in VOLATILE
+    ]
+    if changed:
+        raise RunDirectoryError(
+            f"--out {path} holds a run with other settings: {'; '.join(changed[:6])}."
+            " Choose a new --out, or add --resume-anyway to go on with the new settings."
+        )
+
+
+def _flat_changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    changes: dict[str, tuple[Any, Any]] = {}
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes |= _flat_changes(old, new, f"{prefix}{key}.")
+        elif old != new:
+            changes[f"{prefix}{key}"] = (old, new)
+    return changes

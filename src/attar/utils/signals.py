@@ -1,0 +1,61 @@
+"""SIGINT and SIGTERM ask long work to stop at its next safe point; a second one stops at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from attar.errors import Interrupted
+
+_received: int | None = None
+
+
+@contextlib.contextmanager
+def polite_stop() -> Iterator[None]:
+    """Within the block the first signal is remembered for `stop_requested`; the second ends the process.
+
+    Outside the main thread, where Python allows no handlers, the block changes nothing. Worker processes, which
+    inherit the handlers when forked, take no notice: the main process ends them.
+    """
+    global _received
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        global _received
+        if os.getpid() != owner:
+            return
+        if _received is not None:
+            os._exit(128 + number)
+        _received = number
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    _received = None
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received = None
+
+
+def stop_requested() -> int | None:
+    """The signal that asked to stop, or None."""
+    return _received
+
+
+def stop_if_requested(what: str) -> None:
+    """A safe point in work that saves nothing itself.
+
+    Raises:
+        Interrupted: If a signal came.
+    """
+    if _received is not None:
+        name = signal.Signals(_received).name
+        raise Interrupted(_received, f"stopped by {name} while {what}. The same command goes on.")
