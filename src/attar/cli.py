@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         reason = str(error).strip() or "no message"
-        _complain(f"{type(error).__name__}: {reason}\n  This is not an error attar knows. Run again with --debug to see where it comes from.")
+        _complain(
+            f"{type(error).__name__}: {reason}\n"
+            "  This is not an error attar knows. Run again with --debug to see where it comes from."
+        )
         return 1
 
 

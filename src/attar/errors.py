@@ -1,18 +1,18 @@
 """One error tree. Each message says the value, the rule it broke, and a remedy.
 
-    AttarError
-    ├── UserError                 the user can mend it; the command line prints it and exits with 2
-    │   ├── ConfigError           a setting is unknown, missing or out of bounds
-    │   ├── ModelReferenceError   a model reference does not name a model
-    │   ├── WeightsError          a weight file does not fit its model, key by key
-    │   ├── ShapeError            tensors or grids that must agree do not
-    │   ├── DataError             a folder, file or split is missing, empty or unusable
-    │   │   └── DecodeError       one file is no readable image (recorded, replaced, counted)
-    │   ├── RunDirectoryError     the output directory belongs to another run or cannot be written
-    │   └── CheckpointError       a checkpoint is damaged or does not belong to this run
-    ├── TrainingError             the run itself failed; exit code 1
-    │   └── NonFiniteError        a loss or gradient is not finite; the weights were not changed
-    └── Interrupted               SIGINT or SIGTERM; what was done is saved, exit code 130 or 143
+AttarError
+├── UserError                 the user can mend it; the command line prints it and exits with 2
+│   ├── ConfigError           a setting is unknown, missing or out of bounds
+│   ├── ModelReferenceError   a model reference does not name a model
+│   ├── WeightsError          a weight file does not fit its model, key by key
+│   ├── ShapeError            tensors or grids that must agree do not
+│   ├── DataError             a folder, file or split is missing, empty or unusable
+│   │   └── DecodeError       one file is no readable image (recorded, replaced, counted)
+│   ├── RunDirectoryError     the output directory belongs to another run or cannot be written
+│   └── CheckpointError       a checkpoint is damaged or does not belong to this run
+├── TrainingError             the run itself failed; exit code 1
+│   └── NonFiniteError        a loss or gradient is not finite; the weights were not changed
+└── Interrupted               SIGINT or SIGTERM; what was done is saved, exit code 130 or 143
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class NonFiniteError(TrainingError):
     """A loss or gradient is not finite. The step is abandoned before the weights change."""
 
 
-class Interrupted(AttarError):
+class Interrupted(AttarError):  # noqa: N818  (it is no error of anybody)
     """A signal asked the run to stop; the same command goes on from what was saved."""
 
     def __init__(self, signal_number: int, message: str) -> None:

@@ -81,7 +81,9 @@ class MonitorConfig(Config):
 class CheckpointConfig(Config):
     """What is saved so that a run can go on after any interruption."""
 
-    every: int | None = Field(None, ge=1, description="steps between checkpoints; by default one per epoch, ten at least")
+    every: int | None = Field(
+        None, ge=1, description="steps between checkpoints; by default one per epoch, ten at least"
+    )
     keep: int = Field(2, ge=1, description="checkpoints to keep")
 
 
@@ -103,13 +105,17 @@ class DistillConfig(Config):
     monitor: str | None = Field(None, description="labelled images to measure k-NN on while training")
     seed: int = Field(0, ge=0, description="names every random stream of the run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="bf16 autocast where the GPU has it, else fp32")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="bf16 autocast where the GPU has it, else fp32"
+    )
     pos_embed: Literal["official", "timm"] = Field(
         "official", description="how position tables of DINOv2 files are resampled to the input size"
     )
     workers: int | None = Field(None, ge=0, description="data loader processes; by default cores - 1, at most 8")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unreadable files that stops the run")
-    log_every: int | None = Field(None, ge=1, description="steps between log lines; by default about a hundred in a run")
+    log_every: int | None = Field(
+        None, ge=1, description="steps between log lines; by default about a hundred in a run"
+    )
     tensorboard: bool = Field(False, description="write TensorBoard events too (extra: tb)")
     reindex: bool = Field(False, description="list the image folder anew instead of trusting the cached index")
     resume_anyway: bool = Field(False, description="go on in a directory that holds a run with other settings")
@@ -127,10 +133,11 @@ class DistillConfig(Config):
 
     @model_validator(mode="after")
     def _parts_divide_the_batch(self) -> Self:
-        if self.batch_size % self.optim.accumulate:
+        parts = self.optim.accumulate
+        if self.batch_size % parts:
             raise ConfigError(
-                f"batch_size {self.batch_size} does not divide into optim.accumulate {self.optim.accumulate} parts."
-                f" Try batch_size {self.batch_size // self.optim.accumulate * self.optim.accumulate or self.optim.accumulate}."
+                f"batch_size {self.batch_size} does not divide into optim.accumulate {parts} parts."
+                f" Try batch_size {max(1, self.batch_size // parts) * parts}."
             )
         return self
 

@@ -17,13 +17,13 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise ConfigError(f"{self.name}: aliases (*{self.peek_event().anchor}) are not allowed. Write the value out.")
+            raise ConfigError(f"{self.name}: aliases (*name) are not allowed. Write the value out.")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise ConfigError(f"{self.name}: '{key}' is given twice. Keep one.")
             seen.add(key)
@@ -44,7 +44,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            settings = yaml.load(file, _StrictLoader)  # noqa: S506  (the loader is a SafeLoader)
+            settings = yaml.load(file, _StrictLoader)  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

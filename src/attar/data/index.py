@@ -125,7 +125,9 @@ def _walk(root: Path) -> Iterator[tuple[str, int, list[str], int]]:
             visited.add((status.st_dev, status.st_ino))
             names, folders, others = _list(root / relative)
         except OSError as error:
-            raise DataError(f"folder {root / relative} cannot be listed: {error.strerror}. Check its permissions.") from None
+            raise DataError(
+                f"folder {root / relative} cannot be listed: {error.strerror}. Check its permissions."
+            ) from None
         stack.extend(f"{relative}/{name}" if relative else name for name in sorted(folders, reverse=True))
         yield relative, status.st_mtime_ns, sorted(names), others
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from attar.errors import DataError, DecodeError
 from attar.types import BadFile, Batch
 from attar.utils.seeding import derive
 
-T = TypeVar("T")
 _REPLACEMENTS = 20  # other samples tried in place of an unreadable one before giving up
 
 
@@ -145,9 +144,7 @@ class EvaluationDataset(Dataset[tuple[Tensor | None, int]]):
             return None, position
 
 
-def evaluation_batches(
-    dataset: EvaluationDataset, *, batch_size: int, workers: int = 0
-) -> DataLoader[tuple[Tensor, Tensor]]:
+def evaluation_batches(dataset: EvaluationDataset, *, batch_size: int, workers: int = 0) -> DataLoader[Any]:
     """(images (B, 3, S, S) uint8, positions (B,)) once through the dataset; unreadable images are left out."""
     return DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=_stack_readable)
 

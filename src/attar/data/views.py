@@ -59,7 +59,8 @@ def training_view(
         pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if config.randaugment:
         pixels = rand_augment(pixels, stream("randaugment"))
-    values = _channels_first(pixels).astype(np.float32) / np.float32(255)
+    values = np.asarray(pixels).transpose(2, 0, 1).astype(np.float32, order="C")
+    values /= 255
     if config.erase:
         random_erase(values, stream("erase"), probability=config.erase)
     return torch.from_numpy(values)
@@ -83,7 +84,8 @@ def evaluation_view(image: EncodedImage, *, img_size: int, crop_pct: float) -> T
         DecodeError: If the pixels cannot be decoded.
     """
     box = centre_crop_box(image.size, img_size=img_size, crop_pct=crop_pct)
-    return torch.from_numpy(_channels_first(image.resized(box, (img_size, img_size))))
+    pixels = np.asarray(image.resized(box, (img_size, img_size)))
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))  # a copy, since PIL's memory is read-only
 
 
 def random_crop_box(
@@ -235,8 +237,3 @@ def random_erase(values: NDArray[np.float32], rng: np.random.Generator, *, proba
 def _noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
     mean, std = (np.asarray(c, dtype=np.float32)[:, None, None] for c in (_MEAN, _STD))
     return mean + std * rng.standard_normal((3, height, width), dtype=np.float32)
-
-
-def _channels_first(image: Image.Image) -> NDArray[np.uint8]:
-    """(3, H, W) uint8, contiguous and writable."""
-    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")

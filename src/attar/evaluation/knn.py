@@ -39,7 +39,7 @@ def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int, temper
     num_classes = int(labels.max()) + 1
     k = min(k, len(bank))
     predicted = []
-    for tile in F.normalize(queries.float(), dim=1).split(_TILE):
+    for tile in torch.split(F.normalize(queries.float(), dim=1), _TILE):
         similarity, neighbours = (tile @ bank.T).topk(k, dim=1)  # (t, k)
         weights = ((similarity - 1) / temperature).exp()  # shifted by the largest similarity there can be
         votes = torch.zeros(len(tile), num_classes).scatter_add_(1, labels[neighbours], weights)
@@ -68,7 +68,9 @@ class KnnMonitor:
         queries = _subset(test, limit // 2, seed, "queries")
         middle = len(queries) // 2
         if middle == 0 or len(self.bank) == 0:
-            raise DataError(f"the monitor has {len(self.bank)} + {len(queries)} images; it needs a handful for each class.")
+            raise DataError(
+                f"the monitor has {len(self.bank)} + {len(queries)} images; it needs a handful for each class."
+            )
         self.select, self.report = queries.take(np.arange(middle)), queries.take(np.arange(middle, len(queries)))
         self._pixels: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
 

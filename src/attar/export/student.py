@@ -30,7 +30,9 @@ def write_student(folder: Path, student: Backbone, *, card: str) -> None:
         if isinstance(getattr(student.model, "pretrained_cfg", None), dict):
             _write_timm(temporary, student)
         else:
-            save_file({k: v.contiguous() for k, v in student.model.state_dict().items()}, temporary / "model.safetensors")
+            save_file(
+                {k: v.contiguous() for k, v in student.model.state_dict().items()}, temporary / "model.safetensors"
+            )
             write_json(temporary / "config.json", {"attar": {"reference": student.source.name}})
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
@@ -38,7 +40,12 @@ def write_student(folder: Path, student: Backbone, *, card: str) -> None:
 def _write_timm(folder: Path, student: Backbone) -> None:
     model: Any = student.model
     size = (3, student.img_size, student.img_size)
-    preprocessing = {"mean": student.preprocess.mean, "std": student.preprocess.std, "input_size": size, "crop_pct": 1.0}
+    preprocessing = {
+        "mean": student.preprocess.mean,
+        "std": student.preprocess.std,
+        "input_size": size,
+        "crop_pct": 1.0,
+    }
     architecture_config = model.pretrained_cfg
     try:
         # what describes the published weights of the architecture does not describe these

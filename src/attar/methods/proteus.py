@@ -124,7 +124,9 @@ class ProteusLearner(nn.Module):
         if config.standardise_targets:
             self.standardiser = Standardiser(teacher_dim)
 
-    def forward(self, views: Tensor, target: Tokens, masks: PatchMasks | None, global_batch_size: int) -> dict[str, Tensor]:
+    def forward(
+        self, views: Tensor, target: Tokens, masks: PatchMasks | None, global_batch_size: int
+    ) -> dict[str, Tensor]:
         """Unweighted terms, each as this batch's share of the global mean.
 
         Args:
@@ -174,7 +176,9 @@ class ProteusLearner(nn.Module):
             return sum((p.sum() * 0 for p in (self.mask_token, *self.patch_head.parameters())), torch.zeros(()))
         hidden = masks.hidden.to(masked.device)
         wanted = target.patch[masks.rows.to(masked.device)][hidden]  # (n, D)
-        return token_distance(self.patch_head(masked[hidden]), wanted, criterion=self.config.criterion).sum() / masks.total
+        return (
+            token_distance(self.patch_head(masked[hidden]), wanted, criterion=self.config.criterion).sum() / masks.total
+        )
 
 
 class Proteus:
@@ -200,7 +204,11 @@ class Proteus:
             masks = draw_masks(batch, self.student.grid[0] * self.student.grid[1], self.config, seed=self.seed)
         views = resize(batch.views, self.student.img_size)
         terms = self.learner(views, self.target(batch.views), masks, batch.global_batch_size)
-        weights = {"token": self.config.token_weight, "feature": self.config.feature_weight, "patch": self.config.patch_weight}
+        weights = {
+            "token": self.config.token_weight,
+            "feature": self.config.feature_weight,
+            "patch": self.config.patch_weight,
+        }
         loss = sum((weights[name] * value for name, value in terms.items()), torch.zeros((), device=views.device))
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
 

@@ -224,6 +224,7 @@ class Backbone(nn.Module):
             return stride
         return self.img_size // self.grid[0]
 
+
 class _evaluating:  # noqa: N801  (a context manager, used like a function)
     """Eval mode for a block, then each submodule's own mode again."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -49,35 +51,45 @@ def load_backbone(
     parsed = parse_reference(reference)
     if parsed.kind == "module":
         return _load_module(parsed, weights, img_size, seed)
-    with seeded_torch(seed, "initialisation", str(parsed)):
+    with seeded_torch(seed, "initialisation"):
         model = _build_timm(parsed, img_size)
     size = _input_size(model, img_size)
     file, licence = _locate(parsed, model, weights)
     source = Source(reference)
     if file is not None:
-        converted = load_weights(model, file, pos_embed=pos_embed, dinov2="dinov2" in parsed.name)
-        source = _provenance(reference, file, converted, licence)
+        is_dinov2 = _is_dinov2(model)
+        converted = load_weights(model, file, pos_embed=pos_embed, dinov2=is_dinov2)
+        is_official = is_dinov2 and converted.layout.startswith("dinov2")
+        source = _provenance(reference, file, converted, "apache-2.0" if is_official else licence)
     return Backbone(model, img_size=size, preprocess=_preprocess(model), source=source).eval()
 
 
 def _build_timm(reference: Reference, img_size: int | None) -> nn.Module:
-    arguments = dict(reference.arguments)
+    name, arguments = _timm_name(reference), {"num_classes": 0, **reference.arguments}
+    asked = arguments.get("img_size", img_size)
+    if img_size is not None and asked not in (img_size, (img_size, img_size)):
+        raise ModelReferenceError(f"model '{reference}' and img_size={img_size} name two input sizes. Keep one.")
+    try:
+        if img_size is not None and _takes_img_size(reference):
+            arguments["img_size"] = img_size
+        return timm.create_model(name, pretrained=False, **arguments)
+    except Exception as error:  # constructors raise many kinds; each means that these arguments make no model
+        reason = str(error).strip() or type(error).__name__
+        raise ModelReferenceError(f"model '{reference}' cannot be built: {reason.rstrip('.')}.") from error
+
+
+def _timm_name(reference: Reference) -> str:
+    """The name under which timm builds the reference, known to exist."""
     name = reference.name
     if reference.kind == "directory":
         _directory_config(name)
-        name = f"local-dir:{name}"
-    elif not timm.is_model(name):
-        known = timm.list_models()
+        return f"local-dir:{name}"
+    if not timm.is_model(name):
+        guess = did_you_mean(name.split(".")[0], timm.list_models())
         raise ModelReferenceError(
-            f"no model '{reference.name}' in timm {timm.__version__}.{did_you_mean(reference.name.split('.')[0], known)}"
-            " List them with timm.list_models()."
+            f"no model '{name}' in timm {timm.__version__}.{guess} List them with timm.list_models()."
         )
-    if img_size is not None and _takes_img_size(reference):
-        arguments.setdefault("img_size", img_size)
-    try:
-        return timm.create_model(name, pretrained=False, **{"num_classes": 0, **arguments})
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ModelReferenceError(f"model '{reference}' cannot be built: {error}.") from None
+    return name
 
 
 def _takes_img_size(reference: Reference) -> bool:
@@ -92,10 +104,20 @@ def _directory_config(folder: str) -> dict[str, Any]:
     """`pretrained_cfg` of a timm directory."""
     try:
         config = read_json(Path(folder) / "config.json")
-        assert isinstance(config["architecture"], str)
-        return dict(config["pretrained_cfg"])
-    except (ValueError, KeyError, TypeError, AssertionError):
-        raise ModelReferenceError(f"{folder}/config.json is not timm's description of a model.") from None
+        if timm.is_model(config["architecture"]):
+            return dict(config["pretrained_cfg"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise ModelReferenceError(
+        f"{folder}/config.json is not timm's description of a model (architecture and pretrained_cfg)."
+        " Give a folder that attar export, a run's student/ or timm's save_for_hf made."
+    )
+
+
+def _is_dinov2(model: nn.Module) -> bool:
+    """Whether timm knows the architecture as DINOv2's (in a folder too, whatever its path is called)."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return "dinov2" in str(config.get("architecture"))
 
 
 def _input_size(model: nn.Module, img_size: int | None) -> int:
@@ -121,47 +143,47 @@ def _locate(reference: Reference, model: nn.Module, weights: str | Path) -> tupl
     """The weight file to read and its licence, or (None, None) for random weights."""
     if weights == "random":
         return None, None
-    config = getattr(model, "pretrained_cfg", None) or {}
     if weights != "pretrained":
-        return Path(weights).expanduser(), "apache-2.0" if "dinov2" in reference.name else "unknown"
+        return Path(weights).expanduser(), "unknown"
+    config = getattr(model, "pretrained_cfg", None) or {}
     licence = str(config.get("license") or "unknown")
     if reference.kind == "directory":
-        return Path(reference.name) / "model.safetensors", licence
+        files = [Path(reference.name) / name for name in ("model.safetensors", "pytorch_model.bin")]
+        return next((file for file in files if file.is_file()), files[0]), licence
     repository = config.get("hf_hub_id")
     if not repository:
         raise WeightsError(f"timm publishes no weights for '{reference.name}'. Give a file, or random.")
+    return _download(repository, config.get("hf_hub_filename") or "model.safetensors", reference.name), licence
+
+
+def _download(repository: str, file: str, name: str) -> Path:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        return Path(hf_hub_download(repository, config.get("hf_hub_filename") or "model.safetensors")), licence
+        return Path(hf_hub_download(repository, file))
     except Exception as error:  # the hub client raises many kinds; each means the file did not arrive
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
         raise WeightsError(
-            f"pretrained weights of '{reference.name}' could not be fetched from the model hub ({reason})."
+            f"pretrained weights of '{name}' could not be fetched from the model hub ({reason.rstrip('.')})."
             " Without a network, give the path of a weight file in place of 'pretrained', or random."
         ) from None
 
 
 def _provenance(reference: str, file: Path, converted: Converted, licence: str | None) -> Source:
+    """Where the weights came from, with the hash of the file as it was read."""
     return Source(
         name=reference,
         weights=converted.layout,
         file=str(file),
         sha256=sha256_file(file),
-        licence="apache-2.0" if converted.layout.startswith("dinov2") else licence,
+        licence=licence,
         explained=tuple(converted.explained.items()),
     )
 
 
 def _load_module(reference: Reference, weights: str | Path, img_size: int | None, seed: int) -> Backbone:
     """A user's own factory; it runs as the user, by design."""
-    module_name, _, factory_name = reference.name.partition(":")
-    try:
-        factory: Any = getattr(importlib.import_module(module_name), factory_name)
-    except ImportError as error:
-        raise ModelReferenceError(f"module '{module_name}' cannot be imported: {error}. Is it on PYTHONPATH?") from None
-    except AttributeError:
-        raise ModelReferenceError(f"module '{module_name}' has no '{factory_name}'.") from None
-    with seeded_torch(seed, "initialisation", str(reference)):
+    factory = _import_factory(reference)
+    with seeded_torch(seed, "initialisation"):
         model = factory(**reference.arguments)
     if not isinstance(model, nn.Module):
         raise ModelReferenceError(f"{reference.name} returned a {type(model).__name__}, not a torch.nn.Module.")
@@ -170,3 +192,23 @@ def _load_module(reference: Reference, weights: str | Path, img_size: int | None
         file = Path(weights).expanduser()
         source = _provenance(source.name, file, load_weights(model, file), "unknown")
     return Backbone(model, img_size=_input_size(model, img_size), preprocess=_preprocess(model), source=source).eval()
+
+
+def _import_factory(reference: Reference) -> Any:
+    """The callable that a `module:` reference names, checked against the reference's arguments."""
+    module_name, _, factory_name = reference.name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ModelReferenceError(f"module '{module_name}' cannot be imported: {error}. Is it on PYTHONPATH?") from None
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        known = [name for name, value in vars(module).items() if callable(value)]
+        raise ModelReferenceError(
+            f"module '{module_name}' has no factory '{factory_name}'.{did_you_mean(factory_name, known)}"
+        )
+    try:
+        inspect.signature(factory).bind(**reference.arguments)
+    except TypeError as error:
+        raise ModelReferenceError(f"'{reference}' does not fit its factory: {error}.") from None
+    return factory

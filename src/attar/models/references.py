@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
-from attar.errors import ModelReferenceError
+from attar.errors import ModelReferenceError, did_you_mean
 
 Kind = Literal["timm", "directory", "module"]
 _LATER = ("open_clip", "hf")  # named in the design, not readable by this version
+_WEIGHT_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -39,28 +40,14 @@ def parse_reference(text: str) -> Reference:
     """
     if not text.strip():
         raise ModelReferenceError("the model reference is empty. Try vit_small_patch14_dinov2, or a folder.")
-    prefix, colon, rest = text.partition(":")
-    if colon and prefix in _LATER:
-        raise ModelReferenceError(
-            f"model reference '{text}': {prefix} references cannot be read by this version."
-            " Use a timm name, a timm directory, or module:package.mod:factory."
-        )
-    if colon and prefix == "module":
-        name, arguments = _split_arguments(rest)
-        if name.count(":") != 1:
-            raise ModelReferenceError(f"model reference '{text}' must look like module:package.mod:factory.")
-        return Reference("module", name, arguments)
-    if colon and prefix == "timm":
-        return Reference("timm", *_split_arguments(rest))
     path = Path(text).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelReferenceError(
-                f"folder {path} holds no config.json, so it is no model that timm or attar wrote."
-                " For a run, give its student/ folder; for a weight file, name its architecture and give the weights."
-            )
-        return Reference("directory", str(path))
-    if path.is_absolute() or text.startswith(("./", "../", "~")) or path.suffix in (".pth", ".pt", ".safetensors"):
+        return _parse_folder(path)
+    name = text.partition("?")[0]
+    prefix, _, rest = text.partition(":")
+    if ":" in name and len(prefix) > 1:  # one letter is a drive
+        return _parse_prefixed(prefix, rest, text)
+    if path.is_absolute() or name.startswith("~") or "/" in name or path.is_file() or path.suffix in _WEIGHT_FILES:
         raise ModelReferenceError(
             f"model reference '{text}' is no folder. A weight file goes with its architecture:"
             " NAME with --teacher-weights FILE (or weights=FILE)."
@@ -68,9 +55,43 @@ def parse_reference(text: str) -> Reference:
     return Reference("timm", *_split_arguments(text))
 
 
+def _parse_folder(path: Path) -> Reference:
+    if not (path / "config.json").is_file():
+        raise ModelReferenceError(
+            f"folder {path} holds no config.json, so it is no model that timm or attar wrote."
+            " For a run, give its student/ folder; for a weight file, name its architecture and give the weights."
+            " For the timm model of that name, write timm:NAME."
+        )
+    return Reference("directory", str(path))
+
+
+def _parse_prefixed(prefix: str, rest: str, text: str) -> Reference:
+    if prefix in _LATER:
+        raise ModelReferenceError(
+            f"model reference '{text}': {prefix} references cannot be read by this version."
+            " Use a timm name, a timm directory, or module:package.mod:factory."
+        )
+    if prefix not in ("timm", "module"):
+        raise ModelReferenceError(
+            f"model reference '{text}' has an unknown prefix '{prefix}'.{did_you_mean(prefix, ('timm', 'module'))}"
+            " Use a timm name, a timm directory, or module:package.mod:factory."
+        )
+    name, arguments = _split_arguments(rest)
+    if prefix == "timm":
+        return Reference("timm", name, arguments)
+    if name.count(":") != 1:
+        raise ModelReferenceError(f"model reference '{text}' must look like module:package.mod:factory.")
+    return Reference("module", name, arguments)
+
+
 def _split_arguments(text: str) -> tuple[str, dict[str, Any]]:
     name, _, query = text.partition("?")
-    return name, {key: _literal(value) for key, value in parse_qsl(query, keep_blank_values=True)}
+    pairs = parse_qsl(query, keep_blank_values=True)
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ModelReferenceError(f"model reference '{text}' gives '{twice}' twice. Keep one.")
+    return name, {key: _literal(value) for key, value in pairs}
 
 
 def _literal(text: str) -> Any:

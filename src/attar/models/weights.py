@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import pickle
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -41,13 +40,15 @@ def read_state_dict(path: Path) -> StateDict:
     """
     if not path.is_file():
         raise WeightsError(f"weight file {path} does not exist. Give random, pretrained or the path of a file.")
+    if path.stat().st_size == 0:
+        raise WeightsError(f"weight file {path} is empty. Copy or download it again.")
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    except Exception as error:  # damaged files raise many kinds, from struct.error to SafetensorError
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise WeightsError(
-            f"weight file {path} cannot be read as plain tensors ({reason})."
-            " attar never runs code from a checkpoint: convert it to safetensors where you trust it."
+            f"weight file {path} cannot be read as plain tensors ({reason.rstrip('.')}). It is damaged or cut short,"
+            " or it holds code, which attar never runs: convert it to safetensors where you trust it."
         ) from None
     return _unwrap(loaded, path)
 
@@ -57,18 +58,22 @@ def _unwrap(loaded: object, path: Path) -> StateDict:
         inner = [name for name in _WRAPPERS if isinstance(loaded.get(name), Mapping)]
         if len(inner) != 1:
             raise WeightsError(
-                f"weight file {path} holds no state dict: its top level has {_some(map(str, loaded))}."
-                f" Expected tensors, or one of {', '.join(_WRAPPERS)}."
+                f"weight file {path} holds {len(inner) or 'no'} state dicts: its top level has"
+                f" {_some(map(str, loaded)) or 'nothing'}. Expected tensors, or one of {', '.join(_WRAPPERS)}."
             )
         loaded = loaded[inner[0]]
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"weight file {path} holds a {type(loaded).__name__}, not a dictionary of tensors.")
-    return {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
+    others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
+    if others:
+        raise WeightsError(
+            f"weight file {path} holds {_some(others)} among its tensors, which are none."
+            " Save the state dict alone, so that each entry is accounted for."
+        )
+    return {str(key): value for key, value in loaded.items()}
 
 
-def load_weights(
-    model: nn.Module, path: Path, *, pos_embed: PosEmbed = "official", dinov2: bool = False
-) -> Converted:
+def load_weights(model: nn.Module, path: Path, *, pos_embed: PosEmbed = "official", dinov2: bool = False) -> Converted:
     """Load a file into a timm model, strictly: each key of the file is used or explained, none of the model's is left.
 
     Args:
@@ -81,7 +86,8 @@ def load_weights(
         WeightsError: With the keys that are missing, left over or of another shape, and a guess at why.
     """
     state = read_state_dict(path)
-    converted = _from_dinov2(state) if _is_dinov2(state) else Converted("timm", state)
+    is_foreign = _is_dinov2(state) and "mask_token" not in model.state_dict()
+    converted = _from_dinov2(state) if is_foreign else Converted("timm", state)
     _drop_classifier(converted, model)
     how: PosEmbed = pos_embed if dinov2 or converted.layout.startswith("dinov2") else "timm"
     _fit_positions(converted, model, how)
@@ -91,7 +97,8 @@ def load_weights(
 
 
 def _is_dinov2(state: StateDict) -> bool:
-    return "mask_token" in state and "cls_token" in state and "pos_embed" in state
+    """Official DINOv2: a mask token beside LayerScale (MAE, iBOT and SynCLR files have the one and not the other)."""
+    return "mask_token" in state and any(key.endswith(".ls1.gamma") for key in state)
 
 
 def _from_dinov2(state: StateDict) -> Converted:
@@ -102,12 +109,13 @@ def _from_dinov2(state: StateDict) -> Converted:
         name = re.sub(r"^(blocks\.\d+\.mlp)\.w12\.", r"\1.fc1.", key)
         name = re.sub(r"^(blocks\.\d+\.mlp)\.w3\.", r"\1.fc2.", name)
         result[{"register_tokens": "reg_token"}.get(name, name)] = value
-    explained = {"mask_token": "used only while DINOv2 itself was trained"}
     del result["mask_token"]
-    if has_registers and result["pos_embed"].ndim == 3:
+    explained = {"mask_token": "used only while DINOv2 itself was trained"}
+    cls_token, table = result.get("cls_token"), result.get("pos_embed")
+    if has_registers and cls_token is not None and table is not None and table.ndim == 3:
         # timm adds positions to patches only; the class token's own entry is folded into the token
-        result["cls_token"] = result["cls_token"] + result["pos_embed"][:, :1]
-        result["pos_embed"] = result["pos_embed"][:, 1:]
+        result["cls_token"] = cls_token.float() + table[:, :1].float()
+        result["pos_embed"] = table[:, 1:]
     return Converted("dinov2+registers" if has_registers else "dinov2", result, explained)
 
 
@@ -124,16 +132,18 @@ def _drop_classifier(converted: Converted, model: nn.Module) -> None:
 
 
 def _fit_positions(converted: Converted, model: nn.Module, how: PosEmbed) -> None:
+    """Bring a table of positions to the model's grid; one that does not fit is left for the key check to name."""
     table, wanted = converted.state.get("pos_embed"), getattr(model, "pos_embed", None)
-    if table is None or wanted is None or table.ndim != 3 or table.shape == wanted.shape:
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if table is None or wanted is None or grid is None or table.ndim != 3 or table.shape == wanted.shape:
         return
-    if table.shape[-1] != wanted.shape[-1]:
-        return  # another width altogether: the key check below says so
     num_prefix = 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 0))
+    count = table.shape[1] - num_prefix
+    if table.shape[-1] != wanted.shape[-1] or count < 1 or math.isqrt(count) ** 2 != count:
+        return
     has_registers = getattr(model, "reg_token", None) is not None
-    grid = model.patch_embed.grid_size  # type: ignore[union-attr]
     converted.state["pos_embed"] = resample_positions(
-        table, grid, num_prefix=num_prefix, how=how, has_registers=has_registers  # type: ignore[arg-type]
+        table, grid, num_prefix=num_prefix, how=how, has_registers=has_registers
     )
 
 
@@ -142,9 +152,9 @@ def _check_keys(converted: Converted, model: nn.Module, path: Path) -> None:
     missing = [key for key in wanted if key not in given]
     left_over = [key for key in given if key not in wanted]
     misshapen = [
-        f"{key} is {tuple(given[key].shape)}, the model has {tuple(wanted[key].shape)}"
+        f"{key} is {_described(given[key])}, the model has {_described(wanted[key])}"
         for key in wanted
-        if key in given and given[key].shape != wanted[key].shape
+        if key in given and _described(given[key]) != _described(wanted[key])
     ]
     if not (missing or left_over or misshapen):
         return
@@ -159,12 +169,17 @@ def _check_keys(converted: Converted, model: nn.Module, path: Path) -> None:
     raise WeightsError("\n".join(lines))
 
 
+def _described(tensor: Tensor) -> str:
+    """Shape, and whether it holds whole numbers: a quantised file must not be copied into floats unnoticed."""
+    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of ' + str(tensor.dtype)}"
+
+
 def _guess(missing: list[str], left_over: list[str], misshapen: list[str]) -> str:
     """The most likely reason, in one sentence."""
-    for key in left_over:
-        for want in missing:
-            if key.endswith("." + want):
-                return f"Every key seems to start with '{key.removesuffix(want)}': strip that prefix and save the file again."
+    for want in missing[:_SHOWN]:
+        for prefix in {key.removesuffix(want) for key in left_over if key.endswith("." + want)}:
+            if all(key.startswith(prefix) for key in left_over):
+                return f"Every key starts with '{prefix}': strip that prefix and save the file again."
     pairs = [(key, difflib.get_close_matches(key, missing, n=1, cutoff=0.8)) for key in left_over[:20]]
     renamed = [f"'{key}' may be '{close[0]}'" for key, close in pairs if close]
     if renamed:

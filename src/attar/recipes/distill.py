@@ -1,4 +1,4 @@
-"""`attar distill`: the whole run, composed from built parts. What is learned is in `methods`, how it runs in `train`."""
+"""`attar distill`: the whole run, composed. What is learned is in `methods`, how it runs in `train`."""
 
 from __future__ import annotations
 
@@ -163,9 +163,7 @@ def _open_monitor(config: DistillConfig, workers: int) -> KnnMonitor | None:
 
 def _train(parts: _Parts, run: RunDirectory, state: TrainState, log: Log, baselines: str) -> None:
     config = parts.config
-    dataset = ViewDataset(
-        parts.source, parts.order, config.views, max(parts.student.img_size, parts.teacher.img_size)
-    )
+    dataset = ViewDataset(parts.source, parts.order, config.views, max(parts.student.img_size, parts.teacher.img_size))
     batches: Callable[..., Iterator[Batch]] = partial(
         training_batches,
         dataset,
@@ -269,9 +267,7 @@ def _judge_baselines(parts: _Parts, run: RunDirectory, log: Log) -> str:
     return line
 
 
-def _result(
-    parts: _Parts, role: Any, reference: str, value: float, source: dict[str, Any], seconds: float
-) -> Result:
+def _result(parts: _Parts, role: Any, reference: str, value: float, source: dict[str, Any], seconds: float) -> Result:
     assert parts.monitor is not None
     n, settings = len(parts.monitor.report), parts.config.monitoring
     return Result(
@@ -313,7 +309,9 @@ def _say_header(log: Log, parts: _Parts) -> None:
         f" views = {parts.total_steps / parts.steps_per_epoch:,.1f} epochs on {parts.device}"
     )
     if config.batch_size > len(parts.source):
-        log.say(f"           a batch of {config.batch_size} holds several views of each of the {len(parts.source)} images")
+        log.say(
+            f"           a batch of {config.batch_size} holds several views of each of the {len(parts.source)} images"
+        )
     if parts.student.embed_dim > parts.teacher.embed_dim:
         log.say(
             f"           the student is wider than its teacher ({parts.student.embed_dim} and"

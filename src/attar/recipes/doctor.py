@@ -108,11 +108,13 @@ def check_gpu() -> Iterator[Finding]:
 
 def check_decoders() -> Iterator[Finding]:
     """Image decoders."""
-    from PIL import Image, features
+    from PIL import features
 
-    formats = [name for name, feature in (("JPEG", "jpg"), ("PNG", "zlib"), ("WebP", "webp")) if features.check(feature)]
+    formats = [
+        name for name, feature in (("JPEG", "jpg"), ("PNG", "zlib"), ("WebP", "webp")) if features.check(feature)
+    ]
     turbo = "libjpeg-turbo" if features.check_feature("libjpeg_turbo") else "plain libjpeg (slow)"
-    yield Finding("ok", "Pillow", f"{Image.__version__}: {', '.join(formats)}; {turbo}")
+    yield Finding("ok", "Pillow", f"{version('pillow')}: {', '.join(formats)}; {turbo}")
 
 
 def check_extras() -> Iterator[Finding]:
@@ -132,7 +134,9 @@ def check_cache() -> Iterator[Finding]:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        yield Finding("wrong", "cache", f"{folder} cannot be written ({error.strerror})", "set ATTAR_CACHE to a folder of yours")
+        yield Finding(
+            "wrong", "cache", f"{folder} cannot be written ({error.strerror})", "set ATTAR_CACHE to a folder of yours"
+        )
         return
     for subject, place in (("cache", folder), ("here", Path.cwd())):
         free = shutil.disk_usage(place).free / 2**30

@@ -22,15 +22,19 @@ def write_page(run: Path) -> Path:
     results = read_results(run / "results")
     metrics = _read_lines(run / "metrics.jsonl")
     config = read_settings(run / "config.yaml")
-    page = _environment().get_template("run.html").render(
-        title=run.name,
-        verdict=verdict(results),
-        results=results,
-        curves=_curves(metrics, results),
-        config=config,
-        about=read_json(run / "about.json") if (run / "about.json").is_file() else {},
-        run_facts=read_json(run / "run.json"),
-        bad_files=_read_lines(run / "bad_files.jsonl")[:50],
+    page = (
+        _environment()
+        .get_template("run.html")
+        .render(
+            title=run.name,
+            verdict=verdict(results),
+            results=results,
+            curves=_curves(metrics, results),
+            config=config,
+            about=read_json(run / "about.json") if (run / "about.json").is_file() else {},
+            run_facts=read_json(run / "run.json"),
+            bad_files=_read_lines(run / "bad_files.jsonl")[:50],
+        )
     )
     target = run / "report.html"
     write_text(target, page)
@@ -39,7 +43,11 @@ def write_page(run: Path) -> Path:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("attar.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("attar.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     return environment
@@ -97,5 +105,7 @@ def _chart(
             }
             for name, points in series.items()
         ],
-        "levels": [{"name": name, "y": y(value), "value": f"{100 * value:.1f}"} for name, value in (levels or {}).items()],
+        "levels": [
+            {"name": name, "y": y(value), "value": f"{100 * value:.1f}"} for name, value in (levels or {}).items()
+        ],
     }

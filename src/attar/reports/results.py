@@ -63,8 +63,11 @@ def verdict(results: Sequence[Result]) -> str:
     if not {"student", "teacher", "random"} <= set(by_role):
         return "Nothing was measured: give labelled held-out images with --monitor to know whether it helped."
     student, teacher, random = by_role["student"], by_role["teacher"], by_role["random"]
-    share = f"the student reaches {_percent(student.value)}, {student.value / max(teacher.value, 1e-9):.0%} of the teacher's"
-    rest = f"{share} {_percent(teacher.value)}; a random student has {_percent(random.value)} (k-NN, {student.n:,} images)."
+    share = student.value / max(teacher.value, 1e-9)
+    rest = (
+        f"the student reaches {_percent(student.value)}, {share:.0%} of the teacher's {_percent(teacher.value)};"
+        f" a random student has {_percent(random.value)} (k-NN, {student.n:,} images)."
+    )
     if student.ci95[0] > random.ci95[1]:
         return f"It helped: {rest}"
     if student.value > random.value:
@@ -77,7 +80,8 @@ def markdown_table(results: Sequence[Result]) -> str:
     if not results:
         return "Nothing was measured (no `--monitor`)."
     rows = [
-        f"| {r.role} | {r.model} | {_percent(r.value)} | {_percent(r.ci95[0])} – {_percent(r.ci95[1])} | {r.n:,} |" for r in results
+        f"| {r.role} | {r.model} | {_percent(r.value)} | {_percent(r.ci95[0])} – {_percent(r.ci95[1])} | {r.n:,} |"
+        for r in results
     ]
     return "\n".join(["| | model | k-NN top-1 | 95 % interval | images |", "|---|---|---|---|---|", *rows])
 

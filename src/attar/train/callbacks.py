@@ -114,8 +114,10 @@ class TensorBoard(NoEffect):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ConfigError("tensorboard is set, but TensorBoard is not installed. Try: pip install 'attar[tb]'.") from None
-        self.writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+            raise ConfigError(
+                "tensorboard is set, but TensorBoard is not installed. Try: pip install 'attar[tb]'."
+            ) from None
+        self.writer: Any = SummaryWriter(str(folder))
         self.every = every
 
     def on_step(self, state: TrainState, record: StepRecord) -> None:
@@ -140,7 +142,9 @@ class BadFiles(NoEffect):
     def on_start(self, state: TrainState) -> None:
         """Remember what an earlier part of the run found."""
         if self.path.exists():
-            self.seen = {json.loads(line)["sample"] for line in self.path.read_text().splitlines() if line.endswith("}")}
+            self.seen = {
+                json.loads(line)["sample"] for line in self.path.read_text().splitlines() if line.endswith("}")
+            }
 
     def on_step(self, state: TrainState, record: StepRecord) -> None:
         """Write down new ones; too many end the run."""
@@ -221,5 +225,3 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(dict(line)) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-

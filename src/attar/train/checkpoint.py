@@ -69,7 +69,9 @@ def load_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any]) -
         try:
             state.load_tensors(load_file(path / "tensors.safetensors"))
         except (RuntimeError, KeyError, SafetensorError) as error:
-            raise CheckpointError(f"checkpoint {path} does not fit this run's models ({error}). Choose a new --out.") from None
+            raise CheckpointError(
+                f"checkpoint {path} does not fit this run's models ({error}). Choose a new --out."
+            ) from None
         state.step, state.notes = about["step"], about["notes"]
         return path
     return None
@@ -92,5 +94,3 @@ def _numbered(folder: Path) -> list[Path]:
     """Checkpoint folders by step, oldest first."""
     found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.match(path.name))]
     return [path for _, path in sorted(found)]
-
-

@@ -63,7 +63,7 @@ class LoopSettings:
     total_steps: int
     parts: int = 1
     clip_norm: float | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bf16: bool = False
 
 
@@ -96,8 +96,7 @@ def fit(
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        if state.ema is not None:
-            state.ema.update(method.student, step=state.step)
+        state.average(method.student)
 
         record.seconds = time.perf_counter() - started
         for callback in callbacks:
@@ -133,7 +132,8 @@ def _check_finite(loss: float, terms: dict[str, float], batch: Batch) -> None:
         return
     wrong = [f"{name} is {value}" for name, value in terms.items() if value != value or abs(value) == float("inf")]
     raise NonFiniteError(
-        f"the loss of step {batch.step} is {loss} ({', '.join(wrong) or 'no single term'}); the weights were not changed.\n"
+        f"the loss of step {batch.step} is {loss} ({', '.join(wrong) or 'no single term'});"
+        " the weights were not changed.\n"
         f"  images: {_names(batch)}\n"
         "  Try a lower --optim.lr, --optim.clip-norm 1, or --precision fp32; look at the images above."
     )
@@ -160,7 +160,9 @@ def _stop(state: TrainState, callbacks: Sequence[Callback], number: int) -> None
     for callback in callbacks:
         callback.on_stop(state)
     name = signal.Signals(number).name
-    raise Interrupted(number, f"stopped by {name} after step {state.step}; a checkpoint is saved. The same command goes on.")
+    raise Interrupted(
+        number, f"stopped by {name} after step {state.step}; a checkpoint is saved. The same command goes on."
+    )
 
 
 def _without_sync(learner: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[object]:
@@ -171,5 +173,3 @@ def _without_sync(learner: nn.Module, *, last: bool) -> contextlib.AbstractConte
 
 def _autocast(settings: LoopSettings) -> contextlib.AbstractContextManager[object]:
     return torch.autocast(settings.device.type, dtype=torch.bfloat16, enabled=settings.bf16)
-
-

@@ -44,7 +44,11 @@ class Schedule:
         floor, warmup_lr = min(self.config.min_lr, self.base), min(self.config.warmup_lr, self.base)
         if self.config.schedule == "paper":
             epoch = int(step / self.steps_per_epoch)
-            t, total, warmup = float(max(epoch - 1, 0)), self.total_steps / self.steps_per_epoch, self.config.warmup_epochs
+            t, total, warmup = (
+                float(max(epoch - 1, 0)),
+                self.total_steps / self.steps_per_epoch,
+                self.config.warmup_epochs,
+            )
         else:
             t, total = float(step), float(self.total_steps)
             warmup = min(self.config.warmup_epochs * self.steps_per_epoch, 0.1 * total)

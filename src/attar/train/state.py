@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
-from timm.utils import ModelEmaV3
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -41,6 +41,12 @@ class TrainState:
     def ema_student(self) -> Backbone | None:
         """The averaged student."""
         return None if self.ema is None else self.ema.module
+
+    def average(self, student: Backbone) -> None:
+        """Let the moving average follow the student by one step."""
+        if self.ema is not None:
+            # timm's average copies the student outright when it is told of step 1; without warm-up it is not told
+            self.ema.update(student, step=self.step if self.ema.use_warmup else None)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, for a checkpoint. Optimizer state is keyed by parameter name, not by number."""

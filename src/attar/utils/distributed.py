@@ -45,5 +45,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"device '{name}' is no device. Give auto, cpu, cuda or cuda:NUMBER.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices. Try --device auto.")
+        raise ConfigError(
+            f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices. Try --device auto."
+        )
     return device

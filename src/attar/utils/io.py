@@ -113,7 +113,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise RunDirectoryError(f"cannot write {path}: {error.strerror}. Choose a folder you may write with --out.") from None
+        raise RunDirectoryError(
+            f"cannot write {path}: {error.strerror}. Choose a folder you may write with --out."
+        ) from None
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write {path}: {error.strerror or error}. Free some space, then give the same command again."

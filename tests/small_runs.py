@@ -1,0 +1,47 @@
+"""Runs of `attar distill` that take a blink: a two-head student, tiny pictures, two steps."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MODEL = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=1&num_heads=2"
+
+
+def distill_words(folder, *more):
+    """A sound command on `folder/images` into `folder/out`; flags in `more` take precedence."""
+    return [
+        *("distill", "--teacher", MODEL, "--teacher-weights", "random", "--student", MODEL),
+        *("--data", str(folder / "images"), "--out", str(folder / "out"), "--img-size", "32", "--batch-size", "8"),
+        *("--max-steps", "2", "--workers", "0", "--precision", "fp32", "--device", "cpu", *more),
+    ]
+
+
+def picture(seed=0, size=(24, 20)):
+    """Noise of (width, height) `size`, in colour."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def write_pictures(folder, count=12):
+    """`count` small PNG files in a new folder."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        picture(number).save(folder / f"{number:03}.png")
+    return folder
+
+
+def environment(**changes):
+    """The environment of a subprocess that finds attar where the tests found it."""
+    import attar
+
+    return os.environ | {"PYTHONPATH": str(Path(attar.__file__).parents[1])} | changes
+
+
+def attar_process(*words, **options):
+    """Run `python -m attar.cli` to its end and hand back the finished process, its output as text."""
+    command = [sys.executable, "-m", "attar.cli", *words]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False, **options)

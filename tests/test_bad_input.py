@@ -1,0 +1,429 @@
+"""Wrong inputs through the front door: each gets its exit code and a sentence with value, rule and remedy.
+
+One row of the table is one wrong input. `make` builds it in a fresh folder, which holds twelve sound pictures in
+`images`, and returns flags that go behind those of a sound command (`small_runs.distill_words`). Rows with exit code 0
+are inputs that must be survived; `after` says what must be true then.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from PIL import Image
+from small_runs import MODEL, attar_process, distill_words, environment, picture, write_pictures
+
+from attar.cli import main
+from attar.models import load_backbone
+
+TEN_IN_CLASSES = 10
+EIGHT_STEPS = ("--batch-size", "64", "--max-steps", "1")  # one batch that shows every image of a folder of 60
+
+
+@dataclass(frozen=True)
+class Row:
+    """One wrong input, what the command must answer, and what must be true afterwards."""
+
+    name: str
+    make: Callable[[Path], list[str]]
+    code: int
+    says: tuple[str, ...]
+    after: Callable[[Path], None] = lambda folder: None
+
+
+# --- how wrong things are made --------------------------------------------------------------------------------------
+
+
+def flags(*words):
+    return lambda folder: list(words)
+
+
+def config(text):
+    """A config file that holds `text`."""
+
+    def make(folder):
+        (folder / "run.yaml").write_text(text, encoding="utf-8")
+        return ["--config", str(folder / "run.yaml")]
+
+    return make
+
+
+def image(name, write, *more):
+    """The twelve pictures and one odd file, all of them in the one batch of the run."""
+
+    def make(folder):
+        write(folder / "images" / name)
+        return ["--batch-size", "13", "--max-steps", "1", *more]
+
+    return make
+
+
+def only(write, *more):
+    """Images are what `write` puts into an empty folder."""
+
+    def make(folder):
+        (folder / "only").mkdir()
+        write(folder / "only")
+        return ["--data", str(folder / "only"), *more]
+
+    return make
+
+
+def weights(write, *more):
+    """Teacher weights from the file that `write` makes."""
+
+    def make(folder):
+        write(folder / "teacher.pth")
+        return ["--teacher-weights", str(folder / "teacher.pth"), *more]
+
+    return make
+
+
+def monitor(**classes):
+    """A folder with so many pictures in each class folder."""
+
+    def make(folder):
+        for name, count in classes.items():
+            write_pictures(folder / "monitor" / name, count)
+        return ["--monitor", str(folder / "monitor")]
+
+    return make
+
+
+def after_a_run(change, *more):
+    """A sound run first, then `change` of its folder, then the command with `more`."""
+
+    def make(folder):
+        assert main(distill_words(folder)) == 0
+        change(folder / "out")
+        return list(more)
+
+    return make
+
+
+def sixty(*broken):
+    """Sixty pictures, some of them cut short, and one batch that shows all."""
+
+    def make(folder):
+        write_pictures(folder / "sixty", 60)
+        for number in broken:
+            truncated_jpeg(folder / "sixty" / f"{number:03}.jpg")
+            (folder / "sixty" / f"{number:03}.png").unlink()
+        return ["--data", str(folder / "sixty"), *EIGHT_STEPS]
+
+    return make
+
+
+def truncated_jpeg(path):
+    picture(3, (64, 64)).save(path, quality=90)
+    path.write_bytes(path.read_bytes()[:900])
+
+
+def huge_png(path):
+    """A header that announces 20000 x 20000 px, with next to nothing behind it."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(60001)))]
+    body = b"".join(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def animated_gif(path):
+    frames = [picture(number) for number in range(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+
+
+def broken_pictures(folder):
+    for number in range(5):
+        (folder / f"{number}.jpg").write_text("no picture")
+
+
+def teacher_state():
+    return load_backbone(MODEL, weights="random", img_size=32).model.state_dict()
+
+
+def save_prefixed(path):
+    torch.save({f"module.encoder.{key}": value for key, value in teacher_state().items()}, path)
+
+
+def save_other_architecture(path):
+    torch.save(load_backbone("test_resnet", weights="random", img_size=32).model.state_dict(), path)
+
+
+def save_other_width(path):
+    wide = MODEL.replace("embed_dim=32", "embed_dim=48")
+    torch.save(load_backbone(wide, weights="random", img_size=32).model.state_dict(), path)
+
+
+def save_with_nan(path):
+    state = teacher_state()
+    state["norm.weight"][3] = float("nan")
+    torch.save(state, path)
+
+
+def save_truncated(path):
+    torch.save(teacher_state(), path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+class Touch:
+    """Unpickling this creates a file: the canary that must stay absent."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def save_with_code(path):
+    path.write_bytes(pickle.dumps({"model": Touch(path.with_name("canary"))}))
+
+
+def flip_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def damage_newest(out):
+    flip_byte(max(out.glob("checkpoints/step-*")) / "tensors.safetensors")
+
+
+def damage_all(out):
+    for checkpoint in out.glob("checkpoints/step-*"):
+        (checkpoint / "manifest.json").unlink()
+
+
+# --- what must be true afterwards -----------------------------------------------------------------------------------
+
+
+def trained(folder):
+    """The run came to its end and left a student."""
+    assert (folder / "out/student/model.safetensors").is_file()
+    assert not (folder / "out/bad_files.jsonl").exists()
+
+
+def replaced(name, *reason):
+    """The run came to its end, and `name` alone is in bad_files.jsonl, with the reason."""
+
+    def check(folder):
+        assert (folder / "out/student/model.safetensors").is_file()
+        lines = [json.loads(line) for line in (folder / "out/bad_files.jsonl").read_text().splitlines()]
+        assert [line["path"] for line in lines] == [name]
+        assert all(word in lines[0]["reason"] for word in reason), lines[0]["reason"]
+
+    return check
+
+
+def nothing_started(folder):
+    assert not (folder / "out/run.json").exists()
+
+
+def then_runs(*more):
+    """The remedy that the message names works."""
+
+    def check(folder):
+        assert main(distill_words(folder, *more)) == 0
+
+    return check
+
+
+def setting(**expected):
+    """The run's own config file holds these settings of the optimizer."""
+
+    def check(folder):
+        saved = yaml.safe_load((folder / "out/config.yaml").read_text())
+        assert {key: saved["optim"][key] for key in expected} == expected
+
+    return check
+
+
+def no_canary(folder):
+    assert not (folder / "canary").exists()
+    nothing_started(folder)
+
+
+def little_memory(folder):
+    replaced("huge.png", "400,000,000 pixels", "64,000,000")(folder)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - int((folder / "peak").read_text())
+    assert grown < 300_000, f"{grown} kB more; its pixels would be 1,200,000"
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+SETTINGS = [
+    Row("unknown flag", flags("--teecher", "x"), 2, ("unknown flag '--teecher'", "Did you mean '--teacher'?")),
+    Row("word without a flag", flags("runs/a"), 2, ("'runs/a' belongs to no flag", "--name value")),
+    Row("flag without a value", flags("--seed"), 2, ("--seed needs 1 value, got 0",)),
+    Row("one of two values", flags("--views.crop-scale", "0.5"), 2, ("--views.crop-scale needs 2 values, got 1",)),
+    Row("required setting none", flags("--out", "none"), 2, ("setting 'out' is None", "string")),
+    Row("unknown recipe", flags("--recipe", "proteus_z"), 2, ("no recipe 'proteus_z'", "Did you mean", "Known: proteus_ti")),
+    Row("epochs 0", flags("--max-steps", "none", "--epochs", "0"), 2, ("setting 'epochs' is '0'", "greater than 0")),
+    Row("epochs and max_steps", flags("--epochs", "10"), 2, ("epochs and max_steps are both set (10, 2). Keep one.",)),
+    Row("batch of 0", flags("--batch-size", "0"), 2, ("setting 'batch_size' is '0'", "greater than or equal to 1")),
+    Row("batch of words", flags("--batch-size", "many"), 2, ("setting 'batch_size' is 'many'", "integer")),
+    Row("seed -1", flags("--seed", "-1"), 2, ("setting 'seed' is '-1'", "greater than or equal to 0")),
+    Row("precision unknown", flags("--precision", "fp16"), 2, ("'precision' is 'fp16'", "'auto', 'bf16' or 'fp32'")),
+    Row("learning rate inf", flags("--optim.lr", "inf"), 2, ("setting 'optim.lr' is 'inf'", "finite")),
+    Row("momentum above 1", flags("--optim.betas", "0.9", "1.5"), 2, ("optim.betas", "1.5", "0 <= beta < 1")),
+    Row("crop scale reversed", flags("--views.crop-scale", "1", "0.5"), 2, ("views.crop_scale is (1.0, 0.5)", "low <= high")),
+    Row("accumulate 3 of 8", flags("--optim.accumulate", "3"), 2, ("batch_size 8", "accumulate 3", "Try batch_size 6")),
+    Row(
+        "nothing to learn",
+        flags("--proteus.token-weight", "0", "--proteus.feature-weight", "0", "--proteus.patch-weight", "0"),
+        2,
+        ("nothing to learn", "Give one term a weight"),
+    ),
+    Row("mask probability 0", flags("--proteus.mask-probability", "0"), 0, ("token", "feature"), trained),
+    Row("device unknown", flags("--device", "gpu"), 2, ("device 'gpu'", "auto, cpu, cuda")),
+    Row("device of no use", flags("--device", "meta"), 2, ("device 'meta'", "auto, cpu, cuda")),
+    Row("device absent", flags("--device", "cuda:99"), 2, ("device 'cuda:99'", "CUDA devices", "--device auto")),
+]
+
+CONFIG_FILES = [
+    Row("config absent", flags("--config", "nowhere.yaml"), 2, ("config file nowhere.yaml", "No such file")),
+    Row("config is a folder", lambda folder: ["--config", str(folder)], 2, ("config file", "directory")),
+    Row("config broken", config("optim: [1, 2"), 2, ("no valid YAML", "line 1")),
+    Row("config a list", config("- teacher\n- student\n"), 2, ("holds a list", "'key: value' lines")),
+    Row("key unknown", config("optim:\n  weight_decai: 0.1\n"), 2, ("'optim.weight_decai'", "Did you mean 'weight_decay'?")),
+    Row("key far from any", config("optim:\n  zzz: 1\n"), 2, ("'optim.zzz'", "Known here: lr, lr_per_512")),
+    Row("key twice", config("optim:\n  lr: 1\n  lr: 2\n"), 2, ("run.yaml", "'lr' is given twice. Keep one.")),
+    Row("key is a list", config("? [lr]\n: 1\n"), 2, ("run.yaml", "['lr']")),
+    Row("key is a number", config("8: 1\n"), 2, ("unknown setting '8'",)),
+    Row("alias", config("optim: &a\n  lr: 1\nviews: *a\n"), 2, ("aliases (*a) are not allowed", "Write the value out")),
+    Row("number in words", config("optim:\n  lr: quick\n"), 2, ("setting 'optim.lr' is 'quick'", "number")),
+    Row("section a number", config("optim: 3\n"), 2, ("setting 'optim' is 3", "lr")),
+    Row("recipe a list", config("recipe: [proteus_s]\n"), 2, ("recipe", "['proteus_s']", "Known: proteus_ti")),
+    Row("nested too deep", config("optim: " + "[" * 5000), 2, ("no valid YAML", "nested")),
+    Row("1e-3", config("optim:\n  lr: 1e-3\n"), 0, (), setting(lr=0.001)),
+]
+
+MODELS = [
+    Row("teacher unknown", flags("--teacher", "vit_smal_patch14_dinov2"), 2, ("no model 'vit_smal_patch14_dinov2'", "Did you mean 'vit_small_patch14_dinov2'?")),
+    Row("argument unknown", flags("--student", f"{MODEL}&depht=2"), 2, ("cannot be built", "depht")),
+    Row("student a weight file", flags("--student", "student.pth"), 2, ("'student.pth' is no folder", "architecture")),
+    Row("teacher an empty folder", lambda folder: ["--teacher", str(folder)], 2, ("holds no config.json", "student/ folder")),
+    Row("module absent", flags("--teacher", "module:nowhere.net:build"), 2, ("'nowhere.net' cannot be imported", "PYTHONPATH")),
+    Row("module no model", flags("--teacher", "module:os:getcwd"), 2, ("returned a str, not a torch.nn.Module",)),
+    Row("img_size no multiple", flags("--img-size", "30"), 2, ("30", "patch", "8", "Try --img-size 32")),
+    Row(
+        "grids differ",
+        flags("--teacher", MODEL.replace("patch_size=8", "patch_size=16")),
+        2,
+        ("student patch 8 at 32 px gives 4x4", "teacher patch 16 at 32 px gives 2x2", "Try --img-size 16", "resample"),
+        then_runs("--teacher", MODEL.replace("patch_size=8", "patch_size=16"), "--img-size", "16", "--teacher-img-size", "32"),
+    ),
+    Row(
+        "conv student",
+        flags("--student", "test_resnet"),
+        2,
+        ("conv net", "proteus.patch_weight is 1", "Try --proteus.patch-weight 0"),
+        then_runs("--student", "test_resnet", "--proteus.patch-weight", "0", "--proteus.resample-tokens"),
+    ),
+    Row("student wider", flags("--student", MODEL.replace("=32", "=48")), 0, ("wider than its teacher (48 and 32",), trained),
+]
+
+WEIGHTS = [
+    Row("weights absent", flags("--teacher-weights", "no.pth"), 2, ("weight file no.pth does not exist", "random, pretrained")),
+    Row("weights a folder", lambda folder: ["--teacher-weights", str(folder)], 2, ("weight file", "random, pretrained")),
+    Row("weights without network", flags("--teacher", "vit_tiny_patch16_224", "--teacher-weights", "pretrained"), 2, ("could not be fetched", "weight file", "random")),
+    Row("weights cut short", weights(save_truncated), 2, ("teacher.pth cannot be read as plain tensors",)),
+    Row("weights a text", weights(lambda path: path.write_text("hello")), 2, ("teacher.pth cannot be read as plain tensors",)),
+    Row("weights with code", weights(save_with_code), 2, ("teacher.pth cannot be read as plain tensors", "never runs code"), no_canary),
+    Row("weights of another net", weights(save_other_architecture), 2, ("does not fit", "not in the file", "another architecture")),
+    Row("weights of another width", weights(save_other_width), 2, ("does not fit", "(1, 17, 48)", "(1, 17, 32)", "of another size")),
+    Row("weights with a prefix", weights(save_prefixed), 2, ("does not fit", "'module.encoder.'", "strip that prefix")),
+    Row("NaN in weights", weights(save_with_nan), 1, ("NonFiniteError", "step 1", "weights were not changed", "000.png", "Try")),
+]
+
+IMAGES = [
+    Row("data absent", flags("--data", "no/such"), 2, ("no/such does not exist", "nearest folder"), nothing_started),
+    Row("data a picture", lambda folder: ["--data", str(folder / "images/000.png")], 2, ("is a file", "folder of images"), nothing_started),
+    Row("data empty", only(lambda folder: None), 2, ("holds no image (0 other files)", ".jpeg"), nothing_started),
+    Row("data only texts", only(lambda folder: (folder / "a.txt").touch()), 2, ("holds no image (1 other files)", ".jpeg")),
+    Row("playground malformed", flags("--data", "playground:x"), 2, ("'playground:x'", "playground:SEED?n=COUNT")),
+    Row("playground of no number", flags("--data", "playground:\u00b2"), 2, ("playground:SEED?n=COUNT",)),
+    Row("parquet a text", only(lambda folder: None, "--data", __file__), 2, ("is a file",)),
+    Row("all broken", only(broken_pictures), 2, ("images in a row cannot be read", "not a readable", "no picture")),
+    Row("all broken, in a worker", only(broken_pictures, "--workers", "1"), 2, ("images in a row cannot be read",)),
+    Row("2 of 60 broken", sixty(3, 7), 2, ("2 of 60 images cannot be read", "limit of 1", "bad_files.jsonl", "--max-bad-share")),
+    Row("1 of 60 broken", sixty(3), 0, ("unreadable file replaced",), replaced("003.jpg", "truncated")),
+    Row("text as .jpg", image("a.jpg", lambda path: path.write_text("hello")), 0, (), replaced("a.jpg", "not a readable")),
+    Row("no bytes", image("a.jpg", Path.touch), 0, (), replaced("a.jpg", "0 bytes")),
+    Row("link to nowhere", image("a.jpg", lambda path: path.symlink_to("gone")), 0, (), replaced("a.jpg", "No such file")),
+    Row("20000 x 20000 px", image("huge.png", huge_png), 0, (), little_memory),
+    Row("a pipe", image("a.jpg", os.mkfifo), 0, (), trained),
+    Row("name in no encoding", image(os.fsdecode(b"\xff.png"), lambda path: picture().save(path)), 2, ("name", "UTF-8")),
+    Row("1 x 1 px", image("a.png", lambda path: picture(size=(1, 1)).save(path)), 0, (), trained),
+    Row("1 x 500 px", image("a.png", lambda path: picture(size=(1, 500)).save(path)), 0, (), trained),
+    Row("16-bit PNG", image("a.png", lambda path: Image.new("I;16", (9, 9), 40000).save(path)), 0, (), trained),
+    Row("CMYK JPEG", image("a.jpg", lambda path: picture().convert("CMYK").save(path)), 0, (), trained),
+    Row("greyscale", image("a.png", lambda path: picture().convert("L").save(path)), 0, (), trained),
+    Row("palette", image("a.png", lambda path: picture().convert("P").save(path, transparency=0)), 0, (), trained),
+    Row("animated GIF", image("a.gif", animated_gif), 0, (), trained),
+    Row("one image", only(lambda folder: picture().save(folder / "a.png")), 0, ("1 images", "several views of each"), trained),
+    Row(
+        "batch above the data",
+        lambda folder: ["--data", str(write_pictures(folder / "fifty", 50)), *EIGHT_STEPS],
+        0,
+        ("a batch of 64 holds several views of each of the 50 images",),
+        trained,
+    ),
+]
+
+MONITOR = [
+    Row("monitor absent", flags("--monitor", "no/such"), 2, ("no/such does not exist",), nothing_started),
+    Row("monitor unsorted", lambda folder: ["--monitor", str(folder / "images")], 2, ("without labels", "folder of its own")),
+    Row("monitor of one class", monitor(cat=10), 2, ("one class only ('cat')", "two at least")),
+    Row("monitor of 3 images", monitor(cat=2, dog=1), 2, ("2 + 1 images", "each class"), nothing_started),
+]
+
+RUN_DIRECTORY = [
+    Row("out a file", lambda folder: ["--out", str(folder / "images/000.png")], 2, ("is a file. Give a directory",)),
+    Row("out in a file", lambda folder: ["--out", str(folder / "images/000.png/run")], 2, ("cannot write", "--out")),
+    Row("out too long", lambda folder: ["--out", str(folder / ("x" * 300))], 2, ("cannot write", "name too long", "--out")),
+    Row("out in use", lambda folder: ["--out", str(folder / "images")], 2, ("not empty and holds no attar run", "new directory")),
+    Row(
+        "out of another run",
+        after_a_run(lambda out: None, "--seed", "1", "--optim.lr", "0.1"),
+        2,
+        ("seed was 0, now 1", "optim.lr was None, now 0.1", "--resume-anyway"),
+        then_runs("--seed", "1", "--optim.lr", "0.1", "--resume-anyway"),
+    ),
+    Row("run.json damaged", after_a_run(lambda out: (out / "run.json").write_text("{")), 2, ("run.json", "new --out")),
+    Row("images added", after_a_run(lambda out: picture().save(out.parent / "images/new.png")), 2, ("another data fingerprint", "new --out")),
+    Row("newest checkpoint damaged", after_a_run(damage_newest), 0, ("step-00000002 is damaged", "from step-00000001"), trained),
+    Row("all checkpoints damaged", after_a_run(damage_all), 0, ("step-00000002 is damaged", "step-00000001 is damaged", "step 1 "), trained),
+]
+
+TABLE = [*SETTINGS, *CONFIG_FILES, *MODELS, *WEIGHTS, *IMAGES, *MONITOR, *RUN_DIRECTORY]
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in TABLE])
+def test_wrong_input_is_answered_in_words(row, tmp_path, capsys):
+    write_pictures(tmp_path / "images")
+    extra = row.make(tmp_path)
+    capsys.readouterr()
+    code = main(distill_words(tmp_path, *extra))
+    out, err = capsys.readouterr()
+    assert code == row.code, err
+    assert "Traceback" not in err
+    assert "not an error attar knows" not in err
+    assert bool(err) == bool(code), err
+    for words in row.says:
+        assert words in err + ("" if code else out)
+    row.after(tmp_path)

@@ -1,0 +1,157 @@
+"""The house itself: imports go down the stairs, nothing names this or that machine, `__all__` is what we say."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "attar"
+STAIRS = [
+    {"cli"},
+    {"recipes"},
+    {"train", "evaluation", "curation", "export", "reports"},
+    {"methods"},
+    {"losses", "models", "data"},
+    {"utils"},
+    {"config", "errors", "types"},
+]
+EVERYWHERE = {"_version"}
+
+
+def level(room: str) -> int:
+    return next(number for number, step in enumerate(STAIRS) if room in step)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms a file imports, also inside functions and under TYPE_CHECKING."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules = [node.module or ""]
+            if node.module == "attar":
+                modules = [f"attar.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        else:
+            continue
+        rooms |= {module.split(".")[1] for module in modules if module.startswith("attar.")}
+    return rooms - EVERYWHERE
+
+
+def violations(room: str, imported: set[str]) -> list[str]:
+    found = [other for other in sorted(imported) if other != room and level(other) <= level(room)]
+    bottom = STAIRS[-1]
+    return [other for other in found if not (room in bottom and other == "errors")]  # everybody may raise
+
+
+FILES = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name not in ("__init__.py", "_version.py") or path.parent != PACKAGE
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_the_stairs(path: Path) -> None:
+    wrong = violations(room_of(path), imported_rooms(path))
+    assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(wrong)}: up the stairs, or on the same step"
+
+
+def test_the_walk_notices_an_import_up_the_stairs_and_sideways() -> None:
+    assert violations("losses", {"methods"}) == ["methods"]
+    assert violations("losses", {"models"}) == ["models"]
+    assert violations("train", {"reports", "utils"}) == ["reports"]
+    assert violations("methods", {"models", "losses", "utils", "types"}) == []
+
+
+def test_modules_import_each_other_without_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        name = "attar." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        graph[name] = set()
+        for node in ast.parse(path.read_text()).body:  # module level: what runs when it is imported
+            if isinstance(node, ast.ImportFrom) and node.module:
+                graph[name].add(node.module)
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name in done or name not in graph:
+            return
+        for other in graph[name]:
+            visit(other, (*path, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def tracked_files() -> list[Path]:
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout: nothing is tracked")
+    return [ROOT / name for name in listed.split("\0") if name]
+
+
+MACHINE = re.compile(
+    r"index-url|://\S*/simple/|files\.python"
+    + r"hosted|pypi\."
+    + r"org/simple|(?<![\w.~])/(?:home|Users|root|work)/\w",
+    re.I,
+)
+
+
+def test_no_tracked_file_names_a_package_index_or_a_home() -> None:
+    found = []
+    for path in tracked_files():
+        if path.suffix in (".safetensors", ".png", ".jpg") or not path.is_file() or path == Path(__file__):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if MACHINE.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
+    assert not found, "\n".join(found)
+
+
+def test_the_search_notices_what_it_looks_for() -> None:
+    assert MACHINE.search("pip install --extra-" + "index-url somewhere")
+    assert MACHINE.search("data = '/ho" + "me/someone/images'")
+    assert not MACHINE.search("https://github.com/someone/thing, ~/images, /data/work")
+
+
+def test_public_names_are_there_and_documented() -> None:
+    attar = importlib.import_module("attar")
+    assert sorted(attar.__all__) == sorted(set(attar.__all__))
+    for name in attar.__all__:
+        value = getattr(attar, name)
+        assert name == "__version__" or (value.__doc__ or "").strip(), f"attar.{name} has no docstring"
+
+
+def test_every_public_function_and_class_has_a_docstring() -> None:
+    bare = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if (
+                isinstance(node, ast.FunctionDef | ast.ClassDef)
+                and not node.name.startswith("_")
+                and not ast.get_docstring(node)
+            ):
+                bare.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert not bare, "\n".join(bare)
+
+
+def test_constraints_pin_versions_and_hold_no_address() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert len(lines) > 20
+    assert all(re.fullmatch(r"[\w.\-]+==[\w.\-+!]+", line) for line in lines if line and not line.startswith("#"))

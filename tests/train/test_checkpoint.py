@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from attar.config import OptimConfig, ProteusConfig
+from attar.errors import CheckpointError
+from attar.methods.proteus import ProteusLearner
+from attar.models import load_backbone
+from attar.train import TrainState, build_state, load_checkpoint, save_checkpoint
+
+IDENTITY = {"run_id": "a", "data_fingerprint": "b"}
+
+
+def new_state(seed: int = 0, dim: int = 32) -> TrainState:
+    reference = f"vit_tiny_patch16_224?patch_size=8&embed_dim={dim}&depth=1&num_heads=2"
+    student = load_backbone(reference, weights="random", img_size=16, seed=seed)
+    return build_state(ProteusLearner(student, 16, ProteusConfig()), student, OptimConfig())
+
+
+def saved(folder: Path, *steps: int, keep: int = 9) -> TrainState:
+    state = new_state()
+    for step in steps:
+        state.step = step
+        state.notes = {"best": {"step": step}}
+        with torch.no_grad():
+            state.learner.mask_token.fill_(float(step))  # type: ignore[operator, union-attr]
+        save_checkpoint(folder, state, IDENTITY, keep=keep)
+    return state
+
+
+def loaded_step(folder: Path) -> int:
+    state = new_state(seed=1)
+    load_checkpoint(folder, state, IDENTITY)
+    if state.step:
+        assert float(state.learner.mask_token.detach().mean()) == state.step  # type: ignore[operator, union-attr]
+        assert state.notes == {"best": {"step": state.step}}
+    return state.step
+
+
+def test_newest_by_number_wins(tmp_path: Path) -> None:
+    # catches order by name of unpadded numbers and by file time
+    saved(tmp_path, 100, 9, 20)
+    assert loaded_step(tmp_path) == 100
+
+
+def test_older_ones_go_only_beyond_keep(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2, 3, 4, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path, new_state(), IDENTITY) is None
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damage_anywhere_is_noticed_and_the_older_one_used(tmp_path: Path, name: str, damage: str) -> None:
+    saved(tmp_path, 1, 2)
+    path = tmp_path / "step-00000002" / name
+    content = bytearray(path.read_bytes())
+    if damage == "remove":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 0x10  # one bit
+        path.write_bytes(bytes(content))
+    assert loaded_step(tmp_path) == 1
+
+
+def test_half_written_folder_is_not_seen(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000002.abc")
+    assert loaded_step(tmp_path) == 1
+
+
+def test_checkpoint_of_other_data_or_another_run_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="data fingerprint"):
+        load_checkpoint(tmp_path, new_state(), IDENTITY | {"data_fingerprint": "other"})
+    with pytest.raises(CheckpointError, match="run id"):
+        load_checkpoint(tmp_path, new_state(), IDENTITY | {"run_id": "other"})
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_checkpoint(tmp_path, new_state(dim=64), IDENTITY)
+
+
+def test_saving_again_at_the_same_step_keeps_the_complete_one(tmp_path: Path) -> None:
+    state = saved(tmp_path, 5)
+    before = (tmp_path / "step-00000005" / "manifest.json").stat().st_mtime_ns
+    save_checkpoint(tmp_path, state, IDENTITY, keep=2)
+    assert (tmp_path / "step-00000005" / "manifest.json").stat().st_mtime_ns == before

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from attar.config import OptimConfig, ProteusConfig
+from attar.methods.proteus import ProteusLearner
+from attar.models import load_backbone
+from attar.train import TrainState, build_state
+
+TINY = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=1&num_heads=2&init_values=1.0"
+
+
+def state_of(config: OptimConfig = OptimConfig(), reference: str = TINY, img_size: int = 32) -> TrainState:  # noqa: B008
+    student = load_backbone(reference, weights="random", img_size=img_size)
+    return build_state(ProteusLearner(student, 48, ProteusConfig()), student, config)
+
+
+def test_decay_falls_on_tensors_of_two_or_more_dimensions() -> None:
+    # oracle 6.10; catches DeiT's exclusion of class token and position table, and decay on LayerScale
+    state = state_of(reference="vit_small_patch14_dinov2?init_values=1.0&depth=2", img_size=224)
+    names = {id(p): name for name, p in state.learner.named_parameters()}
+    decays = {names[id(p)]: group["weight_decay"] for group in state.optimizer.param_groups for p in group["params"]}
+    assert len(decays) == len(names)
+    for name, parameter in state.learner.named_parameters():
+        assert decays[name] == (0.05 if parameter.ndim >= 2 else 0.0), name
+    assert decays["student.model.cls_token"] == decays["student.model.pos_embed"] == decays["mask_token"] == 0.05
+    assert decays["student.model.blocks.0.ls1.gamma"] == 0.0
+
+
+def follow(config: OptimConfig, updates: int) -> float:
+    """What is left of the initial weight in the average after the student jumped to zero."""
+    state = state_of(config)
+    assert state.ema is not None
+    assert state.ema_student is not None
+    student: nn.Module = state.learner.student  # type: ignore[assignment]
+    parameter = student.model.cls_token  # type: ignore[union-attr]
+    average = state.ema_student.model.cls_token
+    with torch.no_grad():
+        average.fill_(1.0)  # type: ignore[union-attr, operator]
+        parameter.zero_()  # type: ignore[union-attr, operator]
+    for state.step in range(1, updates + 1):
+        state.average(student)  # type: ignore[arg-type]
+    return float(average.detach().mean())  # type: ignore[union-attr, operator]
+
+
+def test_average_without_warmup_forgets_at_the_papers_rate() -> None:
+    # oracle 6.9; catches an update by (1 - decay) of the wrong side and a warm-up that is on in paper mode
+    left = follow(OptimConfig(ema_warmup=False), 200)
+    assert left == pytest.approx(0.99996**200, rel=1e-4)
+    rate = left ** (1 / 200)
+    assert math.log(0.5) / math.log(rate) == pytest.approx(17_328, rel=5e-3)
+    residue = 0.99996**375_300
+    assert residue == pytest.approx(3.02e-7, rel=2e-3)
+
+
+def test_average_with_warmup_follows_a_short_run() -> None:
+    assert follow(OptimConfig(ema_warmup=True), 50) < 0.2
+
+
+def test_average_can_be_switched_off() -> None:
+    assert state_of(OptimConfig(ema_decay=0.0)).ema is None
+
+
+def step_once(state: TrainState, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in state.learner.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    for group in state.optimizer.param_groups:
+        group["lr"] = 1e-3
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.step += 1
+    state.average(state.learner.student)  # type: ignore[arg-type]
+
+
+def test_state_taken_over_from_tensors_goes_on_bit_for_bit() -> None:
+    first, second = state_of(), state_of(reference=TINY.replace("init_values=1.0", "init_values=0.5"))
+    for seed in range(3):
+        step_once(first, seed)
+    second.load_tensors({name: value.clone() for name, value in first.tensors().items()})
+    second.step = first.step
+    for seed in range(3, 6):
+        step_once(first, seed)
+        step_once(second, seed)
+    for name, value in first.tensors().items():
+        assert torch.equal(value, second.tensors()[name]), name
+
+
+def test_tensors_hold_learner_optimizer_and_average_and_no_teacher() -> None:
+    state = state_of()
+    step_once(state, 0)
+    rooms = {name.split("/")[0] for name in state.tensors()}
+    assert rooms == {"learner", "optimizer", "ema"}
+    assert any("exp_avg_sq" in name for name in state.tensors())
