@@ -1,44 +1,56 @@
 """The sorted index of an image folder: an Arrow file in the cache, memory-mapped, checked by folder times.
 
-Memory does not grow with the number of images, and a second start reads one number per folder, not per file.
+Memory does not grow with the number of images, and a second start looks at each folder once and at no file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from attar.errors import DataError
-from attar.utils.io import cache_dir, new_folder, read_json, write_json
-from attar.utils.progress import console
+from attar.utils.io import cache_dir, new_folder, read_json, sha256_file, write_json
+from attar.utils.progress import counting
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _ROWS = 65_536  # paths per Arrow batch: a few megabytes
-_FORMAT = 1  # raise when the layout of the cached files changes
+_FORMAT = 2  # raise when the layout of the cached files changes
+_SETTLED_NS = 2_000_000_000  # no file system in use has coarser times
 
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """Paths of all images below a folder, in sorted order.
+    """Paths of all images below a folder: the folder's own in sorted order, then those of each subfolder in turn.
 
     Attributes:
         root: The folder.
-        paths: Memory-mapped column of paths relative to `root`, with forward slashes.
+        paths: Memory-mapped column of paths relative to `root`, as bytes, with forward slashes.
         fingerprint: SHA-256 over the paths in order; two runs with equal fingerprints see equal rows.
-        ignored: Files below the folder that are no images by their name.
+        ignored: Files below the folder that were left out: hidden ones, and those that are no images by their name.
     """
 
     root: Path
     paths: pa.ChunkedArray
     fingerprint: str
     ignored: int
+
+    def __reduce__(self) -> tuple[Callable[..., FolderIndex], tuple[Path, str]]:
+        return _reopen, (self.root, self.fingerprint)
+
+    def path(self, row: int) -> Path:
+        """Where the image of a row lies."""
+        return self.root / os.fsdecode(self.paths[row].as_py())
+
+    def name(self, row: int) -> str:
+        """The row's path below `root`, as text that can be printed."""
+        return printable(self.paths[row].as_py())
 
 
 def folder_index(root: Path, *, reindex: bool = False) -> FolderIndex:
@@ -51,106 +63,174 @@ def folder_index(root: Path, *, reindex: bool = False) -> FolderIndex:
     Raises:
         DataError: If the folder does not exist, cannot be listed or holds no image.
     """
-    root = root.expanduser().resolve()
+    root = local_path(root)
     if not root.is_dir():
         raise DataError(f"image folder {root} does not exist." + _nearest_parent(root))
-    cached = cache_dir() / "index" / hashlib.sha256(f"{_FORMAT}:{root}".encode()).hexdigest()[:24]
-    if reindex or not _is_current(cached, root):
+    cached = _cached(root)
+    index = None if reindex or not _is_current(cached, root) else _open(cached, root)
+    if index is None:
         _build(root, cached)
-    return _open(cached, root)
-
-
-def _open(cached: Path, root: Path) -> FolderIndex:
-    about = read_json(cached / "about.json")
-    if about["images"] == 0:
+        index = _open(cached, root)
+    if index is None:
+        raise DataError(f"the index of {root} cannot be read back from {cached}. Check that disk.")
+    if len(index.paths) == 0:
         raise DataError(
-            f"folder {root} holds no image ({about['ignored']:,} other files)."
+            f"folder {root} holds no image ({index.ignored:,} other files)."
             f" Known endings: {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
-    table = pa.ipc.open_file(pa.memory_map(str(cached / "paths.arrow"))).read_all()
-    return FolderIndex(root, table["path"], about["fingerprint"], about["ignored"])
+    return index
+
+
+def local_path(reference: str | Path) -> Path:
+    """The absolute path that a reference means, which need not exist.
+
+    Raises:
+        DataError: If it cannot be looked at: a home that nobody has, no permission, a link to itself.
+    """
+    try:
+        path = Path(reference).expanduser().resolve()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{reference} cannot be opened: {reason}. Check its name and permissions.") from None
+    return path
+
+
+def printable(name: bytes) -> str:
+    """A file's name for messages: line breaks, control characters and bytes that are no text become escapes."""
+    text = os.fsdecode(name)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cached(root: Path) -> Path:
+    return cache_dir() / "index" / hashlib.sha256(b"%d:%b" % (_FORMAT, os.fsencode(root))).hexdigest()[:24]
+
+
+def _open(cached: Path, root: Path) -> FolderIndex | None:
+    """The index as it was written; None if it is not there or not whole."""
+    try:
+        about = read_json(cached / "about.json")
+        if sha256_file(cached / "paths.arrow") != about["sha256"]:
+            return None
+        table = pa.ipc.open_file(pa.memory_map(str(cached / "paths.arrow"))).read_all()
+        return FolderIndex(root, table["path"], about["fingerprint"], about["ignored"])
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+
+
+def _reopen(root: Path, fingerprint: str) -> FolderIndex:
+    """The same index in a loader's worker, whatever the folder's times say by now."""
+    index = _open(_cached(root), root)
+    if index is None or index.fingerprint != fingerprint:
+        raise DataError(f"folder {root} was indexed anew, with other images, while this run read it. Start it again.")
+    return index
 
 
 def _is_current(cached: Path, root: Path) -> bool:
-    """Whether every indexed folder still has the time it had: adding, removing or renaming a file changes it."""
+    """Whether every indexed folder still has the times it had: adding, removing or renaming a file changes them."""
     try:
         folders = pa.ipc.open_file(pa.memory_map(str(cached / "folders.arrow")))
         for number in range(folders.num_record_batches):
-            batch = folders.get_batch(number)
-            for name, mtime in zip(batch["folder"].to_pylist(), batch["mtime_ns"].to_pylist(), strict=True):
-                if os.stat(root / name).st_mtime_ns != mtime:
+            for row in folders.get_batch(number).to_pylist():
+                status = (root / os.fsdecode(row["folder"])).stat()
+                if (status.st_mtime_ns, status.st_ctime_ns) != (row["mtime_ns"], row["ctime_ns"]):
                     return False
-        return (cached / "about.json").is_file()
-    except (OSError, pa.ArrowInvalid, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return False
+    return True
 
 
 def _build(root: Path, cached: Path) -> None:
     digest = hashlib.sha256()
     images = ignored = 0
-    started = last = time.monotonic()
-    with new_folder(cached) as folder:
-        paths = _ArrowFile(folder / "paths.arrow", {"path": pa.large_string()})
-        folders = _ArrowFile(folder / "folders.arrow", {"folder": pa.large_string(), "mtime_ns": pa.int64()})
-        for relative, mtime, names, others in _walk(root):
-            folders.append(relative, mtime)
-            ignored += others
-            for name in names:
-                path = f"{relative}/{name}" if relative else name
-                digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
+    with new_folder(cached) as folder, counting(f"indexing {printable(os.fsencode(root.name))}", unit="images") as show:
+        paths = _ArrowFile(folder / "paths.arrow", {"path": pa.large_binary()})
+        times = {"mtime_ns": pa.int64(), "ctime_ns": pa.int64()}
+        folders = _ArrowFile(folder / "folders.arrow", {"folder": pa.large_binary(), **times})
+        for listed in _walk(root):
+            folders.append(os.fsencode(listed.relative), listed.mtime_ns, listed.ctime_ns)
+            for name in listed.images:
+                path = os.fsencode(_join(listed.relative, name))
+                digest.update(path + b"\0")
                 paths.append(path)
-                images += 1
-            now = time.monotonic()
-            if now - started > 2 and now - last > (0.2 if console.is_terminal else 10):
-                last = now
-                end = "\r" if console.is_terminal else "\n"
-                rate = images / (now - started)
-                print(f"  indexing {root.name}  {images:,} images  {rate:,.0f}/s", end=end, file=sys.stdout, flush=True)
+            images, ignored = images + len(listed.images), ignored + listed.others
+            show(images)
         paths.close()
         folders.close()
         about = {"root": str(root), "images": images, "ignored": ignored, "fingerprint": digest.hexdigest()}
-        write_json(folder / "about.json", about)
+        write_json(folder / "about.json", {**about, "sha256": sha256_file(folder / "paths.arrow")})
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int, list[str], int]]:
-    """Depth first in sorted order: (folder relative to root, its mtime, image names, number of other files)."""
+class _Listed(NamedTuple):
+    """One folder: where it is below the root, its times, the names of its images, how many other files it has."""
+
+    relative: str
+    mtime_ns: int
+    ctime_ns: int
+    images: list[str]
+    others: int
+
+
+def _walk(root: Path) -> Iterator[_Listed]:
+    """Depth first in sorted order, each folder once however many links lead to it."""
     stack = [""]
     visited: set[tuple[int, int]] = set()
     while stack:
         relative = stack.pop()
         try:
-            status = os.stat(root / relative)
-            if (status.st_dev, status.st_ino) in visited:  # a symbolic link back up
+            status = (root / relative).stat()
+            if (status.st_dev, status.st_ino) in visited:  # a symbolic link back up, or to a folder seen already
                 continue
             visited.add((status.st_dev, status.st_ino))
-            names, folders, others = _list(root / relative)
+            # Another file may come within the same tick of the clock and leave the time as it is: such a time proves
+            # nothing, so it is not kept. The change time tells when an archive was unpacked with its old times.
+            settled = abs(time.time_ns() - status.st_mtime_ns) > _SETTLED_NS
+            images, folders, others = _list(root / relative)
         except OSError as error:
             raise DataError(
                 f"folder {root / relative} cannot be listed: {error.strerror}. Check its permissions."
             ) from None
-        stack.extend(f"{relative}/{name}" if relative else name for name in sorted(folders, reverse=True))
-        yield relative, status.st_mtime_ns, sorted(names), others
+        stack.extend(_join(relative, name) for name in sorted(folders, reverse=True))
+        yield _Listed(relative, status.st_mtime_ns if settled else -1, status.st_ctime_ns, sorted(images), others)
 
 
 def _list(folder: Path) -> tuple[list[str], list[str], int]:
-    names, folders, others = [], [], 0
+    images, folders, others = [], [], 0
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                names.append(entry.name)
+            name = entry.name
+            if _is_folder(entry):
+                if not name.startswith("."):
+                    folders.append(name)
+            elif not name.startswith(".") and name[name.rfind(".") :].lower() in IMAGE_SUFFIXES and _is_file(entry):
+                images.append(name)
             else:
                 others += 1
-    return names, folders, others
+    return images, folders, others
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that may not be entered
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether reading makes sense: no pipe or socket. A broken link keeps its row, and is reported when it is read."""
+    return entry.is_symlink() or entry.is_file()
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 class _ArrowFile:
     """Rows into an Arrow file, batch by batch."""
 
-    def __init__(self, path: Path, columns: dict[str, pa.DataType]) -> None:
+    def __init__(self, path: Path, columns: dict[str, Any]) -> None:
         self.schema = pa.schema(list(columns.items()))
         self.writer = pa.ipc.new_file(str(path), self.schema)
         self.rows: list[tuple[object, ...]] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from attar.data.index import local_path
 from attar.data.sources import Labels, Source, open_source
 from attar.errors import DataError
 from attar.utils.seeding import numpy_generator
@@ -49,15 +50,13 @@ def open_labelled(reference: str, *, seed: int, reindex: bool = False) -> tuple[
     Raises:
         DataError: If there are no labels, one class only, or the two parts have different classes.
     """
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        parts = _given_split(path)
-        if parts is not None:
-            train, test = (_all_rows(str(part), reindex) for part in parts)
-            if train.class_names != test.class_names:
-                odd = sorted(set(train.class_names) ^ set(test.class_names))
-                raise DataError(f"{parts[0]} and {parts[1]} have different classes, such as {', '.join(odd[:5])}.")
-            return train, test
+    parts = _given_split(local_path(reference))
+    if parts is not None:
+        train, test = (_all_rows(str(part), reindex) for part in parts)
+        if train.class_names != test.class_names:
+            odd = sorted(set(train.class_names) ^ set(test.class_names))
+            raise DataError(f"{parts[0]} and {parts[1]} have different classes, such as {', '.join(odd[:5])}.")
+        return train, test
     everything = _all_rows(reference, reindex)
     is_test = _half_of_each_class(everything.labels, seed)
     return everything.take(np.flatnonzero(~is_test)), everything.take(np.flatnonzero(is_test))
@@ -76,7 +75,10 @@ def _all_rows(reference: str, reindex: bool) -> Labelled:
     source = open_source(reference, reindex=reindex)
     found = source.labels()
     if found is None:
-        raise DataError(f"{reference} holds images without labels. Put each class into a folder of its own.")
+        raise DataError(
+            f"{reference} holds images without labels. Put each class into a folder of its own,"
+            " or give a Parquet file a column 'label' of whole numbers or names."
+        )
     labels, names = found
     if len(np.unique(labels)) < 2:
         raise DataError(f"{reference} holds one class only ('{names[int(labels[0])]}'). k-NN needs two at least.")

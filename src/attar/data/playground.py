@@ -111,8 +111,8 @@ def _heart(u: Array, v: Array) -> Array:
 
 
 def _arrow(u: Array, v: Array) -> Array:
-    head = np.maximum(np.abs(u) - (v + 0.95) * 0.85, v - 0.05) * 0.75
-    return np.minimum(head, _box(u, v - 0.45, 0.25, 0.5))
+    head: Array = np.maximum(np.abs(u) - (v + 0.95) * 0.85, v - 0.05) * 0.75
+    return np.asarray(np.minimum(head, _box(u, v - 0.45, 0.25, 0.5)))
 
 
 def _ell(u: Array, v: Array) -> Array:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from attar.data.index import folder_index
+from attar.data.index import folder_index, local_path, printable
+from attar.data.parquet import parquet_rows
 from attar.data.playground import CLASS_NAMES, render_scene
 from attar.errors import DataError, DecodeError
-from attar.utils.io import cache_dir, new_folder
 
 Labels = NDArray[np.int64]
+_PLAYGROUND = re.compile(r"playground(?::(\d+)(?:\?n=(\d+))?)?", re.ASCII)
 
 
 class Source(Protocol):
@@ -52,7 +53,7 @@ def open_source(reference: str, *, reindex: bool = False) -> Source:
     """
     if reference == "playground" or reference.startswith("playground:"):
         return PlaygroundSource.parse(reference)
-    path = Path(reference).expanduser()
+    path = local_path(reference)
     if path.suffix == ".parquet" and path.is_file():
         return ParquetSource(path)
     if path.is_file():
@@ -73,17 +74,14 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._index.paths)
 
-    def __reduce__(self) -> tuple[type[FolderSource], tuple[Path]]:
-        return FolderSource, (self.root,)
-
     def name(self, row: int) -> str:
         """The row's path below the folder."""
-        return str(self._index.paths[row].as_py())
+        return self._index.name(row)
 
     def read(self, row: int) -> bytes:
         """Bytes of the file."""
         try:
-            return (self.root / self.name(row)).read_bytes()
+            return self._index.path(row).read_bytes()
         except OSError as error:
             raise DecodeError(f"{self.name(row)}: cannot be read ({error.strerror}).") from None
 
@@ -92,37 +90,21 @@ class FolderSource:
         parts = pc.split_pattern(self._index.paths, "/", max_splits=1)
         if pc.min(pc.list_value_length(parts)).as_py() < 2:
             return None
-        names = pc.list_element(parts, 0).combine_chunks().dictionary_encode()
-        order = np.argsort(np.asarray(names.dictionary.to_pylist(), dtype=object))
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        classes = names.dictionary.to_pylist()
-        return rank[names.indices.to_numpy(zero_copy_only=False)], [str(classes[i]) for i in order]
+        folders = pc.list_element(parts, 0).combine_chunks().dictionary_encode()
+        names = [printable(name) for name in folders.dictionary.to_pylist()]  # sorted, since the index is
+        return folders.indices.to_numpy(zero_copy_only=False).astype(np.int64), names
 
 
 class ParquetSource:
-    """A Parquet file with an `image` column (bytes, or Hugging Face's {bytes, path}) and perhaps a `label` column.
-
-    Parquet has no random access to rows, so the file is copied once into the cache as Arrow, which has.
-    """
+    """A Parquet file with an `image` column (bytes, or Hugging Face's {bytes, path}) and perhaps a `label` column."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.resolve()
-        status = self.path.stat()
-        key = f"{self.path}:{status.st_size}:{status.st_mtime_ns}"
-        self.fingerprint = hashlib.sha256(key.encode()).hexdigest()
-        cached = cache_dir() / "parquet" / self.fingerprint[:24]
-        if not (cached / "rows.arrow").is_file():
-            _parquet_to_arrow(self.path, cached)
-        self._table = pa.ipc.open_file(pa.memory_map(str(cached / "rows.arrow"))).read_all()
-        if len(self._table) == 0:
-            raise DataError(f"Parquet file {path} holds no rows.")
+        self._rows = parquet_rows(local_path(path))
+        self.path = self._rows.path
+        self.fingerprint = self._rows.fingerprint
 
     def __len__(self) -> int:
-        return len(self._table)
-
-    def __reduce__(self) -> tuple[type[ParquetSource], tuple[Path]]:
-        return ParquetSource, (self.path,)
+        return len(self._rows.table)
 
     def name(self, row: int) -> str:
         """File name and row."""
@@ -130,17 +112,25 @@ class ParquetSource:
 
     def read(self, row: int) -> bytes:
         """Encoded bytes of the row's image."""
-        value = self._table["image"][row].as_py()
+        value = self._rows.table["image"][row].as_py()
         if value is None:
             raise DecodeError(f"{self.name(row)}: the row has no image.")
         return bytes(value)
 
     def labels(self) -> tuple[Labels, list[str]] | None:
-        """The `label` column as it is; class names are the numbers."""
-        if "label" not in self._table.column_names:
+        """The distinct values of the `label` column are the classes, in order; None without the column.
+
+        Raises:
+            DataError: If a row has no label, or a negative one, which is how unlabelled rows are marked.
+        """
+        if "label" not in self._rows.table.column_names:
             return None
-        labels = self._table["label"].to_numpy().astype(np.int64)
-        return labels, [str(i) for i in range(int(labels.max()) + 1)]
+        column = self._rows.table["label"]
+        missing = pc.less(column, 0).fill_null(True) if pa.types.is_integer(column.type) else pc.is_null(column)
+        if (row := pc.index(missing, True).as_py()) >= 0:
+            raise DataError(f"{self.name(row)} has no label ({column[row].as_py()}). Take such rows out of the file.")
+        values, labels = np.unique(column.to_numpy(), return_inverse=True)
+        return labels.astype(np.int64), [str(value) for value in values]
 
 
 class PlaygroundSource:
@@ -153,11 +143,11 @@ class PlaygroundSource:
     @classmethod
     def parse(cls, reference: str) -> PlaygroundSource:
         """Read `playground`, `playground:SEED` or `playground:SEED?n=COUNT`."""
-        words, _, query = reference.removeprefix("playground").removeprefix(":").partition("?")
-        count = query.removeprefix("n=") if query else "10000"
-        if not (words or "0").isdigit() or not count.isdigit() or int(count) == 0:
-            raise DataError(f"'{reference}' must look like playground:SEED?n=COUNT, both whole numbers.")
-        return cls(int(words or 0), int(count))
+        match = _PLAYGROUND.fullmatch(reference)
+        seed, count = (int(match[1] or 0), int(match[2] or 10000)) if match else (0, 0)
+        if count == 0:
+            raise DataError(f"'{reference}' must look like playground:SEED?n=COUNT, both whole numbers, COUNT at least 1.")
+        return cls(seed, count)
 
     def __len__(self) -> int:
         return self.count
@@ -173,25 +163,3 @@ class PlaygroundSource:
     def labels(self) -> tuple[Labels, list[str]]:
         """Shape classes."""
         return np.arange(self.count, dtype=np.int64) % len(CLASS_NAMES), list(CLASS_NAMES)
-
-
-def _parquet_to_arrow(path: Path, cached: Path) -> None:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file ({str(error).splitlines()[0]}).") from None
-    columns = [name for name in ("image", "label") if name in file.schema_arrow.names]
-    if "image" not in columns:
-        raise DataError(f"{path} has no column 'image'; it has {', '.join(file.schema_arrow.names)}.")
-    schema = pa.schema([(name, pa.large_binary() if name == "image" else pa.int64()) for name in columns])
-    with new_folder(cached) as folder, pa.ipc.new_file(str(folder / "rows.arrow"), schema) as writer:
-        for batch in file.iter_batches(batch_size=1024, columns=columns):
-            writer.write_batch(pa.record_batch([_plain_column(batch[name], name) for name in columns], schema=schema))
-
-
-def _plain_column(column: pa.Array, name: str) -> Any:
-    if name == "label":
-        return column.cast(pa.int64())
-    if pa.types.is_struct(column.type):
-        column = pc.struct_field(column, "bytes")
-    return column.cast(pa.large_binary())

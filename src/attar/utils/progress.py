@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from attar.utils.io import storage_errors
 from attar.utils.signals import stop_if_requested
@@ -59,6 +61,37 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str) -> Ite
                 last_line = now
                 left = duration((total - done) * (now - started) / done)
                 print(f"  {description}  {done:,}/{total:,}  {rate}  eta {left}", file=sys.stdout, flush=True)
+
+
+@contextlib.contextmanager
+def counting(description: str, *, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes the number done so far, where nobody knows the total; shows and stops as `track`.
+
+    Args:
+        description: Two or three words, such as `"indexing train"`.
+        unit: What is counted, in the plural, such as `"images"`.
+    """
+    started = last_line = time.monotonic()
+    spinner = console.status("")
+
+    def show(done: int) -> None:
+        nonlocal last_line
+        stop_if_requested(description)
+        now = time.monotonic()
+        if now - started < 2:
+            return
+        line = f"  {description}  {done:,} {unit}  {done / (now - started):,.0f} {unit}/s"
+        if console.is_terminal:
+            spinner.update(Text(line))
+            spinner.start()
+        elif now - last_line > 10:
+            last_line = now
+            print(line, file=sys.stdout, flush=True)
+
+    try:
+        yield show
+    finally:
+        spinner.stop()
 
 
 def duration(seconds: float) -> str:

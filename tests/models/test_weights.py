@@ -1,0 +1,177 @@
+"""Weight files that do not fit or cannot be read: one clear sentence that names the key or the reason."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from official_dinov2 import State, random_state
+from safetensors.torch import save_file
+from torch import nn
+
+from attar.errors import WeightsError
+from attar.models import load_backbone
+from attar.models.weights import load_weights, read_state_dict
+
+NAME = "vit_small_patch14_dinov2?depth=2&embed_dim=48&num_heads=3"
+
+
+def rename(state: State, old: str, new: str) -> State:
+    return {new if key == old else key: value for key, value in state.items()}
+
+
+def without(state: State, key: str) -> State:
+    return {name: value for name, value in state.items() if name != key}
+
+
+WRONG: dict[str, tuple[Callable[[State], State], list[str]]] = {
+    "renamed": (
+        lambda s: rename(s, "blocks.1.norm2.weight", "blocks.1.norm_2.weight"),
+        ["not in the file: blocks.1.norm2.weight", "'blocks.1.norm_2.weight' may be 'blocks.1.norm2.weight'"],
+    ),
+    "renamed class token": (
+        lambda s: rename(s, "cls_token", "class_token"),
+        ["not in the file: cls_token", "'class_token' may be 'cls_token'"],
+    ),
+    "missing": (lambda s: without(s, "blocks.1.attn.proj.bias"), ["not in the file: blocks.1.attn.proj.bias"]),
+    "missing positions": (lambda s: without(s, "pos_embed"), ["not in the file: pos_embed"]),
+    "misshapen": (
+        lambda s: s | {"blocks.0.mlp.fc1.weight": torch.zeros(191, 48)},
+        ["blocks.0.mlp.fc1.weight is (191, 48), the model has (192, 48)", "another size"],
+    ),
+    "misshapen positions": (
+        lambda s: s | {"pos_embed": torch.zeros(1, 1369, 48)},
+        ["pos_embed is (1, 1369, 48), the model has (1, 26, 48)"],
+    ),
+    "whole numbers": (
+        lambda s: s | {"norm.bias": torch.zeros(48, dtype=torch.int8)},
+        ["norm.bias is (48,) of torch.int8, the model has (48,)"],
+    ),
+    "prefixed": (
+        lambda s: {f"module.{key}": value for key, value in s.items()},
+        ["Every key starts with 'module.': strip that prefix"],
+    ),
+    "extra": (lambda s: s | {"dino_head.weight": torch.zeros(3)}, ["not in the model: dino_head.weight"]),
+    "registers": (
+        lambda s: s | {"register_tokens": torch.zeros(1, 4, 48)},
+        ["not in the model: reg_token", "(layout dinov2+registers"],
+    ),
+    "deeper": (lambda s: s | random_state(dim=48, depth=3), ["not in the model: blocks.2.norm1.weight", "and 8 more"]),
+    "wider": (lambda s: random_state(dim=96), ["cls_token is (1, 1, 96), the model has (1, 1, 48)", "and 24 more"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_file_that_does_not_fit_is_refused_with_its_keys(case, tmp_path):
+    change, needles = WRONG[case]
+    file = tmp_path / "official.pth"
+    torch.save(change(random_state(dim=48)), file)
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(NAME, weights=file, img_size=70)
+    for needle in [str(file), *needles]:
+        assert needle in str(caught.value)
+
+
+def test_registers_missing_from_the_file_are_named(tmp_path):
+    torch.save(random_state(dim=48), tmp_path / "official.pth")
+    name = "vit_small_patch14_reg4_dinov2?depth=2&embed_dim=48&num_heads=3"
+    with pytest.raises(WeightsError, match="not in the file: reg_token") as caught:
+        load_backbone(name, weights=tmp_path / "official.pth", img_size=70)
+    assert "pos_embed is (1, 1370, 48), the model has (1, 25, 48)" in str(caught.value)
+
+
+def test_a_refused_file_leaves_the_model_as_it_was(tmp_path):
+    model = nn.Linear(2, 2)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.save({"weight": torch.zeros(2, 2)}, tmp_path / "half.pth")
+    with pytest.raises(WeightsError, match="not in the file: bias"):
+        load_weights(model, tmp_path / "half.pth")
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_no_prefix_is_suggested_when_only_some_keys_have_it(tmp_path):
+    state = random_state(dim=48)
+    torch.save(rename(state, "norm.weight", "head.norm.weight") | {"extra": torch.zeros(1)}, tmp_path / "official.pth")
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(NAME, weights=tmp_path / "official.pth", img_size=70)
+    assert "Every key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_cut_file_is_an_error(suffix, share, tmp_path):
+    file, state = tmp_path / f"cut{suffix}", random_state(dim=48)
+    torch.save(state, file) if suffix == ".pth" else save_file(state, file)
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(WeightsError, match=re.escape(str(file))) as caught:
+        read_state_dict(file)
+    assert ("is empty" if share == 0 else "cut short") in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_text_file_is_an_error(suffix, tmp_path):
+    file = tmp_path / f"page{suffix}"
+    file.write_text("<html>404: no such file</html>\n" * 20)
+    with pytest.raises(WeightsError, match="cannot be read as plain tensors"):
+        read_state_dict(file)
+
+
+class Command:
+    """Unpickling it makes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_code_in_a_checkpoint_does_not_run(how, tmp_path):
+    trace, file = tmp_path / "it-ran", tmp_path / "trap.pth"
+    trap = {**random_state(dim=48), "extra": Command(trace)}
+    if how == "torch":
+        torch.save(trap, file)
+    else:
+        file.write_bytes(pickle.dumps(trap))
+    with pytest.raises(WeightsError, match="never runs"):
+        load_backbone(NAME, weights=file, img_size=70)
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(trap["extra"]))
+    assert trace.exists()  # the trap was armed
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "holds no state dicts: its top level has nothing"),
+        ({"epoch": 3, "optimizer": {}}, "its top level has epoch, optimizer. Expected tensors, or one of model"),
+        ({"model": {"w": torch.zeros(1)}, "teacher": {"w": torch.ones(1)}}, "holds 2 state dicts"),
+        ({"weight": torch.zeros(2), "epoch": 3}, "holds epoch among its tensors"),
+        (torch.zeros(3), "holds a Tensor, not a dictionary"),
+    ],
+)
+def test_a_checkpoint_without_one_state_dict_says_what_it_has(content, message, tmp_path):
+    torch.save(content, tmp_path / "checkpoint.pth")
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        read_state_dict(tmp_path / "checkpoint.pth")
+
+
+def test_a_missing_file_names_the_choices(tmp_path):
+    with pytest.raises(WeightsError, match="does not exist. Give random, pretrained or the path of a file"):
+        load_backbone(NAME, weights=tmp_path / "typo.pth", img_size=70)
+
+
+def test_a_classifier_in_the_file_is_explained_and_left_out(tmp_path):
+    model = timm.create_model("resnet10t", num_classes=5)
+    torch.save(model.state_dict(), tmp_path / "resnet.pth")
+    backbone = load_backbone("resnet10t", weights=tmp_path / "resnet.pth", img_size=64)
+    assert dict(backbone.source.explained).keys() == {"fc.weight", "fc.bias"}
+    pixels = torch.rand(1, 3, 64, 64)
+    logits = model.eval()((pixels - backbone.mean) / backbone.std)
+    assert torch.allclose(model.fc(backbone.tokens(pixels).cls), logits, atol=1e-5)
