@@ -41,7 +41,7 @@ def environment(**changes):
     return os.environ | {"PYTHONPATH": str(Path(attar.__file__).parents[1])} | changes
 
 
-def attar_process(*words, **options):
-    """Run `python -m attar.cli` to its end and hand back the finished process, its output as text."""
-    command = [sys.executable, "-m", "attar.cli", *words]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False, **options)
+def attar_process(*words, before=(), **changes):
+    """Run `python -m attar.cli` to its end, behind the command `before`, with `changes` of the environment."""
+    command = [*before, sys.executable, "-m", "attar.cli", *words]
+    return subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=120, check=False)

@@ -5,7 +5,6 @@ One row of the table is one wrong input. `make` builds it in a fresh folder, whi
 are inputs that must be survived; `after` says what must be true then.
 """
 
-import contextlib
 import json
 import os
 import pickle
@@ -20,19 +19,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from PIL import Image
-from small_runs import MODEL, attar_process, distill_words, environment, picture, write_pictures
 
 from attar.cli import main
+from attar.methods import Proteus
 from attar.models import load_backbone
+from small_runs import MODEL, attar_process, distill_words, environment, picture, write_pictures
 
-TEN_IN_CLASSES = 10
-EIGHT_STEPS = ("--batch-size", "64", "--max-steps", "1")  # one batch that shows every image of a folder of 60
+ALL_AT_ONCE = ("--batch-size", "64", "--max-steps", "1")  # one step that shows every image of a folder of 60
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def config(text):
     """A config file that holds `text`."""
 
     def make(folder):
-        (folder / "run.yaml").write_text(text, encoding="utf-8")
+        (folder / "run.yaml").write_bytes(os.fsencode(text))
         return ["--config", str(folder / "run.yaml")]
 
     return make
@@ -124,7 +121,7 @@ def sixty(*broken):
         for number in broken:
             truncated_jpeg(folder / "sixty" / f"{number:03}.jpg")
             (folder / "sixty" / f"{number:03}.png").unlink()
-        return ["--data", str(folder / "sixty"), *EIGHT_STEPS]
+        return ["--data", str(folder / "sixty"), *ALL_AT_ONCE]
 
     return make
 
@@ -135,10 +132,17 @@ def truncated_jpeg(path):
 
 
 def huge_png(path):
-    """A header that announces 20000 x 20000 px, with next to nothing behind it."""
+    """A header that announces 20000 x 20000 px, with next to nothing behind it; beside it, the memory used so far."""
+    (path.parents[1] / "peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(60001)))]
-    body = b"".join(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def deep_png(path):
+    Image.new("I;16", (9, 9), 40000).save(path)
 
 
 def animated_gif(path):
@@ -149,6 +153,13 @@ def animated_gif(path):
 def broken_pictures(folder):
     for number in range(5):
         (folder / f"{number}.jpg").write_text("no picture")
+
+
+def broken_monitor(folder):
+    for name in ("cat", "dog"):
+        (folder / "monitor" / name).mkdir(parents=True)
+        broken_pictures(folder / "monitor" / name)
+    return ["--monitor", str(folder / "monitor")]
 
 
 def teacher_state():
@@ -201,6 +212,10 @@ def flip_byte(path):
 
 def damage_newest(out):
     flip_byte(max(out.glob("checkpoints/step-*")) / "tensors.safetensors")
+
+
+def add_picture(out):
+    picture(99).save(out.parent / "images" / "new.png")
 
 
 def damage_all(out):
@@ -260,10 +275,12 @@ def no_canary(folder):
 def little_memory(folder):
     replaced("huge.png", "400,000,000 pixels", "64,000,000")(folder)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - int((folder / "peak").read_text())
-    assert grown < 300_000, f"{grown} kB more; its pixels would be 1,200,000"
+    assert grown < 600_000, f"{grown} kB more; its pixels would be 1,200,000"
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
+
+COARSE = MODEL.replace("patch_size=8", "patch_size=16")
 
 SETTINGS = [
     Row("unknown flag", flags("--teecher", "x"), 2, ("unknown flag '--teecher'", "Did you mean '--teacher'?")),
@@ -271,16 +288,17 @@ SETTINGS = [
     Row("flag without a value", flags("--seed"), 2, ("--seed needs 1 value, got 0",)),
     Row("one of two values", flags("--views.crop-scale", "0.5"), 2, ("--views.crop-scale needs 2 values, got 1",)),
     Row("required setting none", flags("--out", "none"), 2, ("setting 'out' is None", "string")),
-    Row("unknown recipe", flags("--recipe", "proteus_z"), 2, ("no recipe 'proteus_z'", "Did you mean", "Known: proteus_ti")),
+    Row("unknown recipe", flags("--recipe", "proteus_z"), 2, ("no recipe 'proteus_z'", "Did you mean", "proteus_ti,")),
     Row("epochs 0", flags("--max-steps", "none", "--epochs", "0"), 2, ("setting 'epochs' is '0'", "greater than 0")),
     Row("epochs and max_steps", flags("--epochs", "10"), 2, ("epochs and max_steps are both set (10, 2). Keep one.",)),
     Row("batch of 0", flags("--batch-size", "0"), 2, ("setting 'batch_size' is '0'", "greater than or equal to 1")),
     Row("batch of words", flags("--batch-size", "many"), 2, ("setting 'batch_size' is 'many'", "integer")),
+    Row("batch of one", flags("--batch-size", "1"), 0, ("2 steps x 1 views",), trained),
     Row("seed -1", flags("--seed", "-1"), 2, ("setting 'seed' is '-1'", "greater than or equal to 0")),
     Row("precision unknown", flags("--precision", "fp16"), 2, ("'precision' is 'fp16'", "'auto', 'bf16' or 'fp32'")),
     Row("learning rate inf", flags("--optim.lr", "inf"), 2, ("setting 'optim.lr' is 'inf'", "finite")),
     Row("momentum above 1", flags("--optim.betas", "0.9", "1.5"), 2, ("optim.betas", "1.5", "0 <= beta < 1")),
-    Row("crop scale reversed", flags("--views.crop-scale", "1", "0.5"), 2, ("views.crop_scale is (1.0, 0.5)", "low <= high")),
+    Row("crop scale reversed", flags("--views.crop-scale", "1", "0.5"), 2, ("crop_scale is (1.0, 0.5)", "low <= high")),
     Row("accumulate 3 of 8", flags("--optim.accumulate", "3"), 2, ("batch_size 8", "accumulate 3", "Try batch_size 6")),
     Row(
         "nothing to learn",
@@ -289,43 +307,56 @@ SETTINGS = [
         ("nothing to learn", "Give one term a weight"),
     ),
     Row("mask probability 0", flags("--proteus.mask-probability", "0"), 0, ("token", "feature"), trained),
-    Row("device unknown", flags("--device", "gpu"), 2, ("device 'gpu'", "auto, cpu, cuda")),
-    Row("device of no use", flags("--device", "meta"), 2, ("device 'meta'", "auto, cpu, cuda")),
+    Row("device unknown", flags("--device", "gpu"), 2, ("device 'gpu'", "Give auto, cpu, cuda")),
+    Row("device of no use", flags("--device", "meta"), 2, ("device 'meta'", "Give auto, cpu, cuda")),
     Row("device absent", flags("--device", "cuda:99"), 2, ("device 'cuda:99'", "CUDA devices", "--device auto")),
+    Row("img_size below 8", flags("--img-size", "4"), 2, ("setting 'img_size' is '4'", "greater than or equal to 8")),
 ]
 
 CONFIG_FILES = [
     Row("config absent", flags("--config", "nowhere.yaml"), 2, ("config file nowhere.yaml", "No such file")),
     Row("config is a folder", lambda folder: ["--config", str(folder)], 2, ("config file", "directory")),
     Row("config broken", config("optim: [1, 2"), 2, ("no valid YAML", "line 1")),
+    Row("config in no encoding", config("data: \udcff"), 2, ("no valid YAML", "utf-8")),
     Row("config a list", config("- teacher\n- student\n"), 2, ("holds a list", "'key: value' lines")),
-    Row("key unknown", config("optim:\n  weight_decai: 0.1\n"), 2, ("'optim.weight_decai'", "Did you mean 'weight_decay'?")),
+    Row("key unknown", config("optim:\n  weight_decai: 1\n"), 2, ("'optim.weight_decai'", "mean 'weight_decay'?")),
     Row("key far from any", config("optim:\n  zzz: 1\n"), 2, ("'optim.zzz'", "Known here: lr, lr_per_512")),
     Row("key twice", config("optim:\n  lr: 1\n  lr: 2\n"), 2, ("run.yaml", "'lr' is given twice. Keep one.")),
-    Row("key is a list", config("? [lr]\n: 1\n"), 2, ("run.yaml", "['lr']")),
-    Row("key is a number", config("8: 1\n"), 2, ("unknown setting '8'",)),
+    Row("key is a list", config("? [lr]\n: 1\n"), 2, ("run.yaml", "['lr']", "'name: value'")),
+    Row("key is a number", config("8: 1\n"), 2, ("unknown setting '8'", "Known here: teacher")),
     Row("alias", config("optim: &a\n  lr: 1\nviews: *a\n"), 2, ("aliases (*a) are not allowed", "Write the value out")),
     Row("number in words", config("optim:\n  lr: quick\n"), 2, ("setting 'optim.lr' is 'quick'", "number")),
-    Row("section a number", config("optim: 3\n"), 2, ("setting 'optim' is 3", "lr")),
-    Row("recipe a list", config("recipe: [proteus_s]\n"), 2, ("recipe", "['proteus_s']", "Known: proteus_ti")),
-    Row("nested too deep", config("optim: " + "[" * 5000), 2, ("no valid YAML", "nested")),
+    Row("date that is none", config("out: 2024-13-45\n"), 2, ("no valid YAML", "month")),
+    Row("section a number", config("optim: 3\n"), 2, ("'optim' is 3", "settings of its own: lr")),
+    Row("recipe a list", config("recipe: [proteus_s]\n"), 2, ("no recipe ['proteus_s']", "Known: proteus_ti")),
+    Row("nested too deep", config("optim: " + "[" * 500), 2, ("no valid YAML", "nested too deep")),
     Row("1e-3", config("optim:\n  lr: 1e-3\n"), 0, (), setting(lr=0.001)),
 ]
 
 MODELS = [
-    Row("teacher unknown", flags("--teacher", "vit_smal_patch14_dinov2"), 2, ("no model 'vit_smal_patch14_dinov2'", "Did you mean 'vit_small_patch14_dinov2'?")),
+    Row(
+        "teacher unknown",
+        flags("--teacher", "vit_smal_patch14_dinov2"),
+        2,
+        ("no model 'vit_smal_patch14_dinov2'", "Did you mean 'vit_small_patch14_dinov2'?"),
+    ),
     Row("argument unknown", flags("--student", f"{MODEL}&depht=2"), 2, ("cannot be built", "depht")),
-    Row("student a weight file", flags("--student", "student.pth"), 2, ("'student.pth' is no folder", "architecture")),
-    Row("teacher an empty folder", lambda folder: ["--teacher", str(folder)], 2, ("holds no config.json", "student/ folder")),
-    Row("module absent", flags("--teacher", "module:nowhere.net:build"), 2, ("'nowhere.net' cannot be imported", "PYTHONPATH")),
+    Row("student a weight file", flags("--student", "a.pth"), 2, ("'a.pth' is no folder", "architecture")),
+    Row("teacher an empty folder", lambda folder: ["--teacher", str(folder)], 2, ("no config.json", "student/ folder")),
+    Row("module absent", flags("--teacher", "module:no.net:build"), 2, ("'no.net' cannot be imported", "PYTHONPATH")),
     Row("module no model", flags("--teacher", "module:os:getcwd"), 2, ("returned a str, not a torch.nn.Module",)),
-    Row("img_size no multiple", flags("--img-size", "30"), 2, ("30", "patch", "8", "Try --img-size 32")),
+    Row(
+        "img_size no multiple",
+        flags("--img-size", "30", "--teacher-img-size", "32"),
+        2,
+        ("at 30 px", "patches of 8 px leave a rest of 6 px", "Try --img-size 32"),
+    ),
     Row(
         "grids differ",
-        flags("--teacher", MODEL.replace("patch_size=8", "patch_size=16")),
+        flags("--teacher", COARSE),
         2,
         ("student patch 8 at 32 px gives 4x4", "teacher patch 16 at 32 px gives 2x2", "Try --img-size 16", "resample"),
-        then_runs("--teacher", MODEL.replace("patch_size=8", "patch_size=16"), "--img-size", "16", "--teacher-img-size", "32"),
+        then_runs("--teacher", COARSE, "--img-size", "16", "--teacher-img-size", "32"),
     ),
     Row(
         "conv student",
@@ -334,51 +365,62 @@ MODELS = [
         ("conv net", "proteus.patch_weight is 1", "Try --proteus.patch-weight 0"),
         then_runs("--student", "test_resnet", "--proteus.patch-weight", "0", "--proteus.resample-tokens"),
     ),
-    Row("student wider", flags("--student", MODEL.replace("=32", "=48")), 0, ("wider than its teacher (48 and 32",), trained),
+    Row("student wider", flags("--student", MODEL.replace("=32", "=48")), 0, ("than its teacher (48 and 32",), trained),
 ]
 
 WEIGHTS = [
-    Row("weights absent", flags("--teacher-weights", "no.pth"), 2, ("weight file no.pth does not exist", "random, pretrained")),
-    Row("weights a folder", lambda folder: ["--teacher-weights", str(folder)], 2, ("weight file", "random, pretrained")),
-    Row("weights without network", flags("--teacher", "vit_tiny_patch16_224", "--teacher-weights", "pretrained"), 2, ("could not be fetched", "weight file", "random")),
-    Row("weights cut short", weights(save_truncated), 2, ("teacher.pth cannot be read as plain tensors",)),
-    Row("weights a text", weights(lambda path: path.write_text("hello")), 2, ("teacher.pth cannot be read as plain tensors",)),
-    Row("weights with code", weights(save_with_code), 2, ("teacher.pth cannot be read as plain tensors", "never runs code"), no_canary),
-    Row("weights of another net", weights(save_other_architecture), 2, ("does not fit", "not in the file", "another architecture")),
-    Row("weights of another width", weights(save_other_width), 2, ("does not fit", "(1, 17, 48)", "(1, 17, 32)", "of another size")),
+    Row("weights absent", flags("--teacher-weights", "no.pth"), 2, ("no.pth does not exist", "random, pretrained")),
+    Row("weights a folder", lambda folder: ["--teacher-weights", str(folder)], 2, ("weight file", "random")),
+    Row(
+        "weights without network",
+        flags("--teacher", "vit_tiny_patch16_224", "--teacher-weights", "pretrained"),
+        2,
+        ("could not be fetched", "path of a weight file", "random"),
+    ),
+    Row("weights cut short", weights(save_truncated), 2, ("teacher.pth cannot be read", "damaged or cut short")),
+    Row("weights a text", weights(lambda path: path.write_text("hello")), 2, ("teacher.pth cannot be read",)),
+    Row("weights with code", weights(save_with_code), 2, ("teacher.pth cannot be read", "never runs"), no_canary),
+    Row("weights of another net", weights(save_other_architecture), 2, ("does not fit", "another architecture")),
+    Row("weights of another width", weights(save_other_width), 2, ("does not fit", "(1, 17, 48)", "of another size")),
     Row("weights with a prefix", weights(save_prefixed), 2, ("does not fit", "'module.encoder.'", "strip that prefix")),
-    Row("NaN in weights", weights(save_with_nan), 1, ("NonFiniteError", "step 1", "weights were not changed", "000.png", "Try")),
+    Row("NaN in weights", weights(save_with_nan), 1, ("loss of step 1 is nan", "were not changed", ".png", "Try")),
 ]
 
 IMAGES = [
     Row("data absent", flags("--data", "no/such"), 2, ("no/such does not exist", "nearest folder"), nothing_started),
-    Row("data a picture", lambda folder: ["--data", str(folder / "images/000.png")], 2, ("is a file", "folder of images"), nothing_started),
+    Row("data a file", lambda folder: ["--data", str(folder / "images/000.png")], 2, ("is a file", "Give a folder")),
     Row("data empty", only(lambda folder: None), 2, ("holds no image (0 other files)", ".jpeg"), nothing_started),
-    Row("data only texts", only(lambda folder: (folder / "a.txt").touch()), 2, ("holds no image (1 other files)", ".jpeg")),
+    Row("data only texts", only(lambda folder: (folder / "a.txt").touch()), 2, ("holds no image (1 other files)",)),
     Row("playground malformed", flags("--data", "playground:x"), 2, ("'playground:x'", "playground:SEED?n=COUNT")),
-    Row("playground of no number", flags("--data", "playground:\u00b2"), 2, ("playground:SEED?n=COUNT",)),
-    Row("parquet a text", only(lambda folder: None, "--data", __file__), 2, ("is a file",)),
-    Row("all broken", only(broken_pictures), 2, ("images in a row cannot be read", "not a readable", "no picture")),
+    Row("playground no number", flags("--data", "playground:²"), 2, ("'playground:²'", "playground:SEED?n=COUNT")),
+    Row(
+        "all broken", only(broken_pictures), 2, ("images in a row cannot be read", "not a readable", "folder of images")
+    ),
     Row("all broken, in a worker", only(broken_pictures, "--workers", "1"), 2, ("images in a row cannot be read",)),
-    Row("2 of 60 broken", sixty(3, 7), 2, ("2 of 60 images cannot be read", "limit of 1", "bad_files.jsonl", "--max-bad-share")),
+    Row(
+        "2 of 60 broken",
+        sixty(3, 7),
+        2,
+        ("2 of 60 images cannot be read", "limit of 1", "bad_files.jsonl", "--max-bad-share"),
+    ),
     Row("1 of 60 broken", sixty(3), 0, ("unreadable file replaced",), replaced("003.jpg", "truncated")),
-    Row("text as .jpg", image("a.jpg", lambda path: path.write_text("hello")), 0, (), replaced("a.jpg", "not a readable")),
+    Row("text as .jpg", image("a.jpg", lambda path: path.write_text("hi")), 0, (), replaced("a.jpg", "not a readable")),
     Row("no bytes", image("a.jpg", Path.touch), 0, (), replaced("a.jpg", "0 bytes")),
-    Row("link to nowhere", image("a.jpg", lambda path: path.symlink_to("gone")), 0, (), replaced("a.jpg", "No such file")),
+    Row("link to nowhere", image("a.jpg", lambda path: path.symlink_to("gone")), 0, (), replaced("a.jpg", "No such")),
     Row("20000 x 20000 px", image("huge.png", huge_png), 0, (), little_memory),
     Row("a pipe", image("a.jpg", os.mkfifo), 0, (), trained),
-    Row("name in no encoding", image(os.fsdecode(b"\xff.png"), lambda path: picture().save(path)), 2, ("name", "UTF-8")),
+    Row("name in no encoding", image(os.fsdecode(b"\xff.png"), lambda path: picture().save(path)), 0, (), trained),
     Row("1 x 1 px", image("a.png", lambda path: picture(size=(1, 1)).save(path)), 0, (), trained),
     Row("1 x 500 px", image("a.png", lambda path: picture(size=(1, 500)).save(path)), 0, (), trained),
-    Row("16-bit PNG", image("a.png", lambda path: Image.new("I;16", (9, 9), 40000).save(path)), 0, (), trained),
+    Row("16-bit PNG", image("a.png", deep_png), 0, (), trained),
     Row("CMYK JPEG", image("a.jpg", lambda path: picture().convert("CMYK").save(path)), 0, (), trained),
     Row("greyscale", image("a.png", lambda path: picture().convert("L").save(path)), 0, (), trained),
     Row("palette", image("a.png", lambda path: picture().convert("P").save(path, transparency=0)), 0, (), trained),
     Row("animated GIF", image("a.gif", animated_gif), 0, (), trained),
-    Row("one image", only(lambda folder: picture().save(folder / "a.png")), 0, ("1 images", "several views of each"), trained),
+    Row("one image", only(lambda folder: picture().save(folder / "a.png")), 0, ("several views of each",), trained),
     Row(
         "batch above the data",
-        lambda folder: ["--data", str(write_pictures(folder / "fifty", 50)), *EIGHT_STEPS],
+        lambda folder: ["--data", str(write_pictures(folder / "fifty", 50)), *ALL_AT_ONCE],
         0,
         ("a batch of 64 holds several views of each of the 50 images",),
         trained,
@@ -387,16 +429,18 @@ IMAGES = [
 
 MONITOR = [
     Row("monitor absent", flags("--monitor", "no/such"), 2, ("no/such does not exist",), nothing_started),
-    Row("monitor unsorted", lambda folder: ["--monitor", str(folder / "images")], 2, ("without labels", "folder of its own")),
+    Row("monitor unsorted", lambda folder: ["--monitor", str(folder / "images")], 2, ("without labels", "of its own")),
     Row("monitor of one class", monitor(cat=10), 2, ("one class only ('cat')", "two at least")),
     Row("monitor of 3 images", monitor(cat=2, dog=1), 2, ("2 + 1 images", "each class"), nothing_started),
+    Row("monitor all broken", broken_monitor, 2, ("none of the", "monitor images can be read", "cat/0.jpg")),
 ]
 
 RUN_DIRECTORY = [
     Row("out a file", lambda folder: ["--out", str(folder / "images/000.png")], 2, ("is a file. Give a directory",)),
     Row("out in a file", lambda folder: ["--out", str(folder / "images/000.png/run")], 2, ("cannot write", "--out")),
-    Row("out too long", lambda folder: ["--out", str(folder / ("x" * 300))], 2, ("cannot write", "name too long", "--out")),
-    Row("out in use", lambda folder: ["--out", str(folder / "images")], 2, ("not empty and holds no attar run", "new directory")),
+    Row("out too long", lambda folder: ["--out", str(folder / ("x" * 300))], 2, ("name too long", "with --out")),
+    Row("out of nobody", flags("--out", "~nobody-of-this-name/run"), 2, ("leads nowhere", "Give a directory")),
+    Row("out in use", lambda folder: ["--out", str(folder / "images")], 2, ("holds no attar run", "new directory")),
     Row(
         "out of another run",
         after_a_run(lambda out: None, "--seed", "1", "--optim.lr", "0.1"),
@@ -404,10 +448,17 @@ RUN_DIRECTORY = [
         ("seed was 0, now 1", "optim.lr was None, now 0.1", "--resume-anyway"),
         then_runs("--seed", "1", "--optim.lr", "0.1", "--resume-anyway"),
     ),
-    Row("run.json damaged", after_a_run(lambda out: (out / "run.json").write_text("{")), 2, ("run.json", "new --out")),
-    Row("images added", after_a_run(lambda out: picture().save(out.parent / "images/new.png")), 2, ("another data fingerprint", "new --out")),
-    Row("newest checkpoint damaged", after_a_run(damage_newest), 0, ("step-00000002 is damaged", "from step-00000001"), trained),
-    Row("all checkpoints damaged", after_a_run(damage_all), 0, ("step-00000002 is damaged", "step-00000001 is damaged", "step 1 "), trained),
+    Row(
+        "out with other limits",
+        after_a_run(lambda out: None, "--max-bad-share", "0.5", "--checkpoint.keep", "3"),
+        0,
+        ("from step-00000002",),
+        trained,
+    ),
+    Row("run.json damaged", after_a_run(lambda out: (out / "run.json").write_text("{")), 2, ("damaged", "new --out")),
+    Row("images added", after_a_run(add_picture), 2, ("another data fingerprint", "new --out")),
+    Row("newest checkpoint damaged", after_a_run(damage_newest), 0, ("step-00000002 is damaged", "from step-00000001")),
+    Row("checkpoints damaged", after_a_run(damage_all), 0, ("step-00000001 is damaged", "from the beginning"), trained),
 ]
 
 TABLE = [*SETTINGS, *CONFIG_FILES, *MODELS, *WEIGHTS, *IMAGES, *MONITOR, *RUN_DIRECTORY]
@@ -425,5 +476,105 @@ def test_wrong_input_is_answered_in_words(row, tmp_path, capsys):
     assert "not an error attar knows" not in err
     assert bool(err) == bool(code), err
     for words in row.says:
-        assert words in err + ("" if code else out)
+        assert words in (err if code else out)
     row.after(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--teecher", "x"), "unknown flag '--teecher'"),
+        (("--config", "nowhere.yaml"), "config file nowhere.yaml cannot be read"),
+        (("--data", "no/such"), "image folder"),
+    ],
+)
+def test_a_process_ends_with_the_exit_code_and_without_traceback(more, says, tmp_path):
+    finished = attar_process(*distill_words(tmp_path, *more))
+    assert finished.returncode == 2
+    assert says in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert finished.stdout == ""
+
+
+def as_nobody():
+    """A command prefix that takes the right to write everywhere from root, or skips the test."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root may write everywhere, and there is no setpriv to become somebody else")
+    prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    probe = subprocess.run([*prefix, sys.executable, "-c", "import attar"], env=environment(), capture_output=True)
+    if probe.returncode != 0:
+        pytest.skip("another user cannot run this Python, or read this checkout")
+    return prefix
+
+
+@pytest.mark.slow
+def test_output_that_may_not_be_written_is_named_before_anything_is_loaded():
+    prefix = as_nobody()
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = Path(name)
+        write_pictures(folder / "images")
+        (folder / "out").mkdir()
+        (folder / "out").chmod(0o555)
+        folder.chmod(0o755)
+        finished = attar_process(*distill_words(folder), before=prefix, ATTAR_CACHE=str(folder / "cache"))
+    assert finished.returncode == 2
+    assert finished.stderr == (
+        f"RunDirectoryError: cannot write {folder.resolve()}/out: Permission denied."
+        " Choose a folder you may write with --out.\n"
+    )
+
+
+FULL_DISK = """
+import resource, sys
+from attar.cli import main
+from attar.methods import Proteus
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_full_disk_is_one_sentence_and_the_same_command_goes_on_once_there_is_room(tmp_path):
+    write_pictures(tmp_path / "images")
+    command = [sys.executable, "-c", FULL_DISK, *distill_words(tmp_path)]
+    finished = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("RunDirectoryError: cannot write ")
+    assert "File too large" in finished.stderr
+    assert finished.stderr.endswith("Free some space, then give the same command again.\n")
+    assert list((tmp_path / "out/checkpoints").iterdir()) == []  # nothing half written
+    assert main(distill_words(tmp_path)) == 0
+
+
+def test_cache_that_may_not_be_written_is_named_with_its_own_remedy(tmp_path, monkeypatch, capsys):
+    write_pictures(tmp_path / "images")
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "images/000.png/cache"))
+    assert main(distill_words(tmp_path)) == 2
+    assert "Set ATTAR_CACHE to a folder you may write" in capsys.readouterr().err
+
+
+def test_too_many_broken_files_are_accepted_once_the_limit_is_raised(tmp_path):
+    more = sixty(3, 7)(tmp_path)
+    assert main(distill_words(tmp_path, *more)) == 2
+    assert main(distill_words(tmp_path, *more, "--max-bad-share", "0.1")) == 0
+
+
+def test_too_little_memory_names_the_setting_to_turn(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 2."
+        )
+
+    write_pictures(tmp_path / "images")
+    monkeypatch.setattr(Proteus, "training_step", fail)
+    assert main(distill_words(tmp_path, "--optim.accumulate", "2")) == 1
+    assert capsys.readouterr().err == (
+        "TrainingError: 4 views at a time need too much memory (CUDA out of memory. Tried to allocate 20.00 GiB)."
+        " Try --optim.accumulate 4, the same batch in smaller parts.\n"
+    )
+    assert main(distill_words(tmp_path, "--optim.accumulate", "8")) == 1
+    assert "1 views at a time" in (err := capsys.readouterr().err)
+    assert "Try a smaller --img-size or model." in err

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone can be answered
+        return code
     except AttarError as error:
         if debug:
             traceback.print_exc()
@@ -108,8 +110,8 @@ def parse_distill(arguments: list[str]) -> DistillConfig:
     settings = merge(read_settings(Path(file).expanduser()) if file else {}, parse_flags(DistillConfig, arguments))
     name = settings.get("recipe")
     if name is not None:
-        if name not in RECIPES:
-            raise ConfigError(f"no recipe '{name}'.{did_you_mean(name, RECIPES)} Known: {', '.join(RECIPES)}.")
+        if not isinstance(name, str) or name not in RECIPES:
+            raise ConfigError(f"no recipe {name!r}.{did_you_mean(str(name), RECIPES)} Known: {', '.join(RECIPES)}.")
         start = RECIPES[name](data="-", out="-").model_dump(exclude={"data", "out"})
         if settings.get("max_steps") is not None:
             start["epochs"] = None  # the recipe's length gives way to the one asked for

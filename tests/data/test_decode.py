@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from attar.data.decode import MAX_PIXELS, EncodedImage, open_image, torchcodec_jpeg
 from attar.data.playground import render_scene
@@ -234,9 +235,16 @@ def test_a_damaged_exif_block_does_not_cost_the_image(block):
     assert opened(data).size == (61, 47)
 
 
+def test_an_exif_text_that_is_not_hexadecimal_does_not_cost_the_image():
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n 4\nzz")
+    np.testing.assert_array_equal(all_pixels(opened(encode(Image.fromarray(SCENE), "PNG", pnginfo=text))), SCENE)
+
+
 @pytest.mark.parametrize("value", [0, 9, 255])
 def test_orientations_that_do_not_exist_count_as_none(value):
     data = encode(Image.fromarray(SCENE), "PNG", exif=exif(value))
+    assert opened(data).size == (61, 47)
     np.testing.assert_array_equal(all_pixels(opened(data)), SCENE)
 
 
@@ -267,7 +275,9 @@ def test_what_a_handle_decoded_before_does_not_change_what_it_returns():
 
 
 @pytest.mark.parametrize("size", [(20, 15), (7, 90), (90, 7), (9, 2), (32, 32), (61, 47)])
-@pytest.mark.parametrize("box", [(0, 0, 61, 47), (5, 20, 55, 30), (4.25, 3, 17.5, 20.75), (60, 46, 61, 47), (0, 12, 61, 13)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 61, 47), (5, 20, 55, 30), (4.25, 3, 17.5, 20.75), (60, 46, 61, 47), (0, 12, 61, 13)]
+)
 def test_resizing_is_antialiased_bicubic_with_the_filter_reaching_over_the_edge_of_the_box(box, size):
     """Bit by bit, in any version of Pillow: only as many rows as the filter sees are computed."""
     image = Image.fromarray(SCENE)
@@ -351,11 +361,14 @@ def test_a_damaged_file_gives_pixels_or_a_decode_error_and_no_warning(kind, data
 
 
 def test_threads_leave_the_warning_filters_as_they_were():
-    before = list(warnings.filters)
-    data = encode(Image.fromarray(SCENE), "JPEG", exif=b"Exif\0\0" + b"\x9c" * 40)
-    threads = [threading.Thread(target=lambda: [opened(data) for _ in range(20)]) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    before, interval = list(warnings.filters), sys.getswitchinterval()
+    threads = [threading.Thread(target=lambda: [opened(JPEG) for _ in range(150)]) for _ in range(4)]
+    sys.setswitchinterval(1e-6)  # threads take turns often enough to meet in the middle of a header
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert list(warnings.filters) == before

@@ -54,9 +54,7 @@ def random_state(
 
 def forward(state: State, images: Tensor, *, num_heads: int) -> dict[str, Tensor]:
     """Final-norm tokens of images (B, 3, H, W) in [0, 1]: `cls` (B, D), `registers` (B, R, D), `patch` (B, N, D)."""
-    image = F.conv2d(
-        (images - MEAN) / STD, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=14
-    )
+    image = F.conv2d((images - MEAN) / STD, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=14)
     x = image.flatten(2).transpose(1, 2)
     x = torch.cat([state["cls_token"].expand(len(x), -1, -1), x], dim=1)
     x = x + positions(state, image.shape[2], image.shape[3])

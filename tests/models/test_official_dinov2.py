@@ -15,6 +15,7 @@ from torch import Tensor
 from attar.models import Backbone, load_backbone
 
 SMALL, SMALL_REG = "vit_small_patch14_dinov2?depth=2", "vit_small_patch14_reg4_dinov2?depth=2"
+SLIM, SLIM_REG = (f"vit_small_patch14{reg}_dinov2?depth=1&embed_dim=48&num_heads=3" for reg in ("", "_reg4"))
 GIANT, GIANT_REG = (f"vit_giant_patch14{reg}_dinov2?depth=2&embed_dim=192&num_heads=3" for reg in ("", "_reg4"))
 
 
@@ -65,11 +66,10 @@ def test_tokens_equal_the_original_at_full_depth(name, registers, tmp_path):
 
 
 @pytest.mark.parametrize("size", [70, 574])
-@pytest.mark.parametrize(("name", "registers"), [("vit_small_patch14_dinov2", 0), ("vit_small_patch14_reg4_dinov2", 4)])
-def test_other_sizes_follow_the_original_too(name, registers, size, tmp_path):
+@pytest.mark.parametrize(("reference", "registers"), [(SLIM, 0), (SLIM_REG, 4)])
+def test_other_sizes_follow_the_original_too(reference, registers, size, tmp_path):
     """Far below and above the table's own 37 x 37: the offset moves the sampling points, antialias matters below."""
     state = random_state(dim=48, depth=1, registers=registers)
-    reference = f"{name}?depth=1&embed_dim=48&num_heads=3"
     backbone = load_backbone(reference, weights=save(state, tmp_path / "official.pth"), img_size=size)
     assert max(difference(backbone, state, size, num_heads=3).values()) <= 1e-4
 
@@ -92,8 +92,8 @@ def test_a_checkpoint_around_the_state_dict_is_unwrapped(wrapper, tmp_path):
 
 def test_half_precision_files_load_into_float32(tmp_path):
     """The class token's position is folded into it in float32, not in the file's precision."""
-    half = {key: value.half() for key, value in random_state(registers=4).items()}
-    backbone = load_backbone(SMALL_REG, weights=save(half, tmp_path / "half.pth"), img_size=518)
+    half = {key: value.half() for key, value in random_state(dim=48, depth=1, registers=4).items()}
+    backbone = load_backbone(SLIM_REG, weights=save(half, tmp_path / "half.pth"), img_size=518)
     assert backbone.tokens(images(518)).cls.dtype == torch.float32
     whole = {key: value.float() for key, value in half.items()}
     assert torch.equal(backbone.model.cls_token, whole["cls_token"] + whole["pos_embed"][:, :1])
@@ -102,11 +102,11 @@ def test_half_precision_files_load_into_float32(tmp_path):
 def test_timm_positions_are_another_formula_without_registers(tmp_path):
     """At 224 px the two ways differ visibly; at the table's own size and with registers they agree."""
     for reference, registers, size, is_same in (
-        (SMALL, 0, 224, False),
-        (SMALL, 0, 518, True),
-        (SMALL_REG, 4, 224, True),
+        (SLIM, 0, 224, False),
+        (SLIM, 0, 518, True),
+        (SLIM_REG, 4, 224, True),
     ):
-        file = save(random_state(registers=registers), tmp_path / "official.pth")
+        file = save(random_state(dim=48, depth=1, registers=registers), tmp_path / "official.pth")
         official, timm = (
             load_backbone(reference, weights=file, img_size=size, pos_embed=how).tokens(images(size)).patch
             for how in ("official", "timm")

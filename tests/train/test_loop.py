@@ -117,7 +117,7 @@ def test_non_finite_input_stops_before_the_weights_change_and_names_step_and_ima
             yield batch
 
     before: dict[str, torch.Tensor] = {}
-    with pytest.raises(NonFiniteError, match=r"(?s)step 2 .*image 2\.3"):
+    with pytest.raises(NonFiniteError, match=r"(?s)step 3 .*image 2\.3"):
         run(method, state, poisoned(), 5)
     assert state.step == 2
     assert all(torch.equal(before[name], value) for name, value in method.learner.state_dict().items())
@@ -128,7 +128,7 @@ def test_non_finite_gradient_stops_before_the_weights_change() -> None:
     state = build_state(method.learner, method.student, OptimConfig())
     method.student.model.cls_token.register_hook(lambda grad: grad * float("inf"))  # type: ignore[union-attr, operator]
     before = copy.deepcopy(method.learner.state_dict())
-    with pytest.raises(NonFiniteError, match="gradient of step 0"):
+    with pytest.raises(NonFiniteError, match="gradient of step 1"):
         run(method, state, batches(1), 1)
     assert all(torch.equal(before[name], value) for name, value in method.learner.state_dict().items())
 

@@ -13,7 +13,7 @@ from attar.errors import ConfigError, did_you_mean
 class Config(BaseModel):
     """Frozen settings. Unknown keys are errors with a suggestion; bounds are checked where a value enters."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def build(cls, settings: Mapping[str, Any]) -> Self:
@@ -49,7 +49,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     for item in error.errors():
         path = [str(part) for part in item["loc"]]
         key = ".".join(path)
-        if item["type"] == "extra_forbidden":
+        if item["type"] in ("extra_forbidden", "invalid_key"):
             known = _fields_at(model, path[:-1])
             hint = did_you_mean(path[-1], known) or f" Known here: {', '.join(known)}."
             lines.append(f"unknown setting '{key}'.{hint}")
@@ -58,6 +58,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"setting '{key}' is missing: give {flag}, or '{key}' in --config.")
         elif item["type"] == "value_error":
             lines.append(str(item["ctx"]["error"]))
+        elif item["type"] == "model_type":
+            known = _fields_at(model, path)
+            lines.append(f"'{key}' is {item['input']!r}: it holds settings of its own: {', '.join(known)}.")
         else:
             rule = item["msg"][:1].lower() + item["msg"][1:]
             lines.append(f"setting '{key}' is {item['input']!r}: {rule}.")

@@ -68,6 +68,12 @@ class OptimConfig(Config):
     ema_decay: float = Field(0.99996, ge=0, lt=1, description="decay of the moving average of the student; 0 is off")
     ema_warmup: bool = Field(True, description="let the average follow faster in the first steps")
 
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optim.betas is {self.betas}: it must be two numbers 0 <= beta < 1. Try 0.9 0.999.")
+        return self
+
 
 class MonitorConfig(Config):
     """The k-NN check during and after the run."""
@@ -152,5 +158,10 @@ class DistillConfig(Config):
         return self
 
 
-VOLATILE = frozenset({"out", "device", "workers", "log_every", "tensorboard", "reindex", "resume_anyway", "recipe"})
+VOLATILE = frozenset(
+    {
+        *("out", "device", "workers", "log_every", "tensorboard", "reindex", "resume_anyway", "recipe"),
+        *("max_bad_share", "checkpoint"),
+    }
+)
 """Settings that may differ between a run and its resumption: they do not change what is learned."""

@@ -17,13 +17,16 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise ConfigError(f"{self.name}: aliases (*name) are not allowed. Write the value out.")
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise ConfigError(f"{self.name}: aliases (*{event.anchor}) are not allowed. Write the value out.")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                raise ConfigError(f"{self.name}: {key} stands where the name of a setting should. Write 'name: value'.")
             if key in seen:
                 raise ConfigError(f"{self.name}: '{key}' is given twice. Keep one.")
             seen.add(key)
@@ -47,8 +50,10 @@ def read_settings(path: Path) -> dict[str, Any]:
             settings = yaml.load(file, _StrictLoader)  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date or number that cannot be
         raise ConfigError(f"config file {path} is no valid YAML: {' '.join(str(error).split())}.") from None
+    except RecursionError:
+        raise ConfigError(f"config file {path} is no valid YAML: brackets are nested too deep.") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):

@@ -6,6 +6,7 @@ same one-sentence errors as YAML and Python do.
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def parse_flags(model: type[BaseModel], words: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"'{word}' belongs to no flag. Settings are given as --name value.")
         name, equals, attached = word.partition("=")
         name = name.replace("_", "-")
-        negated = "--" + name.removeprefix("--no-")
+        negated = re.sub(r"(--|\.)no-", r"\1", name, count=1)  # --no-a.b, and --a.no-b as tyro's help has it
         if name not in known and negated in known and known[negated].is_switch:
             _put(settings, known[negated].path, False)
             continue

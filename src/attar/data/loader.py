@@ -21,6 +21,7 @@ from attar.data.views import evaluation_view, training_view
 from attar.errors import DataError, DecodeError
 from attar.types import BadFile, Batch
 from attar.utils.seeding import derive
+from attar.utils.signals import leave_signals_to_parent
 
 _REPLACEMENTS = 20  # other samples tried in place of an unreadable one before giving up
 
@@ -37,13 +38,13 @@ class Item:
     bad_files: tuple[BadFile, ...]
 
 
-class ViewDataset(Dataset[Item]):
+class ViewDataset(Dataset[Item | DataError]):
     """Views by place in the stream: a pure function of (images, order, config)."""
 
     def __init__(self, source: Source, order: ViewOrder, config: ViewsConfig, img_size: int) -> None:
         self.source, self.order, self.config, self.img_size = source, order, config, img_size
 
-    def __getitem__(self, place: int) -> Item:
+    def __getitem__(self, place: int) -> Item | DataError:
         samples, views = self.order.at(np.array([place], dtype=np.int64))
         wanted, view_id = int(samples[0]), int(views[0])
         bad: list[BadFile] = []
@@ -56,9 +57,9 @@ class ViewDataset(Dataset[Item]):
                 bad.append(BadFile(sample, name, str(error)))
                 continue
             return Item(view, place, sample, view_id, name, tuple(bad))
-        raise DataError(
-            f"{_REPLACEMENTS} images in a row cannot be read, the first is {bad[0].name} ({bad[0].reason})"
-            " Is this a folder of images?"
+        # handed on, not raised: from a loader's worker it would come with a traceback in its message
+        return DataError(
+            f"{_REPLACEMENTS} images in a row cannot be read, the first is {bad[0].reason} Is this a folder of images?"
         )
 
     def _view(self, sample: int, view_id: int, name: str) -> Tensor:
@@ -75,12 +76,16 @@ def training_batches(
 
     Args:
         dataset: Views by place.
-        batch_size: Views per step.
+        batch_size: Views per step, a multiple of `parts`.
         start_step: First step wanted; nothing before it is read.
         num_steps: Where the stream stops.
         parts: Pieces a step's batch is yielded in (gradient accumulation).
         workers: Loader processes; 0 loads in this one.
+
+    Raises:
+        DataError: If image after image cannot be read.
     """
+    assert batch_size % parts == 0, f"a batch of {batch_size} has no {parts} equal parts"
     size = batch_size // parts
     first, last = start_step * parts, num_steps * parts
     loader = DataLoader(
@@ -90,8 +95,13 @@ def training_batches(
         collate_fn=_Collate(batch_size),
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else the loader draws a number from the global one
+        worker_init_fn=leave_signals_to_parent,
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
 
 
 class _Places:
@@ -112,7 +122,10 @@ class _Collate:
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
 
-    def __call__(self, items: list[Item]) -> Batch:
+    def __call__(self, found: list[Item | DataError]) -> Batch | DataError:
+        items = [item for item in found if isinstance(item, Item)]
+        if len(items) < len(found):
+            return next(item for item in found if isinstance(item, DataError))
         places = torch.tensor([item.place for item in items])
         return Batch(
             views=torch.stack([item.view for item in items]),
@@ -145,8 +158,18 @@ class EvaluationDataset(Dataset[tuple[Tensor | None, int]]):
 
 
 def evaluation_batches(dataset: EvaluationDataset, *, batch_size: int, workers: int = 0) -> DataLoader[Any]:
-    """(images (B, 3, S, S) uint8, positions (B,)) once through the dataset; unreadable images are left out."""
-    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=_stack_readable)
+    """(images (B, 3, S, S) uint8, positions (B,)) once through the dataset; unreadable images are left out.
+
+    A batch of which no image can be read is (0, 3, 0, 0).
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_stack_readable,
+        generator=torch.Generator(),  # else the loader draws a number from the global one
+        worker_init_fn=leave_signals_to_parent,
+    )
 
 
 def _stack_readable(items: list[tuple[Tensor | None, int]]) -> tuple[Tensor, Tensor]:

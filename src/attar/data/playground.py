@@ -39,7 +39,7 @@ class Scene:
 
 
 def render_scene(seed: int, index: int, *, size: int = 64) -> Scene:
-    """Render scene `index` of the stream `seed`: a pure function, equal on every machine and in every order.
+    """Render scene `index` of the stream `seed`: a pure function, equal in every process and in every order.
 
     Args:
         seed: Names the stream. Train and test scenes use different seeds.

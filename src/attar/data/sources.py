@@ -146,7 +146,9 @@ class PlaygroundSource:
         match = _PLAYGROUND.fullmatch(reference)
         seed, count = (int(match[1] or 0), int(match[2] or 10000)) if match else (0, 0)
         if count == 0:
-            raise DataError(f"'{reference}' must look like playground:SEED?n=COUNT, both whole numbers, COUNT at least 1.")
+            raise DataError(
+                f"'{reference}' must look like playground:SEED?n=COUNT, both whole numbers, COUNT at least 1."
+            )
         return cls(seed, count)
 
     def __len__(self) -> int:

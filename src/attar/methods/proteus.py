@@ -13,6 +13,7 @@ code runs it for all of them and throws half away (same loss, a quarter less wor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -251,6 +252,13 @@ def _without_empty_terms(config: ProteusConfig) -> ProteusConfig:
 
 
 def _check_fit(teacher: Backbone, student: Backbone, config: ProteusConfig) -> None:
+    for flag, model in (("--img-size", student), ("--teacher-img-size", teacher)):
+        if model.can_mask and model.img_size % model.patch_size:  # the model would drop the rest without a word
+            fitting = math.ceil(model.img_size / model.patch_size) * model.patch_size
+            raise ShapeError(
+                f"{model.source.name} at {model.img_size} px: patches of {model.patch_size} px leave a rest of"
+                f" {model.img_size % model.patch_size} px. Try {flag} {fitting}."
+            )
     if config.patch_weight and not student.can_mask:
         raise ShapeError(
             f"student {student.source.name} is a conv net: it has no patch tokens to hide, and proteus.patch_weight is"

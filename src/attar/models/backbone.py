@@ -209,7 +209,7 @@ class Backbone(nn.Module):
                 f"{self.source.name} fails on an image of {size}x{size} px ({error}). Try another img_size."
             ) from error
         cls, patch, grid = tokens.cls.shape, tokens.patch.shape, tokens.grid
-        if cls != (1, cls[-1]) or patch != (1, grid[0] * grid[1], cls[-1]):
+        if cls != (1, cls[-1]) or patch != (1, grid[0] * grid[1], cls[-1]) or min(grid) < 1:
             raise ModelReferenceError(
                 f"{self.source.name} gives cls {tuple(cls)} and patch {tuple(patch)} on a grid of {grid} for one image."
                 " They must be (1, D) and (1, h * w, D)."

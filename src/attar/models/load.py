@@ -72,10 +72,11 @@ def _build_timm(reference: Reference, img_size: int | None) -> nn.Module:
     try:
         if img_size is not None and _takes_img_size(reference):
             arguments["img_size"] = img_size
-        return timm.create_model(name, pretrained=False, **arguments)
+        model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     except Exception as error:  # constructors raise many kinds; each means that these arguments make no model
         reason = str(error).strip() or type(error).__name__
         raise ModelReferenceError(f"model '{reference}' cannot be built: {reason.rstrip('.')}.") from error
+    return model
 
 
 def _timm_name(reference: Reference) -> str:

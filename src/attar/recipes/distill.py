@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from attar.data.labelled import open_labelled
 from attar.data.loader import ViewDataset, default_workers, training_batches
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Source, open_source
+from attar.errors import TrainingError
 from attar.evaluation import KnnMonitor, wilson_interval
 from attar.export import model_card, write_student
 from attar.methods import Proteus
@@ -73,6 +75,7 @@ def distill(config: DistillConfig) -> DistillReport:
     Raises:
         UserError: If models, data, settings or the run directory do not work out; before the first step.
         NonFiniteError: If a loss or gradient is not finite.
+        TrainingError: If a step needs more memory than the device has.
         Interrupted: If SIGINT or SIGTERM came; a checkpoint is saved.
     """
     with polite_stop():
@@ -82,12 +85,15 @@ def distill(config: DistillConfig) -> DistillReport:
         log = Log(run.log)
         _say_header(log, parts)
         state = build_state(parts.method.learner, parts.student, config.optim)
-        resumed = load_checkpoint(run.checkpoints, state, _identity(run, parts.source))
+        resumed = load_checkpoint(run.checkpoints, state, _identity(run, parts.source), say=log.say)
         if resumed is not None:
             log.say(f"  resume   from {resumed.name}")
+        elif not run.is_new:
+            log.say("  resume   no checkpoint is whole: from the beginning")
         baselines = _judge_baselines(parts, run, log)
         if state.step < parts.total_steps:
-            _train(parts, run, state, log, baselines)
+            with _memory_in_words(config):
+                _train(parts, run, state, log, baselines)
         return _finish(parts, run, state, log)
 
 
@@ -185,6 +191,21 @@ def _train(parts: _Parts, run: RunDirectory, state: TrainState, log: Log, baseli
     )
     stream = batches(start_step=state.step, num_steps=parts.total_steps)
     fit(parts.method, state, stream, schedule, settings, _callbacks(parts, run, log, baselines))
+
+
+@contextlib.contextmanager
+def _memory_in_words(config: DistillConfig) -> Iterator[None]:
+    """Name the setting to turn when a step does not fit into the device's memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        size, parts = config.batch_size, config.optim.accumulate
+        more = next((n for n in range(parts + 1, size + 1) if size % n == 0), None)
+        remedy = (
+            f"--optim.accumulate {more}, the same batch in smaller parts" if more else "a smaller --img-size or model"
+        )
+        reason = ". ".join(str(error).split(". ")[:2]).rstrip(".")
+        raise TrainingError(f"{size // parts} views at a time need too much memory ({reason}). Try {remedy}.") from None
 
 
 def _callbacks(parts: _Parts, run: RunDirectory, log: Log, baselines: str) -> list[Callback]:

@@ -31,6 +31,9 @@ class NoEffect:
     def on_stop(self, state: TrainState) -> None:
         """Finished or interrupted."""
 
+    def on_exit(self) -> None:
+        """Finished, interrupted or failed."""
+
 
 class ConsoleLog(NoEffect):
     """A bar on a terminal, and a line every so many steps."""
@@ -59,7 +62,7 @@ class ConsoleLog(NoEffect):
                 f"  {self.rate:,.0f} img/s  eta {duration(elapsed * (self.total_steps - record.step))}"
             )
 
-    def on_stop(self, state: TrainState) -> None:
+    def on_exit(self) -> None:
         """Take the bar away."""
         self.bar.stop()
 
@@ -126,7 +129,7 @@ class TensorBoard(NoEffect):
             for name, value in {"loss": record.loss, "lr": record.lr, **record.terms}.items():
                 self.writer.add_scalar(f"train/{name}", value, record.step)
 
-    def on_stop(self, state: TrainState) -> None:
+    def on_exit(self) -> None:
         """Flush and close."""
         self.writer.close()
 

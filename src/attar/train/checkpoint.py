@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,10 @@ def save_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any], *
     return target
 
 
-def load_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any]) -> Path | None:
-    """Load the newest complete checkpoint into `state`; damaged ones are passed over.
+def load_checkpoint(
+    folder: Path, state: TrainState, identity: dict[str, Any], *, say: Callable[[str], None] = print
+) -> Path | None:
+    """Load the newest complete checkpoint into `state`; damaged ones are passed over, and `say` is told.
 
     Returns:
         The checkpoint, or None if there is no complete one.
@@ -58,6 +61,7 @@ def load_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any]) -
     """
     for path in reversed(_numbered(folder)):
         if not _is_complete(path):
+            say(f"  resume   {path.name} is damaged (its manifest does not verify) and passed over")
             continue
         about = read_json(path / "state.json")
         for key, value in identity.items():

@@ -55,6 +55,10 @@ class Callback(Protocol):
         """The run ends here, finished or interrupted."""
         ...
 
+    def on_exit(self) -> None:
+        """Always the last call, after an error too: give back what was taken, such as the terminal."""
+        ...
+
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -83,28 +87,32 @@ def fit(
     """
     method.learner.train()
     parameters = [p for p in method.learner.parameters() if p.requires_grad]
-    for callback in callbacks:
-        callback.on_start(state)
-    while state.step < settings.total_steps:
-        started = time.perf_counter()
-        record = StepRecord(state.step + 1, lr=schedule.at(state.step))
-        for group in state.optimizer.param_groups:
-            group["lr"] = record.lr
-
-        last = _accumulate(method, batches, settings, record)
-        record.grad_norm = _finite_norm(parameters, settings.clip_norm, last)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        state.average(method.student)
-
-        record.seconds = time.perf_counter() - started
+    try:
         for callback in callbacks:
-            callback.on_step(state, record)
-        if (number := stop_requested()) is not None and state.step < settings.total_steps:
-            _stop(state, callbacks, number)
-    for callback in callbacks:
-        callback.on_stop(state)
+            callback.on_start(state)
+        while state.step < settings.total_steps:
+            started = time.perf_counter()
+            record = StepRecord(state.step + 1, lr=schedule.at(state.step))
+            for group in state.optimizer.param_groups:
+                group["lr"] = record.lr
+
+            last = _accumulate(method, batches, settings, record)
+            record.grad_norm = _finite_norm(parameters, settings.clip_norm, last)
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            state.average(method.student)
+
+            record.seconds = time.perf_counter() - started
+            for callback in callbacks:
+                callback.on_step(state, record)
+            if (number := stop_requested()) is not None and state.step < settings.total_steps:
+                _stop(state, callbacks, number)
+        for callback in callbacks:
+            callback.on_stop(state)
+    finally:
+        for callback in callbacks:
+            callback.on_exit()
 
 
 def _accumulate(method: Method, batches: Iterator[Batch], settings: LoopSettings, record: StepRecord) -> Batch:
@@ -132,7 +140,7 @@ def _check_finite(loss: float, terms: dict[str, float], batch: Batch) -> None:
         return
     wrong = [f"{name} is {value}" for name, value in terms.items() if value != value or abs(value) == float("inf")]
     raise NonFiniteError(
-        f"the loss of step {batch.step} is {loss} ({', '.join(wrong) or 'no single term'});"
+        f"the loss of step {batch.step + 1} is {loss} ({', '.join(wrong) or 'no single term'});"
         " the weights were not changed.\n"
         f"  images: {_names(batch)}\n"
         "  Try a lower --optim.lr, --optim.clip-norm 1, or --precision fp32; look at the images above."
@@ -144,7 +152,7 @@ def _finite_norm(parameters: list[nn.Parameter], clip_norm: float | None, batch:
     norm = float(nn.utils.clip_grad_norm_(parameters, limit))
     if not torch.isfinite(torch.tensor(norm)):
         raise NonFiniteError(
-            f"the gradient of step {batch.step} has norm {norm}; the weights were not changed.\n"
+            f"the gradient of step {batch.step + 1} has norm {norm}; the weights were not changed.\n"
             f"  images: {_names(batch)}\n"
             "  Try a lower --optim.lr, --optim.clip-norm 1, or --precision fp32; look at the images above."
         )

@@ -43,7 +43,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device '{name}' is no device. Give auto, cpu, cuda or cuda:NUMBER.") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device '{name}' is none that attar runs on. Give auto, cpu, cuda or cuda:NUMBER.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices. Try --device auto."

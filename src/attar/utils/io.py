@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_dir
+from safetensors import SafetensorError
 
 from attar.errors import RunDirectoryError
 
 _CHUNK = 1 << 20
+_ATTEMPTS = 50  # to be the one who renames, when several processes make the same folder
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # None: raised by a library that tells no number
 
 
 def sha256_file(path: Path) -> str:
@@ -77,19 +81,35 @@ def new_folder(target: Path) -> Iterator[Path]:
                 if path.is_file():
                     os.chmod(path, 0o666 & ~_umask())  # some writers make private files
                     sync_file(path)
+                elif path.is_dir():
+                    sync_folder(path)
             sync_folder(temporary)
-            replaced = None
-            if target.exists():
-                replaced = target.with_name(f".{target.name}.replaced")
-                shutil.rmtree(replaced, ignore_errors=True)
-                os.rename(target, replaced)
-            os.rename(temporary, target)
+            _put_in_place(temporary, target)
             sync_folder(target.parent)
-            if replaced is not None:
-                shutil.rmtree(replaced, ignore_errors=True)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    """Rename `folder` to `target` and remove what stood there; other processes may be doing the same."""
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        for attempt in range(_ATTEMPTS):
+            replaced = aside / str(attempt)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(target, replaced)
+            try:
+                os.rename(folder, target)
+                return
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and attempt < _ATTEMPTS - 1:
+                    continue  # another process was quicker
+                if replaced.exists():
+                    os.rename(replaced, target)
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync_file(path: Path) -> None:
@@ -112,14 +132,15 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn the system's errors about a place to write into one clear sentence."""
     try:
         yield
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise RunDirectoryError(
-            f"cannot write {path}: {error.strerror}. Choose a folder you may write with --out."
-        ) from None
-    except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write {path}: {error.strerror or error}. Free some space, then give the same command again."
-        ) from None
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) in _NO_ROOM:
+            remedy = "Free some space, then give the same command again."
+        elif path.is_relative_to(cache_dir()):
+            remedy = "Set ATTAR_CACHE to a folder you may write."
+        else:
+            remedy = "Choose a folder you may write with --out."
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunDirectoryError(f"cannot write {path}: {reason}. {remedy}") from None
 
 
 def cache_dir() -> Path:

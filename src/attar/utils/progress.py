@@ -45,8 +45,8 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str) -> Ite
         unit: What an item is, in the plural, such as `"batches"`.
     """
     started = last_line = time.monotonic()
-    with progress_bar() as bar:
-        task = None
+    bar, task = progress_bar(), None
+    try:
         for done, item in enumerate(items, start=1):
             yield item
             stop_if_requested(description)
@@ -55,12 +55,16 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str) -> Ite
                 continue
             rate = f"{done / (now - started):,.0f} {unit}/s"
             if task is None:
+                bar.start()
                 task = bar.add_task(description, total=total, rate=rate)
             bar.update(task, completed=done, rate=rate)
             if not console.is_terminal and now - last_line > 10:
                 last_line = now
                 left = duration((total - done) * (now - started) / done)
                 print(f"  {description}  {done:,}/{total:,}  {rate}  eta {left}", file=sys.stdout, flush=True)
+    finally:
+        if task is not None:
+            bar.stop()
 
 
 @contextlib.contextmanager

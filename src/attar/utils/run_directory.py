@@ -68,10 +68,13 @@ def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> RunD
     Raises:
         RunDirectoryError: If the directory cannot be written, holds something else, or a run with other settings.
     """
-    path = path.expanduser().resolve()
-    if path.exists() and not path.is_dir():
-        raise RunDirectoryError(f"--out {path} is a file. Give a directory.")
+    try:
+        path = path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a home that nobody has, a link to itself
+        raise RunDirectoryError(f"--out {path} leads nowhere: {error}. Give a directory.") from None
     with storage_errors(path):
+        if path.exists() and not path.is_dir():
+            raise RunDirectoryError(f"--out {path} is a file. Give a directory.")
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".attar-writable"
         probe.write_bytes(b"")
@@ -81,8 +84,8 @@ def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> RunD
             return RunDirectory(path, uuid.uuid4().hex, is_new=True)
         if not resume_anyway:
             _check_same(path, config)
-        return RunDirectory(path, read_json(path / "run.json")["run_id"], is_new=False)
-    if any(path.iterdir()):
+        return RunDirectory(path, _run_id(path / "run.json"), is_new=False)
+    if any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise RunDirectoryError(f"--out {path} is not empty and holds no attar run. Choose a new directory.")
     return RunDirectory(path, uuid.uuid4().hex, is_new=True)
 
@@ -94,8 +97,9 @@ def start_run(run: RunDirectory, config: Config, *, version: str) -> RunDirector
             leftover.unlink(missing_ok=True)
         shutil.rmtree(run.results, ignore_errors=True)
         head = f"attar {version}, Python {platform.python_version()}"
-        write_text(run.path / "config.yaml", to_yaml(config, comment=head))
+        # run.json first: killed in between, the directory is still known as a run's
         write_json(run.path / "run.json", {"run_id": run.run_id, "command": sys.argv, "versions": versions()})
+        write_text(run.path / "config.yaml", to_yaml(config, comment=head))
     return run
 
 
@@ -108,6 +112,13 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def _run_id(file: Path) -> str:
+    try:
+        return str(read_json(file)["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunDirectoryError(f"{file} is damaged: it names no run_id. Restore it, or choose a new --out.") from None
 
 
 def _check_same(path: Path, config: Config) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,7 +18,7 @@ Key = int | str
 
 
 def derive(seed: int, *keys: Key) -> int:
-    """A 64-bit number that depends on `seed` and on every key, in order.
+    """A 64-bit number that depends on `seed` and on every key, in order; a numpy integer counts as its value.
 
     Example:
         >>> derive(0, "view", 3, 1) == derive(0, "view", 3, 1)
@@ -25,7 +26,7 @@ def derive(seed: int, *keys: Key) -> int:
         >>> derive(0, "view", 3, 1) == derive(0, "view", 31)
         False
     """
-    text = "\x1f".join(f"{type(key).__name__}:{key}" for key in (seed, *keys))
+    text = "\x1f".join(f"str:{k}" if isinstance(k, str) else f"int:{operator.index(k)}" for k in (seed, *keys))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

@@ -19,7 +19,7 @@ def polite_stop() -> Iterator[None]:
     """Within the block the first signal is remembered for `stop_requested`; the second ends the process.
 
     Outside the main thread, where Python allows no handlers, the block changes nothing. Worker processes, which
-    inherit the handlers when forked, take no notice: the main process ends them.
+    inherit the handlers when forked, take no notice: the main process ends them (`leave_signals_to_parent`).
     """
     global _received
     if threading.current_thread() is not threading.main_thread():
@@ -43,6 +43,23 @@ def polite_stop() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _received = None
+
+
+def leave_signals_to_parent(_worker: int) -> None:
+    """First thing in a loader's worker: take no notice of the first SIGINT or SIGTERM, and end at the second.
+
+    Terminals and schedulers send a signal to every process of a job. The main one still needs its workers to finish
+    the step, and torch lets a SIGTERM kill them.
+    """
+    seen: list[int] = []
+
+    def ignore_once(number: int, _frame: FrameType | None) -> None:
+        if seen:
+            os._exit(128 + number)
+        seen.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ignore_once)
 
 
 def stop_requested() -> int | None:

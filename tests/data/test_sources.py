@@ -1,0 +1,367 @@
+"""Folder, Parquet and playground give the bytes and the labels that were put in, here and in a loader's worker."""
+
+import os
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+import attar.data.index as index_module
+import attar.data.parquet as parquet_module
+from attar.data.playground import CLASS_NAMES, render_scene
+from attar.data.sources import FolderSource, ParquetSource, PlaygroundSource, open_source
+from attar.errors import DataError, DecodeError
+
+
+def write_files(root, *names):
+    """Files that hold their own names."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+
+
+def write_table(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def labels_by_name(source):
+    """What the source says: class name of each row, by the row's name."""
+    labels, names = source.labels()
+    assert labels.dtype == np.int64
+    assert labels.shape == (len(source),)
+    return {source.name(row): names[labels[row]] for row in range(len(source))}
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_the_bytes_of_the_named_file(tmp_path):
+    write_files(tmp_path, "b/2.jpg", "a/deep/1.jpg", "c.jpg")
+    source = open_source(str(tmp_path))
+    assert isinstance(source, FolderSource)
+    assert [source.name(row) for row in range(len(source))] == ["c.jpg", "a/deep/1.jpg", "b/2.jpg"]
+    assert all(source.read(row) == source.name(row).encode() for row in range(len(source)))
+
+
+def test_the_first_folder_is_the_class_and_classes_are_sorted(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_module, "_ROWS", 2)  # labels cross the bounds of Arrow's batches
+    files = [
+        "zebra/1.jpg",
+        "ant/9/1.jpg",
+        "ant/1.jpg",
+        "Bee/1.jpg",
+        "bee/2.jpg",
+        "zebra/0.jpg",
+        "größe/x.jpg",
+        "10/1.jpg",
+    ]
+    write_files(tmp_path, *files)
+    source = open_source(str(tmp_path))
+    assert source.labels()[1] == ["10", "Bee", "ant", "bee", "größe", "zebra"]
+    assert labels_by_name(source) == {name: name.split("/")[0] for name in files}
+
+
+def test_images_beside_the_class_folders_leave_no_labels(tmp_path):
+    write_files(tmp_path, "a/1.jpg", "b/1.jpg")
+    assert open_source(str(tmp_path)).labels() is not None
+    write_files(tmp_path, "0.jpg")
+    assert open_source(str(tmp_path)).labels() is None
+
+
+def test_a_vanished_or_unreadable_file_is_a_decode_error(tmp_path):
+    write_files(tmp_path, "a/1.jpg", "b/1.jpg")
+    source = open_source(str(tmp_path))
+    (tmp_path / "a/1.jpg").unlink()
+    with pytest.raises(DecodeError, match=r"^a/1\.jpg: cannot be read \(No such file or directory\)\.$"):
+        source.read(0)
+    (tmp_path / "b/1.jpg").unlink()
+    (tmp_path / "b/1.jpg").mkdir()
+    with pytest.raises(DecodeError, match=r"Is a directory"):
+        source.read(1)
+
+
+def test_fingerprints_of_equal_folders_agree(tmp_path):
+    for place in ("here", "there"):
+        write_files(tmp_path / place, "a/1.jpg", "b/2.jpg")
+    write_files(tmp_path / "other", "a/1.jpg", "b/3.jpg")
+    here, there, other = (open_source(str(tmp_path / place)).fingerprint for place in ("here", "there", "other"))
+    assert here == there != other
+
+
+def test_reindex_reaches_the_index(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    write_files(tmp_path / "images", "1.jpg")
+    os.utime(tmp_path / "images", (1e9, 1e9))
+    made = []
+    for reindex in (False, False, True):
+        open_source(str(tmp_path / "images"), reindex=reindex)
+        (file,) = (tmp_path / "cache").rglob("paths.arrow")
+        made.append(file.stat().st_mtime_ns)
+    assert made[0] == made[1] < made[2]
+
+
+# --- Parquet --------------------------------------------------------------------------------------------------------
+
+
+def struct_images(*values):
+    return pa.array(values, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+
+
+def test_parquet_with_plain_bytes(tmp_path):
+    path = write_table(tmp_path / "x.parquet", other=[1, 2, 3], image=[b"one", b"", b"three"], label=[1, 0, 1])
+    source = open_source(str(path))
+    assert isinstance(source, ParquetSource)
+    assert [source.read(row) for row in range(3)] == [b"one", b"", b"three"]
+    assert [source.name(row) for row in range(3)] == ["x.parquet[0]", "x.parquet[1]", "x.parquet[2]"]
+    assert labels_by_name(source) == {"x.parquet[0]": "1", "x.parquet[1]": "0", "x.parquet[2]": "1"}
+
+
+def test_parquet_as_hugging_face_writes_it(tmp_path):
+    images = struct_images({"bytes": b"one", "path": "1.jpg"}, {"bytes": b"two", "path": None}, {"bytes": b"3"})
+    source = open_source(str(write_table(tmp_path / "x.parquet", image=images, label=[7, 3, 7])))
+    assert [source.read(row) for row in range(3)] == [b"one", b"two", b"3"]
+    assert list(labels_by_name(source).values()) == ["7", "3", "7"]
+    assert source.labels()[1] == ["3", "7"]
+
+
+def test_rows_keep_their_order_over_row_groups_and_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_module, "_ROWS", 7)
+    images = [f"{number}".encode() for number in range(50)]
+    table = pa.table({"image": pa.array(images, pa.large_binary()), "label": list(range(50, 0, -1))})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=11)
+    source = open_source(str(tmp_path / "x.parquet"))
+    assert [source.read(row) for row in range(50)] == images
+    assert list(labels_by_name(source).values()) == [str(50 - number) for number in range(50)]
+
+
+def test_labels_are_ordered_as_numbers_and_names_as_text(tmp_path):
+    numbers = open_source(str(write_table(tmp_path / "1.parquet", image=[b"x"] * 3, label=[10, 9, 100])))
+    assert numbers.labels()[1] == ["9", "10", "100"]
+    assert list(labels_by_name(numbers).values()) == ["10", "9", "100"]
+    text = pa.array(["dog", "cat", "dog"]).dictionary_encode()
+    words = open_source(str(write_table(tmp_path / "2.parquet", image=[b"x"] * 3, label=text)))
+    assert words.labels()[1] == ["cat", "dog"]
+    assert list(labels_by_name(words).values()) == ["dog", "cat", "dog"]
+
+
+def test_parquet_without_a_usable_label_column_has_no_labels(tmp_path):
+    bare = write_table(tmp_path / "1.parquet", image=[b"x"])
+    many = write_table(tmp_path / "2.parquet", image=[b"x"], label=[[1, 2]])
+    assert open_source(str(bare)).labels() is None
+    assert open_source(str(many)).labels() is None
+
+
+@pytest.mark.parametrize("labels", [[0, 1, None], [0, 1, -1], ["a", "b", None]])
+def test_a_row_without_a_label_is_an_error_only_when_labels_are_asked_for(tmp_path, labels):
+    source = open_source(str(write_table(tmp_path / "x.parquet", image=[b"x"] * 3, label=labels)))
+    assert source.read(2) == b"x"
+    with pytest.raises(DataError, match=rf"x\.parquet\[2\] has no label \({labels[2]}\)"):
+        source.labels()
+
+
+def test_a_row_without_an_image_is_a_decode_error(tmp_path):
+    plain = open_source(str(write_table(tmp_path / "1.parquet", image=[b"x", None])))
+    struct = open_source(
+        str(write_table(tmp_path / "2.parquet", image=struct_images({"bytes": None, "path": "p"}, None)))
+    )
+    for source, row in ((plain, 1), (struct, 0), (struct, 1)):
+        with pytest.raises(DecodeError, match=rf"\[{row}\]: the row has no image"):
+            source.read(row)
+
+
+WRONG_TABLES = {
+    "no image column": ({"img": [b"x"], "label": [0]}, "has no column 'image'; it has img, label"),
+    "paths in place of bytes": ({"image": ["a.jpg"]}, "column 'image' of .* is string; it must hold the bytes"),
+    "numbers in place of bytes": ({"image": [[1, 2]]}, "column 'image' of .* is list"),
+    "a struct without bytes": ({"image": [{"path": "x"}]}, "column 'image' of .* is struct"),
+    "no rows": ({"image": pa.array([], pa.binary())}, "holds no rows"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TABLES)
+def test_a_table_without_images_is_an_error(tmp_path, case):
+    columns, message = WRONG_TABLES[case]
+    with pytest.raises(DataError, match=message):
+        open_source(str(write_table(tmp_path / "x.parquet", **columns)))
+
+
+def test_a_file_that_is_no_parquet_or_damaged_is_an_error(tmp_path):
+    (tmp_path / "text.parquet").write_text("image,label\n")
+    with pytest.raises(DataError, match=r"text\.parquet is not a Parquet file"):
+        open_source(str(tmp_path / "text.parquet"))
+    path = write_table(tmp_path / "x.parquet", image=[bytes(range(256)) * 40] * 9)
+    data = bytearray(path.read_bytes())
+    data[4:60] = bytes(56)  # the head of the first page: the file's own index, at its end, stays sound
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"x\.parquet is damaged"):
+        open_source(str(path))
+
+
+def test_parquet_is_copied_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    path = write_table(tmp_path / "x.parquet", image=[b"one"])
+    first = open_source(str(path))
+    (copy,) = (tmp_path / "cache").rglob("rows.arrow")
+    made = copy.stat().st_ino
+    assert open_source(str(path)).fingerprint == first.fingerprint
+    assert copy.stat().st_ino == made
+    write_table(path, image=[b"two"])
+    os.utime(path, (1e9, 1e9))
+    second = open_source(str(path))
+    assert second.read(0) == b"two"
+    assert second.fingerprint != first.fingerprint
+    assert first.read(0) == b"one"  # an open source keeps its rows
+    assert len(list((tmp_path / "cache").rglob("rows.arrow"))) == 1
+
+
+def test_fingerprint_of_parquet_is_its_content_not_its_place(tmp_path):
+    path = write_table(tmp_path / "x.parquet", image=[b"one"])
+    (tmp_path / "y.parquet").write_bytes(path.read_bytes())
+    assert open_source(str(path)).fingerprint == open_source(str(tmp_path / "y.parquet")).fingerprint
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", None])
+def test_a_damaged_copy_is_made_anew(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    path = write_table(tmp_path / "x.parquet", image=[b"one", b"two"])
+    assert open_source(str(path)).read(1) == b"two"
+    for name in ("rows.arrow", "about.json"):
+        (copy,) = (tmp_path / "cache").rglob(name)
+        data = copy.read_bytes()
+        copy.unlink()
+        if damage is not None:
+            copy.write_bytes(damage(data))
+        assert open_source(str(path)).read(1) == b"two"
+
+
+# --- playground -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "seed", "count"),
+    [
+        ("playground", 0, 10_000),
+        ("playground:7", 7, 10_000),
+        ("playground:7?n=3", 7, 3),
+        ("playground:123456789012?n=1", 123456789012, 1),
+    ],
+)
+def test_playground_references(reference, seed, count):
+    source = open_source(reference)
+    assert isinstance(source, PlaygroundSource)
+    assert (source.seed, len(source)) == (seed, count)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *("playground:", "playground:x", "playground:-1", "playground:1.5", "playground: 1", "playground:\u00b2"),
+        *("playground:1?", "playground:1?n=", "playground:1?n=0", "playground:1?n=-5", "playground:1?m=5"),
+        *("playground:1?n=5&n=6", "playground:1?n=\u0665", "playground:1\n", "playground:?n=5"),
+    ],
+)
+def test_wrong_playground_references_show_the_right_form(reference):
+    with pytest.raises(DataError, match="must look like playground:SEED") as caught:
+        open_source(reference)
+    assert reference in str(caught.value)
+
+
+def test_playground_gives_its_scenes_and_their_classes():
+    source = open_source("playground:3?n=40")
+    np.testing.assert_array_equal(source.read(17), render_scene(3, 17).image)
+    labels, names = source.labels()
+    assert names == list(CLASS_NAMES)
+    assert labels.tolist() == [render_scene(3, row).label for row in range(40)]
+    assert source.name(17) == "playground:3[17]"
+    assert source.fingerprint != open_source("playground:4?n=40").fingerprint
+    assert source.fingerprint != open_source("playground:3?n=41").fingerprint
+
+
+# --- references that name nothing -----------------------------------------------------------------------------------
+
+
+def test_what_is_not_there_or_not_images_is_an_error(tmp_path):
+    write_files(tmp_path, "cat.jpg")
+    with pytest.raises(DataError, match=r"cat\.jpg is a file. Give a folder"):
+        open_source(str(tmp_path / "cat.jpg"))
+    with pytest.raises(DataError, match=r"Parquet file .*x\.parquet does not exist"):
+        open_source(str(tmp_path / "x.parquet"))
+    with pytest.raises(DataError, match=r"folder .*no/where does not exist"):
+        open_source(str(tmp_path / "no" / "where"))
+
+
+@pytest.mark.parametrize("reference", ["~nobody-has-this-home/x", "x" * 300, "nul\0byte"])
+def test_what_cannot_be_looked_at_is_an_error_of_ours(reference):
+    with pytest.raises(DataError, match="cannot be opened"):
+        open_source(reference)
+
+
+def test_a_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_files(tmp_path, "images/1.jpg")
+    assert open_source("~/images").name(0) == "1.jpg"
+
+
+# --- in another process ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["folder", "parquet", "playground"])
+def source(request, tmp_path):
+    if request.param == "playground":
+        return open_source("playground:5?n=6")
+    if request.param == "parquet":
+        return open_source(str(write_table(tmp_path / "x.parquet", image=[b"%d" % n for n in range(6)])))
+    write_files(tmp_path / "images", *(f"{number % 2}/{number}.jpg" for number in range(6)))
+    return open_source(str(tmp_path / "images"))
+
+
+class Bytes(Dataset):
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, row):
+        return os.getpid(), self.source.name(row), np.asarray(self.source.read(row)).tobytes()
+
+
+def test_a_source_survives_pickling(source):
+    data = pickle.dumps(source)
+    assert len(data) < 1000  # not the paths, not the images
+    again = pickle.loads(data)
+    assert (len(again), again.fingerprint) == (len(source), source.fingerprint)
+    np.testing.assert_array_equal(again.read(4), source.read(4))
+    assert again.name(4) == source.name(4)
+
+
+def test_a_source_gives_the_same_in_a_loaders_worker(source):
+    loader = DataLoader(Bytes(source), batch_size=None, collate_fn=tuple, num_workers=2, generator=torch.Generator())
+    there = list(loader)
+    assert [row[1:] for row in there] == [Bytes(source)[row][1:] for row in range(6)]
+    assert os.getpid() not in {process for process, *_ in there}
+
+
+@pytest.mark.slow
+def test_sources_give_the_same_in_a_worker_that_was_not_forked(tmp_path):
+    write_files(tmp_path / "images", "a/1.jpg", "b/2.jpg")
+    write_table(tmp_path / "x.parquet", image=[b"one", b"two"])
+    rows = ConcatDataset(Bytes(open_source(str(tmp_path / name))) for name in ("images", "x.parquet"))
+    loader = DataLoader(rows, batch_size=None, collate_fn=tuple, num_workers=1, multiprocessing_context="spawn")
+    assert [row[1:] for row in loader] == [row[1:] for row in rows]
+
+
+def test_a_parquet_file_that_is_replaced_meanwhile_is_noticed(tmp_path):
+    path = write_table(tmp_path / "x.parquet", image=[b"one"])
+    data = pickle.dumps(open_source(str(path)))
+    path.unlink()
+    assert pickle.loads(data).read(0) == b"one"
+    write_table(path, image=[b"other"])
+    open_source(str(path))
+    with pytest.raises(DataError, match="changed while this run read it"):
+        pickle.loads(data)

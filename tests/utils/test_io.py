@@ -1,0 +1,275 @@
+"""A file or folder is either as it was or as it shall be; nothing half, nothing left lying about."""
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from attar.errors import RunDirectoryError
+from attar.utils.io import (
+    _put_in_place,
+    cache_dir,
+    new_folder,
+    read_json,
+    sha256_file,
+    storage_errors,
+    write_json,
+    write_text,
+)
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.fixture
+def little_room():
+    """No file may grow beyond 4 KB: what a full disk looks like, without filling one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def mode(path):
+    return path.stat().st_mode & 0o777
+
+
+def everything(folder):
+    """Every path below a folder, hidden ones too, with the content of files."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_text_is_written_and_replaced(tmp_path):
+    path = tmp_path / "new" / "deep" / "x.txt"
+    write_text(path, "größe\r\n")
+    assert path.read_bytes() == "größe\r\n".encode()
+    write_text(path, "second")
+    assert everything(tmp_path / "new") == {"deep": None, "deep/x.txt": b"second"}
+
+
+def test_a_reader_never_sees_a_half_written_file(tmp_path):
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+    with path.open() as reader:
+        write_text(path, "new")
+        assert reader.read() == "old"  # another file took its name; this one was not touched
+    assert path.read_text() == "new"
+
+
+def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "a" * 100_000 + "\udcff")
+    assert everything(tmp_path) == {"x.txt": b"old"}
+
+
+def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path, little_room):
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+    with pytest.raises(RunDirectoryError, match=r"cannot write .*x\.txt: File too large\. Free some space"):
+        write_text(path, "a" * 100_000)
+    assert everything(tmp_path) == {"x.txt": b"old"}
+
+
+def test_files_get_the_permissions_of_the_umask(tmp_path, umask):
+    write_text(tmp_path / "x.txt", "x")
+    assert mode(tmp_path / "x.txt") == 0o666 & ~umask
+    assert os.umask(umask) == umask  # and the umask is as it was
+
+
+def test_json_keeps_order_and_writes_what_is_not_finite_as_null(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"b": float("nan"), "a": [float("inf"), -float("inf"), 1.5, ("t", 1)], 3: {"é": None, "x": True}})
+    assert (
+        path.read_text()
+        == json.dumps({"b": None, "a": [None, None, 1.5, ["t", 1]], "3": {"é": None, "x": True}}, indent=2) + "\n"
+    )
+    assert list(read_json(path)) == ["b", "a", "3"]
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "x.json", 1)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "x.json", {"x": object()})
+    assert everything(tmp_path) == {"x.json": b"1\n"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_hashes_are_of_the_whole_file(tmp_path, size):
+    data = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "x").write_bytes(data[:size])
+    assert sha256_file(tmp_path / "x") == hashlib.sha256(data[:size]).hexdigest()
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+def fill(folder, text):
+    (folder / "sub").mkdir()
+    (folder / "a.txt").write_text(text)
+    (folder / "sub" / "b.txt").write_text(text)
+
+
+def test_a_folder_appears_when_it_is_full(tmp_path):
+    target = tmp_path / "new" / "x"
+    with new_folder(target) as folder:
+        fill(folder, "one")
+        assert folder.parent == target.parent  # on the same file system, so that a rename is enough
+        assert not target.exists()
+    assert everything(tmp_path / "new") == {"x": None, "x/a.txt": b"one", "x/sub": None, "x/sub/b.txt": b"one"}
+
+
+def test_a_folder_replaces_the_old_one_whole(tmp_path):
+    target = tmp_path / "x"
+    with new_folder(target) as folder:
+        fill(folder, "one")
+        (folder / "only-old.txt").write_text("one")
+    with new_folder(target) as folder:
+        fill(folder, "two")
+        assert (target / "only-old.txt").read_text() == "one"
+    assert everything(tmp_path) == {"x": None, "x/a.txt": b"two", "x/sub": None, "x/sub/b.txt": b"two"}
+
+
+def fill_and_fail(folder, error):
+    fill(folder, "half")
+    raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_in_the_block_leaves_what_was_there(tmp_path, error):
+    target = tmp_path / "x"
+    for _ in range(2):  # first there is nothing, then there is a folder
+        before = everything(tmp_path)
+        with pytest.raises(error), new_folder(target) as folder:
+            fill_and_fail(folder, error)
+        assert everything(tmp_path) == before
+        target.mkdir(exist_ok=True)
+        (target / "old.txt").write_text("old")
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path, little_room):
+    target = tmp_path / "x"
+    with new_folder(target) as folder:
+        fill(folder, "one")
+    before = everything(tmp_path)
+    with (
+        pytest.raises(RunDirectoryError, match=r"cannot write .*x: File too large\. Free some space"),
+        new_folder(target) as folder,
+    ):
+        (folder / "large").write_bytes(bytes(100_000))
+    assert everything(tmp_path) == before
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old.txt").write_text("old")
+    with pytest.raises(FileNotFoundError):
+        _put_in_place(tmp_path / "gone", tmp_path / "x")
+    assert everything(tmp_path) == {"x": None, "x/old.txt": b"old"}
+
+
+def test_folders_and_what_is_in_them_get_the_permissions_of_the_umask(tmp_path, umask):
+    with new_folder(tmp_path / "x") as folder:
+        (folder / "private").write_text("x")
+        (folder / "private").chmod(0o600)  # as some writers make their files
+    assert mode(tmp_path / "x") == 0o777 & ~umask
+    assert mode(tmp_path / "x" / "private") == 0o666 & ~umask
+
+
+def _replace_often(target, start, failures, number):
+    start.wait()
+    try:
+        for turn in range(15):
+            with new_folder(target) as folder:
+                for name in "abc":
+                    (folder / name).write_text(f"{number}.{turn}")
+    except BaseException as error:
+        failures.put(repr(error))
+        raise
+
+
+def test_several_processes_may_make_the_same_folder_at_once(tmp_path):
+    # every rank of a run indexes the same images at its start
+    context = multiprocessing.get_context("fork")
+    start, failures = context.Barrier(4), context.Queue()
+    arguments = (tmp_path / "x", start, failures)
+    processes = [context.Process(target=_replace_often, args=(*arguments, number)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert failures.empty(), failures.get()
+    assert [process.exitcode for process in processes] == [0] * 4
+    found = everything(tmp_path)
+    assert list(found) == ["x", "x/a", "x/b", "x/c"]  # nothing is left lying about
+    assert found["x/a"] == found["x/b"] == found["x/c"]  # and nothing is mixed
+
+
+# --- errors and places ----------------------------------------------------------------------------------------------
+
+
+def test_a_place_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(
+        RunDirectoryError, match=r"cannot write .*: (Not a directory|File exists)\. Choose a folder .* --out"
+    ):
+        write_text(tmp_path / "file" / "deep" / "x.txt", "x")
+    with (
+        pytest.raises(RunDirectoryError, match=r"Choose a folder you may write with --out"),
+        new_folder(tmp_path / "file" / "x"),
+    ):
+        raise AssertionError("the block must not run")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        *[(errno.ENOSPC, "Free some space"), (errno.EDQUOT, "Free some space"), (None, "Free some space")],
+        *[(errno.EACCES, "--out"), (errno.EROFS, "--out"), (errno.ENAMETOOLONG, "--out")],
+    ],
+)
+def test_the_remedy_fits_the_error(tmp_path, number, remedy):
+    error = OSError(number, os.strerror(number)) if number else OSError("a library says so")
+    with pytest.raises(RunDirectoryError) as caught, storage_errors(tmp_path / "x"):
+        raise error
+    assert str(tmp_path / "x") in str(caught.value)
+    assert remedy in str(caught.value)
+    assert (os.strerror(number) if number else "a library says so") in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_names_its_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "file"))
+    with pytest.raises(RunDirectoryError, match="Set ATTAR_CACHE"):
+        write_text(cache_dir() / "x", "x")
+
+
+def test_other_errors_pass(tmp_path):
+    with pytest.raises(ValueError, match="mine"), storage_errors(tmp_path):
+        raise ValueError("mine")
+
+
+def test_the_cache_is_where_the_variable_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "c"))
+    assert cache_dir() == tmp_path / "c"
+    monkeypatch.setenv("ATTAR_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_dir().name == "attar"
+    assert cache_dir().is_relative_to(tmp_path)
