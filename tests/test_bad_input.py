@@ -7,7 +7,6 @@ are inputs that must be survived; `after` says what must be true then.
 
 import json
 import os
-import pickle
 import resource
 import shutil
 import struct
@@ -201,7 +200,7 @@ class Touch:
 
 
 def save_with_code(path):
-    path.write_bytes(pickle.dumps({"model": Touch(path.with_name("canary"))}))
+    torch.save({"model": Touch(path.with_name("canary"))}, path)
 
 
 def flip_byte(path):
@@ -293,7 +292,21 @@ SETTINGS = [
     Row("epochs and max_steps", flags("--epochs", "10"), 2, ("epochs and max_steps are both set (10, 2). Keep one.",)),
     Row("batch of 0", flags("--batch-size", "0"), 2, ("setting 'batch_size' is '0'", "greater than or equal to 1")),
     Row("batch of words", flags("--batch-size", "many"), 2, ("setting 'batch_size' is 'many'", "integer")),
-    Row("batch of one", flags("--batch-size", "1"), 0, ("2 steps x 1 views",), trained),
+    Row(
+        "batch of one",
+        flags("--batch-size", "1"),
+        2,
+        ("mask_probability 0.5 of 1 images masks none", "Try 1, or 0"),
+        then_runs("--batch-size", "1", "--proteus.mask-probability", "1"),
+    ),
+    Row(
+        "mask ratio too small",
+        flags("--proteus.mask-ratio", "0.05"),
+        2,
+        ("mask_ratio 0.05 hides none of the 16 patches", "Try --proteus.mask-ratio 0.07"),
+        then_runs("--proteus.mask-ratio", "0.07"),
+    ),
+    Row("data an empty word", flags("--data", ""), 2, ("setting 'data' is ''", "at least 1 character")),
     Row("seed -1", flags("--seed", "-1"), 2, ("setting 'seed' is '-1'", "greater than or equal to 0")),
     Row("precision unknown", flags("--precision", "fp16"), 2, ("'precision' is 'fp16'", "'auto', 'bf16' or 'fp32'")),
     Row("learning rate inf", flags("--optim.lr", "inf"), 2, ("setting 'optim.lr' is 'inf'", "finite")),
@@ -439,7 +452,7 @@ RUN_DIRECTORY = [
     Row("out a file", lambda folder: ["--out", str(folder / "images/000.png")], 2, ("is a file. Give a directory",)),
     Row("out in a file", lambda folder: ["--out", str(folder / "images/000.png/run")], 2, ("cannot write", "--out")),
     Row("out too long", lambda folder: ["--out", str(folder / ("x" * 300))], 2, ("name too long", "with --out")),
-    Row("out of nobody", flags("--out", "~nobody-of-this-name/run"), 2, ("leads nowhere", "Give a directory")),
+    Row("out of nobody", flags("--out", "~nobody-of-this-name/run"), 2, ("leads nowhere", "Give another directory")),
     Row("out in use", lambda folder: ["--out", str(folder / "images")], 2, ("holds no attar run", "new directory")),
     Row(
         "out of another run",
@@ -480,13 +493,18 @@ def test_wrong_input_is_answered_in_words(row, tmp_path, capsys):
     row.after(tmp_path)
 
 
-@pytest.mark.slow
+def test_the_canary_would_sing(tmp_path):
+    save_with_code(tmp_path / "teacher.pth")
+    torch.load(tmp_path / "teacher.pth", weights_only=False)
+    assert (tmp_path / "canary").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         (("--teecher", "x"), "unknown flag '--teecher'"),
         (("--config", "nowhere.yaml"), "config file nowhere.yaml cannot be read"),
-        (("--data", "no/such"), "image folder"),
+        pytest.param(("--data", "no/such"), "image folder", marks=pytest.mark.slow),
     ],
 )
 def test_a_process_ends_with_the_exit_code_and_without_traceback(more, says, tmp_path):

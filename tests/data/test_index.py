@@ -88,7 +88,7 @@ def test_fingerprint_tells_other_names_and_other_boundaries(tmp_path):
     for place, files in {
         "1": ["a/b.jpg", "c.jpg"],
         "2": ["a/b.jpg", "d.jpg"],
-        "3": ["a/b.jpg"],
+        "3": ["c.jpga/b.jpg"],
         "4": ["b.jpg"],
     }.items():
         touch(tmp_path / place, *files)

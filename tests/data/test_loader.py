@@ -230,7 +230,7 @@ def test_replacements_are_the_same_each_time_and_in_workers(with_broken):
 
 
 def test_replacements_are_drawn_from_all_images(tmp_path):
-    # always the next row, or always the first, would teach that image far more than the others
+    # always the same one in place of an unreadable one would show it far more often than the others
     write_pictures(tmp_path / "images", 40)
     for number in range(20):
         (tmp_path / "images" / f"{number:03}.png").write_bytes(b"broken")
@@ -238,8 +238,8 @@ def test_replacements_are_drawn_from_all_images(tmp_path):
     counts = np.bincount(batch.samples.numpy(), minlength=40)
     assert counts[:20].tolist() == [0] * 20
     assert (counts[20:] >= 5).all()  # in its own right, once in each of five epochs
-    assert (counts[20:] > 5).sum() >= 15
-    assert counts.max() < 25
+    assert (counts[20:] > 5).sum() >= 18
+    assert counts.max() < 18
 
 
 @pytest.mark.parametrize("workers", [0, 1])

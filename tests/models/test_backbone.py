@@ -436,8 +436,8 @@ def test_tokens_of_ones_own_pass_unchanged():
         (lambda pixels: [pixels], "own returned a list. A module must return"),
         (lambda pixels: {"cls": pixels}, "own returned a dict. A module must return"),
         (
-            lambda pixels: as_dino(pixels, keep=3),
-            "3 patch tokens for an image of 32x32 px, which form no grid",
+            lambda pixels: as_dino(pixels, keep=2),
+            "2 patch tokens for an image of 32x32 px, which form no grid",
         ),
         (lambda pixels: as_dino(pixels) | {"x_norm_clstoken": pixels}, "gives cls .* and patch .* on a grid of"),
         (lambda pixels: pixels @ torch.ones(5, 5), "own fails on an image of 32x32 px"),

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import resource
-from pathlib import Path
 
 import pytest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -96,19 +97,19 @@ class CheckpointConfig(Config):
 class DistillConfig(Config):
     """Distil a vision foundation model into a small backbone with unlabelled images (Proteus, ICLR 2025)."""
 
-    teacher: str = Field(description="model reference of the teacher, such as vit_base_patch14_dinov2")
-    student: str = Field(description="model reference of the student, such as vit_small_patch14_dinov2")
-    data: str = Field(description="folder of images of any depth, a Parquet file, or playground:SEED")
-    out: str = Field(description="run directory; the same command in the same directory resumes")
-    teacher_weights: str = Field("pretrained", description="pretrained, random, or a weight file")
-    student_weights: str = Field("random", description="random, pretrained, or a weight file")
+    teacher: str = Field(min_length=1, description="model reference of the teacher, such as vit_base_patch14_dinov2")
+    student: str = Field(min_length=1, description="model reference of the student, such as vit_small_patch14_dinov2")
+    data: str = Field(min_length=1, description="folder of images of any depth, a Parquet file, or playground:SEED")
+    out: str = Field(min_length=1, description="run directory; the same command in the same directory resumes")
+    teacher_weights: str = Field("pretrained", min_length=1, description="pretrained, random, or a weight file")
+    student_weights: str = Field("random", min_length=1, description="random, pretrained, or a weight file")
     recipe: str | None = Field(None, description="named starting point; see attar distill --list-recipes")
     img_size: int = Field(224, ge=8, description="height and width of the student's input, in pixels")
     teacher_img_size: int | None = Field(None, ge=8, description="input of the teacher; by default img_size")
     batch_size: int = Field(256, ge=1, description="views per optimizer step over all ranks")
     epochs: float | None = Field(None, gt=0, description="passes over the data (300 when max_steps is not given)")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps, in place of epochs")
-    monitor: str | None = Field(None, description="labelled images to measure k-NN on while training")
+    monitor: str | None = Field(None, min_length=1, description="labelled images to measure k-NN on while training")
     seed: int = Field(0, ge=0, description="names every random stream of the run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
     precision: Literal["auto", "bf16", "fp32"] = Field(
@@ -154,6 +155,18 @@ class DistillConfig(Config):
             raise ConfigError(
                 "nothing to learn: proteus.token_weight and feature_weight are 0, and so is patch_weight or"
                 " mask_probability. Give one term a weight."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _some_image_is_masked(self) -> Self:
+        terms, images = self.proteus, self.batch_size
+        if terms.mask_rule == "paper":
+            images //= self.optim.accumulate
+        if terms.patch_weight and terms.mask_probability and int(images * terms.mask_probability) == 0:
+            raise ConfigError(
+                f"proteus.mask_probability {terms.mask_probability:g} of {images} images masks none."
+                f" Try {math.ceil(100 / images) / 100:g}, or 0 to leave the patch term out."
             )
         return self
 

@@ -49,7 +49,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             settings = yaml.load(file, _StrictLoader)  # a SafeLoader
     except OSError as error:
-        raise ConfigError(f"config file {path} cannot be read: {error.strerror}.") from None
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}. Give --config a YAML file.") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date or number that cannot be
         raise ConfigError(f"config file {path} is no valid YAML: {' '.join(str(error).split())}.") from None
     except RecursionError:

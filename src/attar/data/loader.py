@@ -49,7 +49,7 @@ class ViewDataset(Dataset[Item | DataError]):
         wanted, view_id = int(samples[0]), int(views[0])
         bad: list[BadFile] = []
         for attempt in range(_REPLACEMENTS):
-            sample = wanted if attempt == 0 else derive(self.order.seed, "replace", wanted, attempt) % len(self.source)
+            sample = wanted if attempt == 0 else self._replacement(wanted, view_id, attempt)
             name = self.source.name(sample)
             try:
                 view = self._view(sample, view_id, name)
@@ -61,6 +61,10 @@ class ViewDataset(Dataset[Item | DataError]):
         return DataError(
             f"{_REPLACEMENTS} images in a row cannot be read, the first is {bad[0].reason} Is this a folder of images?"
         )
+
+    def _replacement(self, wanted: int, view_id: int, attempt: int) -> int:
+        """Another sample for each view, so that none comes much more often because one is unreadable."""
+        return derive(self.order.seed, "replace", wanted, view_id, attempt) % len(self.source)
 
     def _view(self, sample: int, view_id: int, name: str) -> Tensor:
         image = open_image(self.source.read(sample), name=name)

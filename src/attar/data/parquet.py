@@ -69,8 +69,6 @@ def _open(cached: Path, path: Path) -> ParquetRows | None:
     """The rows as they were written; None if they are not there or not whole."""
     try:
         about = read_json(cached / "about.json")
-        if (cached / "rows.arrow").stat().st_size != about["arrow_bytes"]:
-            return None
         table = pa.ipc.open_file(pa.memory_map(str(cached / "rows.arrow"))).read_all()
         return ParquetRows(path, table, about["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
@@ -111,8 +109,7 @@ def _build(path: Path, cached: Path) -> None:
                 total = math.ceil(file.metadata.num_rows / _ROWS)
                 for batch in track(_batches(file, path, schema), f"copying {path.name}", total=total, unit="batches"):
                     writer.write_batch(batch)
-            size = (folder / "rows.arrow").stat().st_size
-            write_json(folder / "about.json", {"file": described, "arrow_bytes": size, "fingerprint": fingerprint})
+            write_json(folder / "about.json", {"file": described, "fingerprint": fingerprint})
 
 
 def _plain_schema(path: Path, found: Any) -> Any:

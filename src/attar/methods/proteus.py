@@ -264,6 +264,12 @@ def _check_fit(teacher: Backbone, student: Backbone, config: ProteusConfig) -> N
             f"student {student.source.name} is a conv net: it has no patch tokens to hide, and proteus.patch_weight is"
             f" {config.patch_weight:g}. Try --proteus.patch-weight 0 (token and feature terms stay)."
         )
+    patches = student.grid[0] * student.grid[1]
+    if config.patch_weight and int(patches * config.mask_ratio) == 0:
+        raise ShapeError(
+            f"proteus.mask_ratio {config.mask_ratio:g} hides none of the {patches} patches."
+            f" Try --proteus.mask-ratio {math.ceil(100 / patches) / 100:g}, or --proteus.patch-weight 0."
+        )
     needs_grid = config.feature_weight or config.patch_weight
     if needs_grid and teacher.grid != student.grid and not config.resample_tokens:
         sides = [

@@ -70,8 +70,10 @@ def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> RunD
     """
     try:
         path = path.expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a home that nobody has, a link to itself
-        raise RunDirectoryError(f"--out {path} leads nowhere: {error}. Give a directory.") from None
+        str(path).encode()
+    except (OSError, RuntimeError, ValueError) as error:  # a home that nobody has, a link to itself, no text
+        reason = str(error).rstrip(".")
+        raise RunDirectoryError(f"--out {path} leads nowhere: {reason}. Give another directory.") from None
     with storage_errors(path):
         if path.exists() and not path.is_dir():
             raise RunDirectoryError(f"--out {path} is a file. Give a directory.")
