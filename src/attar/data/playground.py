@@ -38,13 +38,14 @@ class Scene:
     depth: Array
 
 
-def render_scene(seed: int, index: int, *, size: int = 64) -> Scene:
+def render_scene(seed: int, index: int, *, size: int = 64, variety: float = 1.0) -> Scene:
     """Render scene `index` of the stream `seed`: a pure function, equal in every process and in every order.
 
     Args:
         seed: Names the stream. Train and test scenes use different seeds.
         index: Position in the stream, from 0; streams have no end.
         size: Height and width in pixels.
+        variety: From 0, where every shape is large, upright and in the middle, to 1. Less variety is learnt sooner.
     """
     rng = numpy_generator(seed, "playground", index)
     label = index % len(CLASS_NAMES)  # balanced classes in every stretch of a stream
@@ -57,12 +58,12 @@ def render_scene(seed: int, index: int, *, size: int = 64) -> Scene:
     tilt = rng.uniform(-0.1, 0.1, size=2)
     depth = (0.9 + tilt[0] * x + tilt[1] * y).clip(0.75, 1.0).astype(np.float32)
 
-    for _ in range(int(rng.integers(0, 5))):
+    for _ in range(int(rng.integers(0, 1 + round(4 * variety)))):
         _add_clutter(image, depth, x, y, rng)
 
-    radius = float(rng.uniform(0.32, 0.62))
-    centre = rng.uniform(-(0.9 - radius), 0.9 - radius, size=2)
-    angle = float(rng.uniform(-0.5, 0.5))
+    radius = float(rng.uniform(0.62 - 0.3 * variety, 0.62))
+    centre = variety * rng.uniform(-(0.9 - radius), 0.9 - radius, size=2)
+    angle = variety * float(rng.uniform(-0.5, 0.5))
     u, v = _rotate((x - centre[0]) / radius, (y - centre[1]) / radius, angle)
     coverage = _coverage(_SHAPES[CLASS_NAMES[label]](u, v), radius, size)
     _blend(image, coverage, _paint(u, v, fill, fill_texture, rng))

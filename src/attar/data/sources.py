@@ -18,7 +18,7 @@ from attar.data.playground import CLASS_NAMES, render_scene
 from attar.errors import DataError, DecodeError
 
 Labels = NDArray[np.int64]
-_PLAYGROUND = re.compile(r"playground(?::(\d+)(?:\?n=(\d+))?)?", re.ASCII)
+_PLAYGROUND = re.compile(r"playground(?::(\d+)(?:\?n=(\d+)(?:&variety=([01](?:\.\d+)?))?)?)?", re.ASCII)
 
 
 class Source(Protocol):
@@ -134,22 +134,23 @@ class ParquetSource:
 
 
 class PlaygroundSource:
-    """Procedural scenes with their classes: `playground:SEED?n=COUNT`."""
+    """Procedural scenes with their classes: `playground:SEED?n=COUNT&variety=SHARE`."""
 
-    def __init__(self, seed: int, count: int) -> None:
-        self.seed, self.count = seed, count
-        self.fingerprint = hashlib.sha256(f"playground:{seed}:{count}".encode()).hexdigest()
+    def __init__(self, seed: int, count: int, variety: float = 1.0) -> None:
+        self.seed, self.count, self.variety = seed, count, variety
+        self.fingerprint = hashlib.sha256(f"playground:{seed}:{count}:{variety}".encode()).hexdigest()
 
     @classmethod
     def parse(cls, reference: str) -> PlaygroundSource:
-        """Read `playground`, `playground:SEED` or `playground:SEED?n=COUNT`."""
+        """Read `playground`, `playground:SEED`, `playground:SEED?n=COUNT` or `…&variety=SHARE`."""
         match = _PLAYGROUND.fullmatch(reference)
-        seed, count = (int(match[1] or 0), int(match[2] or 10000)) if match else (0, 0)
-        if count == 0:
+        seed, count, variety = (int(match[1] or 0), int(match[2] or 10000), float(match[3] or 1)) if match else (0, 0, 0)
+        if count == 0 or variety > 1:
             raise DataError(
-                f"'{reference}' must look like playground:SEED?n=COUNT, both whole numbers, COUNT at least 1."
+                f"'{reference}' must look like playground:SEED?n=COUNT, both whole numbers, COUNT at least 1;"
+                " &variety=SHARE may follow, from 0 to 1."
             )
-        return cls(seed, count)
+        return cls(seed, count, variety)
 
     def __len__(self) -> int:
         return self.count
@@ -160,7 +161,7 @@ class PlaygroundSource:
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """Pixels of the scene, (64, 64, 3)."""
-        return render_scene(self.seed, row).image
+        return render_scene(self.seed, row, variety=self.variety).image
 
     def labels(self) -> tuple[Labels, list[str]]:
         """Shape classes."""
