@@ -54,11 +54,12 @@ def render_scene(seed: int, index: int, *, size: int = 64, variety: float = 1.0)
     colours = rng.permutation(len(_COLOURS))
     fill, ground = str(_COLOUR_NAMES[colours[0]]), str(_COLOUR_NAMES[colours[1]])
     fill_texture, ground_texture = (str(t) for t in rng.choice(list(_TEXTURES), size=2))
-    image = _paint(x, y, ground, ground_texture, rng)
+    strength = 0.3 + 0.7 * variety
+    image = _paint(x, y, ground, ground_texture, strength, rng)
     tilt = rng.uniform(-0.1, 0.1, size=2)
     depth = (0.9 + tilt[0] * x + tilt[1] * y).clip(0.75, 1.0).astype(np.float32)
 
-    for _ in range(int(rng.integers(0, 1 + round(4 * variety)))):
+    for _ in range(int(rng.integers(0, 5))):
         _add_clutter(image, depth, x, y, rng)
 
     radius = float(rng.uniform(0.62 - 0.3 * variety, 0.62))
@@ -66,7 +67,7 @@ def render_scene(seed: int, index: int, *, size: int = 64, variety: float = 1.0)
     angle = variety * float(rng.uniform(-0.5, 0.5))
     u, v = _rotate((x - centre[0]) / radius, (y - centre[1]) / radius, angle)
     coverage = _coverage(_SHAPES[CLASS_NAMES[label]](u, v), radius, size)
-    _blend(image, coverage, _paint(u, v, fill, fill_texture, rng))
+    _blend(image, coverage, _paint(u, v, fill, fill_texture, strength, rng))
     visible = coverage > 0.5
     depth[visible] = rng.uniform(0.1, 0.4)
 
@@ -179,10 +180,10 @@ def _rotate(u: Array, v: Array, angle: float) -> tuple[Array, Array]:
     return c * u + s * v, c * v - s * u
 
 
-def _paint(u: Array, v: Array, colour: str, texture: str, rng: np.random.Generator) -> Array:
+def _paint(u: Array, v: Array, colour: str, texture: str, strength: float, rng: np.random.Generator) -> Array:
     """A surface of one colour whose brightness follows a texture, (H, W, 3)."""
     frequency, phase = float(rng.uniform(6, 14)), float(rng.uniform(0, 2 * np.pi))
-    wave = _TEXTURES[texture](u, v, frequency, phase)[..., None]
+    wave = strength * _TEXTURES[texture](u, v, frequency, phase)[..., None]
     base = np.asarray(_COLOURS[colour], dtype=np.float32) + rng.normal(0, 0.04, 3).astype(np.float32)
     return np.asarray((base * (1 + 0.28 * wave) + 0.05 * wave).clip(0, 1), dtype=np.float32)
 

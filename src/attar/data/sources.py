@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from pathlib import Path
@@ -133,6 +134,13 @@ class ParquetSource:
         return labels.astype(np.int64), [str(value) for value in values]
 
 
+@functools.lru_cache(maxsize=4096)  # 50 MB; drawing a scene costs as much as a small student's forward pass
+def _pixels(seed: int, row: int, variety: float) -> NDArray[np.uint8]:
+    image = render_scene(seed, row, variety=variety).image
+    image.setflags(write=False)
+    return image
+
+
 class PlaygroundSource:
     """Procedural scenes with their classes: `playground:SEED?n=COUNT&variety=SHARE`."""
 
@@ -144,7 +152,9 @@ class PlaygroundSource:
     def parse(cls, reference: str) -> PlaygroundSource:
         """Read `playground`, `playground:SEED`, `playground:SEED?n=COUNT` or `…&variety=SHARE`."""
         match = _PLAYGROUND.fullmatch(reference)
-        seed, count, variety = (int(match[1] or 0), int(match[2] or 10000), float(match[3] or 1)) if match else (0, 0, 0)
+        seed, count, variety = (
+            (int(match[1] or 0), int(match[2] or 10000), float(match[3] or 1)) if match else (0, 0, 0)
+        )
         if count == 0 or variety > 1:
             raise DataError(
                 f"'{reference}' must look like playground:SEED?n=COUNT, both whole numbers, COUNT at least 1;"
@@ -161,7 +171,7 @@ class PlaygroundSource:
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """Pixels of the scene, (64, 64, 3)."""
-        return render_scene(self.seed, row, variety=self.variety).image
+        return _pixels(self.seed, row, self.variety)
 
     def labels(self) -> tuple[Labels, list[str]]:
         """Shape classes."""

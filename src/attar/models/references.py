@@ -40,10 +40,11 @@ def parse_reference(text: str) -> Reference:
     """
     if not text.strip():
         raise ModelReferenceError("the model reference is empty. Try vit_small_patch14_dinov2, or a folder.")
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return _parse_folder(path)
     name = text.partition("?")[0]
+    for folder in (text, name):  # a folder's own name may hold a question mark
+        if (path := Path(folder).expanduser()).is_dir():
+            return _parse_folder(path, text[len(folder) :])
+    path = Path(text).expanduser()
     prefix, _, rest = text.partition(":")
     if ":" in name and len(prefix) > 1:  # one letter is a drive
         return _parse_prefixed(prefix, rest, text)
@@ -55,14 +56,14 @@ def parse_reference(text: str) -> Reference:
     return Reference("timm", *_split_arguments(text))
 
 
-def _parse_folder(path: Path) -> Reference:
+def _parse_folder(path: Path, query: str) -> Reference:
     if not (path / "config.json").is_file():
         raise ModelReferenceError(
             f"folder {path} holds no config.json, so it is no model that timm or attar wrote."
             " For a run, give its student/ folder; for a weight file, name its architecture and give the weights."
             " For the timm model of that name, write timm:NAME."
         )
-    return Reference("directory", str(path))
+    return Reference("directory", str(path), _split_arguments(query)[1])
 
 
 def _parse_prefixed(prefix: str, rest: str, text: str) -> Reference:
