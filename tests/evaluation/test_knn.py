@@ -88,6 +88,7 @@ def test_monitor_gives_the_same_scores_twice_and_knows_its_classes() -> None:
     found = monitor()
     first, second = dict(found.run(backbone)), dict(found.run(backbone))
     assert first == second
+    assert first.pop("knn_images") == 50
     assert set(first) == {"knn_select", "knn_report"}
     assert all(0 <= value <= 1 for value in first.values())
 
@@ -105,7 +106,7 @@ def test_monitor_is_perfect_on_images_it_has_in_the_bank() -> None:
         "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=1&num_heads=2", weights="random", img_size=64
     )
     found = KnnMonitor(twice, twice, limit=10_000, k=1, seed=0, crop_pct=1.0, workers=0)
-    assert dict(found.run(backbone)) == {"knn_select": 1.0, "knn_report": 1.0}
+    assert dict(found.run(backbone)) == {"knn_select": 1.0, "knn_report": 1.0, "knn_images": 28}
 
 
 def test_too_few_images_are_an_error() -> None:

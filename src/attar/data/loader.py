@@ -23,6 +23,7 @@ from attar.types import BadFile, Batch
 from attar.utils.seeding import derive
 from attar.utils.signals import leave_signals_to_parent
 
+_IN_FLIGHT = 2 << 30  # bytes of views made ahead by all workers
 _REPLACEMENTS = 20  # other samples tried in place of an unreadable one before giving up
 
 
@@ -98,7 +99,7 @@ def training_batches(
         num_workers=workers,
         collate_fn=_Collate(batch_size),
         pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=_prefetch(size * 3 * dataset.img_size**2 * 4, workers) if workers else None,
         generator=torch.Generator(),  # else the loader draws a number from the global one
         worker_init_fn=leave_signals_to_parent,
     )
@@ -106,6 +107,11 @@ def training_batches(
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def _prefetch(batch_bytes: int, workers: int) -> int:
+    """Batches each worker makes ahead: up to four, less where they would fill the memory."""
+    return max(1, min(4, _IN_FLIGHT // (batch_bytes * workers)))
 
 
 class _Places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,12 +76,21 @@ class KnnMonitor:
         self._pixels: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
 
     def run(self, backbone: FrozenBackbone) -> Iterator[tuple[str, float]]:
-        """Yield `knn_select` and `knn_report`, top-1 shares in [0, 1]."""
+        """Yield the top-1 shares `knn_select` and `knn_report`, and `knn_images`, the number behind the report."""
         bank, bank_labels = self._embed(backbone, self.bank, "bank")
         for name, part in (("knn_select", self.select), ("knn_report", self.report)):
             features, labels = self._embed(backbone, part, name)
             hits = knn_predict(bank, bank_labels, features, k=self.k) == labels
             yield name, hits.double().mean().item()
+        yield "knn_images", len(labels)
+
+    def describe(self) -> dict[str, Any]:
+        """Which rows of which images are bank, selection and report: the split, to be written down."""
+        parts = {"bank": self.bank, "select": self.select, "report": self.report}
+        return {
+            name: {"images": part.source.fingerprint, "rows": sorted(part.rows.tolist())}
+            for name, part in parts.items()
+        }
 
     def _embed(self, backbone: FrozenBackbone, part: Labelled, name: str) -> tuple[Tensor, Tensor]:
         """((n, D) features, (n,) labels) of the readable images of a part."""

@@ -24,7 +24,7 @@ from attar.evaluation import KnnMonitor, wilson_interval
 from attar.export import model_card, write_student
 from attar.methods import Proteus
 from attar.models import Backbone, load_backbone
-from attar.reports import Result, markdown_table, read_results, verdict, write_page, write_result
+from attar.reports import Result, Role, markdown_table, read_results, verdict, write_page, write_result
 from attar.train import (
     BadFiles,
     Callback,
@@ -252,7 +252,7 @@ def _finish(parts: _Parts, run: RunDirectory, state: TrainState, log: Log) -> Di
         best = {"role": "student", "step": state.step}
         write_student(run.student, parts.student, card=_card(parts, best, []))
     else:
-        result = _result(parts, "student", parts.config.student, best["scores"]["knn_report"], {}, 0.0)
+        result = _result(parts, "student", parts.config.student, best["scores"], {}, 0.0)
         write_result(run.results, "knn-student", result)
     results = read_results(run.results)
     write_text(run.student / "README.md", _card(parts, best, results))
@@ -271,8 +271,10 @@ def _judge_baselines(parts: _Parts, run: RunDirectory, log: Log) -> str:
         log.say("  monitor  none: without --monitor nobody will know whether it helped")
         return ""
     known = {result.role: result for result in read_results(run.results)}
+    write_json(run.path / "monitor.json", parts.monitor.describe())
     shown = []
-    for role in ("teacher", "random"):
+    roles: tuple[Role, ...] = ("teacher", "random")
+    for role in roles:
         if role not in known:
             reference = parts.config.teacher if role == "teacher" else parts.config.student
             backbone = parts.teacher if role == "teacher" else _load_student(parts.config, "random").to(parts.device)
@@ -280,17 +282,21 @@ def _judge_baselines(parts: _Parts, run: RunDirectory, log: Log) -> str:
             scores = dict(parts.monitor.run(backbone))
             source = asdict(backbone.source)
             seconds = time.perf_counter() - started
-            known[role] = _result(parts, role, reference, scores["knn_report"], source, seconds)
+            known[role] = _result(parts, role, reference, scores, source, seconds)
             write_result(run.results, f"knn-{role}", known[role])
         shown.append(f"{role} {100 * known[role].value:.1f}")
+    if (unreadable := len(parts.monitor.report) - known["teacher"].n) > 0:
+        log.say(f"           {unreadable} of the {len(parts.monitor.report)} images to report on cannot be read")
     line = "  ".join(shown)
     log.say(f"  monitor  {parts.config.monitor}  k-NN  {line}")
     return line
 
 
-def _result(parts: _Parts, role: Any, reference: str, value: float, source: dict[str, Any], seconds: float) -> Result:
+def _result(
+    parts: _Parts, role: Role, reference: str, scores: Mapping[str, float], source: dict[str, Any], seconds: float
+) -> Result:
     assert parts.monitor is not None
-    n, settings = len(parts.monitor.report), parts.config.monitoring
+    value, n, settings = scores["knn_report"], int(scores["knn_images"]), parts.config.monitoring
     return Result(
         task=f"knn:{parts.config.monitor}",
         role=role,

@@ -17,6 +17,7 @@ from attar.utils.io import storage_errors
 from attar.utils.signals import stop_if_requested
 
 T = TypeVar("T")
+_LINE_EVERY = 10  # seconds between plain lines where there is no terminal
 
 console = Console(stderr=False, highlight=False, soft_wrap=True)
 
@@ -44,7 +45,8 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str) -> Ite
         total: Number of items.
         unit: What an item is, in the plural, such as `"batches"`.
     """
-    started = last_line = time.monotonic()
+    started = time.monotonic()
+    last_line = started - _LINE_EVERY
     bar, task = progress_bar(), None
     try:
         for done, item in enumerate(items, start=1):
@@ -58,7 +60,7 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str) -> Ite
                 bar.start()
                 task = bar.add_task(description, total=total, rate=rate)
             bar.update(task, completed=done, rate=rate)
-            if not console.is_terminal and now - last_line > 10:
+            if not console.is_terminal and now - last_line > _LINE_EVERY:
                 last_line = now
                 left = duration((total - done) * (now - started) / done)
                 print(f"  {description}  {done:,}/{total:,}  {rate}  eta {left}", file=sys.stdout, flush=True)
@@ -75,7 +77,8 @@ def counting(description: str, *, unit: str) -> Iterator[Callable[[int], None]]:
         description: Two or three words, such as `"indexing train"`.
         unit: What is counted, in the plural, such as `"images"`.
     """
-    started = last_line = time.monotonic()
+    started = time.monotonic()
+    last_line = started - _LINE_EVERY
     spinner = console.status("")
 
     def show(done: int) -> None:
@@ -88,7 +91,7 @@ def counting(description: str, *, unit: str) -> Iterator[Callable[[int], None]]:
         if console.is_terminal:
             spinner.update(Text(line))
             spinner.start()
-        elif now - last_line > 10:
+        elif now - last_line > _LINE_EVERY:
             last_line = now
             print(line, file=sys.stdout, flush=True)
 

@@ -93,15 +93,17 @@ def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> RunD
 
 
 def start_run(run: RunDirectory, config: Config, *, version: str) -> RunDirectory:
-    """Write who the run is, once everything it needs is known to work. A resumed run stays as it is."""
+    """Write who the run is, once everything it needs is known to work; remove what a killed writer left behind."""
+    for leftover in (*run.path.glob(".student*"), *run.checkpoints.glob(".step-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
     if run.is_new:
         for leftover in (run.metrics, run.bad_files, run.log):
             leftover.unlink(missing_ok=True)
         shutil.rmtree(run.results, ignore_errors=True)
-        head = f"attar {version}, Python {platform.python_version()}"
         # run.json first: killed in between, the directory is still known as a run's
         write_json(run.path / "run.json", {"run_id": run.run_id, "command": sys.argv, "versions": versions()})
-        write_text(run.path / "config.yaml", to_yaml(config, comment=head))
+    head = f"attar {version}, Python {platform.python_version()}"
+    write_text(run.path / "config.yaml", to_yaml(config, comment=head))  # anew, as --resume-anyway may have changed it
     return run
 
 
