@@ -300,7 +300,7 @@ def _result(
     return Result(
         task=f"knn:{parts.config.monitor}",
         role=role,
-        model=reference,
+        model=_short(reference),
         metric="top1",
         value=value,
         ci95=wilson_interval(value, n),
@@ -349,7 +349,7 @@ def _say_header(log: Log, parts: _Parts) -> None:
 def _describe(backbone: Backbone) -> str:
     source = backbone.source
     words = [
-        source.name,
+        _short(source.name),
         f"{backbone.num_parameters / 1e6:.1f}M",
         f"{backbone.img_size} px, {backbone.grid[0]}x{backbone.grid[1]} tokens of {backbone.embed_dim}",
         source.weights,
@@ -359,6 +359,11 @@ def _describe(backbone: Backbone) -> str:
     if source.explained:
         words.append(f"({len(source.explained)} keys unused: {', '.join(key for key, _ in source.explained[:3])})")
     return "  ".join(word for word in words if word)
+
+
+def _short(reference: str) -> str:
+    """A folder by its own name, anything else as it was given."""
+    return Path(reference).name if "/" in reference and Path(reference.partition("?")[0]).is_dir() else reference
 
 
 def _say_results(log: Log, results: list[Result], best: Mapping[str, Any]) -> None:
@@ -392,5 +397,5 @@ def _facts(parts: _Parts, best: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _card(parts: _Parts, best: Mapping[str, Any], results: list[Result]) -> str:
-    title = f"{parts.config.student} from {parts.config.teacher}"
+    title = f"{_short(parts.config.student)} from {_short(parts.config.teacher)}"
     return model_card(title, _facts(parts, best), markdown_table(results))

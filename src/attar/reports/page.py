@@ -70,7 +70,9 @@ def _curves(metrics: list[dict[str, Any]], results: Sequence[Any]) -> list[dict[
     accuracy = {role: points for role, points in accuracy.items() if points}
     if accuracy:
         levels = {result.role: result.value for result in results if result.role != "student"}
-        curves.append(_chart("k-NN top-1 on the selection half", accuracy, levels, floor=0.0, ceiling=1.0))
+        curves.append(
+            _chart("k-NN top-1 (%) on the selection half", accuracy, levels, floor=0.0, ceiling=1.0, unit=100.0)
+        )
     return curves
 
 
@@ -81,6 +83,7 @@ def _chart(
     *,
     floor: float | None = None,
     ceiling: float | None = None,
+    unit: float = 1.0,
 ) -> dict[str, Any]:
     values = [value for points in series.values() for _, value in points]
     low, high = min(values) if floor is None else floor, max(values) if ceiling is None else ceiling
@@ -93,8 +96,8 @@ def _chart(
         "title": title,
         "width": _WIDTH,
         "height": _HEIGHT,
-        "low": f"{low:.3g}",
-        "high": f"{high:.3g}",
+        "low": f"{unit * low:.3g}",
+        "high": f"{unit * high:.3g}",
         "last": f"{last:,}",
         "lines": [
             {

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from attar.config import DistillConfig
+from attar.data.labelled import open_labelled
+from attar.errors import ConfigError
+from attar.evaluation import KnnMonitor
+from attar.models import load_backbone
+from attar.recipes.distill import distill
+from attar.recipes.proteus import RECIPES
+from attar.recipes.quickstart import playground_teacher, quickstart_config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_and_names_models_that_exist(name: str) -> None:
+    config = RECIPES[name](data="images", out="run")
+    for reference in (config.teacher, config.student):
+        assert timm.is_model(reference.partition("?")[0])
+    assert config.epochs == 300
+    assert config.img_size == 224
+    is_paper = name.endswith("_paper")
+    assert (config.optim.schedule, config.proteus.mask_rule) == (("paper", "paper") if is_paper else ("step", "random"))
+    assert config.optim.ema_warmup is not is_paper
+
+
+@pytest.mark.parametrize(("name", "teacher", "student"), [("proteus_ti", 384, 192), ("proteus_s", 768, 384)])
+def test_pairings_are_one_size_up(name: str, teacher: int, student: int) -> None:
+    config = RECIPES[name](data="images", out="run")
+    for reference, width in ((config.teacher, teacher), (config.student, student)):
+        shallow = reference + ("&" if "?" in reference else "?") + "depth=1"
+        found = load_backbone(shallow, weights="random", img_size=224)
+        assert (found.embed_dim, found.patch_size, found.grid) == (width, 14, (16, 16))
+    student_blocks = load_backbone(shallow, weights="random", img_size=224).model.blocks
+    assert torch.equal(student_blocks[0].ls1.gamma, torch.ones(width))  # type: ignore[index, union-attr]
+
+
+def test_replace_validates_again() -> None:
+    config = RECIPES["proteus_s"](data="images", out="run")
+    assert config.replace(optim={"lr": 1e-3}).optim.lr == 1e-3
+    assert config.replace(optim={"lr": 1e-3}).optim.weight_decay == config.optim.weight_decay
+    with pytest.raises(ConfigError, match="batch_size"):
+        config.replace(batch_size=0)
+    with pytest.raises(ConfigError, match="Did you mean 'weight_decay'"):
+        config.replace(optim={"weight_decai": 1})
+
+
+def test_shipped_teacher_is_small_and_good_and_a_random_student_is_not() -> None:
+    folder = playground_teacher()
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
+    config = quickstart_config()
+    train, test = open_labelled(str(config.monitor), seed=0)
+    monitor = KnnMonitor(train, test, limit=600, k=10, seed=0, crop_pct=1.0, workers=0)
+    teacher = load_backbone(str(folder), img_size=64)
+    random = load_backbone(config.student, weights="random", img_size=64)
+    assert dict(monitor.run(teacher))["knn_report"] >= 0.85
+    assert dict(monitor.run(random))["knn_report"] <= 0.50
+
+
+def test_a_run_leaves_everything_the_design_promises(tmp_path: Path) -> None:
+    config = quickstart_config(str(tmp_path / "run")).replace(
+        max_steps=4,
+        monitor="playground:1?n=140&variety=0",
+        monitoring={"every": 2},
+        workers=0,
+        batch_size=8,
+        log_every=1,
+    )
+    report = distill(config)
+    left = {path.name for path in report.run.iterdir()}
+    wanted = {"config.yaml", "run.json", "metrics.jsonl", "log.txt", "checkpoints", "student", "student-last"}
+    assert wanted | {"results", "report.html", "monitor.json"} <= left
+    assert [result.role for result in report.results] == ["student", "teacher", "random"]
+    assert (report.student / "README.md").read_text().count("| teacher |") >= 1
+    again = distill(config)  # a finished run says its results and changes nothing
+    assert again.results == report.results
+    assert (report.run / "metrics.jsonl").read_text().count('"step": 4, "loss"') == 1
+
+
+def test_python_config_takes_nested_mappings() -> None:
+    config = DistillConfig.build(
+        {"teacher": "a", "student": "b", "data": "c", "out": "d", "proteus": {"mask_ratio": 0.4}}
+    )
+    assert config.proteus.mask_ratio == 0.4

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from attar.reports import Result, write_page, write_result
+from attar.utils.io import write_json, write_text
+
+RESULTS = [
+    Result("knn:images", "student", "small", "top1", 0.81, (0.78, 0.84), 1000),
+    Result("knn:images", "teacher", "big", "top1", 0.90, (0.88, 0.92), 1000),
+    Result("knn:images", "random", "small", "top1", 0.20, (0.17, 0.23), 1000),
+]
+VOID = {"meta", "link", "br", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Collects addresses and polylines, and insists that tags are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.polylines: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.addresses += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        if tag == "polyline":
+            self.polylines.append(str(found["points"]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    metrics = [{"step": step, "loss": 3.0 / step} for step in range(1, 11)]
+    metrics += [{"step": 5, "student_knn_select": 0.4}, {"step": 10, "student_knn_select": 0.8}]
+    write_text(tmp_path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
+    write_text(tmp_path / "config.yaml", "teacher: big\nproteus:\n  token_weight: 1.0\n")
+    write_json(tmp_path / "run.json", {"run_id": "a", "versions": {"attar": "0"}})
+    write_json(tmp_path / "about.json", {"teacher": "a <b>bold</b> & <script>alert(1)</script> name"})
+    write_text(tmp_path / "bad_files.jsonl", json.dumps({"path": "<img src=x>.jpg", "reason": "cut short"}) + "\n")
+    for result in RESULTS:
+        write_result(tmp_path / "results", f"knn-{result.role}", result)
+    return tmp_path
+
+
+def test_page_is_well_formed_and_asks_nothing_of_the_network(run: Path) -> None:
+    page = Page(write_page(run).read_text())
+    assert page.addresses == ["data:,"]
+    assert "It helped" in page.text
+    assert len(page.polylines) == 2
+
+
+def test_names_from_outside_cannot_become_markup(run: Path) -> None:
+    text = write_page(run).read_text()
+    assert "<script>" not in text
+    assert "<img src=x>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_curves_keep_their_direction_and_frame(run: Path) -> None:
+    page = Page(write_page(run).read_text())
+    loss, accuracy = ([tuple(map(float, point.split(","))) for point in line.split()] for line in page.polylines)
+    assert loss[0][1] < loss[-1][1]  # a falling loss goes down: y grows downwards
+    assert accuracy == [(280.0, 120.0), (560.0, 40.0)]  # steps 5 and 10 of 10, 40 % and 80 % of 200 px
+
+
+def test_page_of_a_run_without_measurements_says_so(tmp_path: Path) -> None:
+    write_text(tmp_path / "config.yaml", "teacher: big\n")
+    write_json(tmp_path / "run.json", {"run_id": "a", "versions": {}})
+    assert "Nothing was measured" in Page(write_page(tmp_path).read_text()).text
