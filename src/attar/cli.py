@@ -104,19 +104,11 @@ def parse_distill(arguments: list[str]) -> DistillConfig:
     from attar.config import DistillConfig
     from attar.config.files import read_settings
     from attar.config.flags import merge, parse_flags
-    from attar.recipes.proteus import RECIPES
+    from attar.recipes.proteus import from_recipe
 
     arguments, file = _take(arguments, "--config")
     settings = merge(read_settings(Path(file).expanduser()) if file else {}, parse_flags(DistillConfig, arguments))
-    name = settings.get("recipe")
-    if name is not None:
-        if not isinstance(name, str) or name not in RECIPES:
-            raise ConfigError(f"no recipe {name!r}.{did_you_mean(str(name), RECIPES)} Known: {', '.join(RECIPES)}.")
-        start = RECIPES[name](data="-", out="-").model_dump(exclude={"data", "out"})
-        if settings.get("max_steps") is not None:
-            start["epochs"] = None  # the recipe's length gives way to the one asked for
-        settings = merge(start, settings)
-    return DistillConfig.build(settings)
+    return from_recipe(settings)
 
 
 def _take(arguments: list[str], flag: str) -> tuple[list[str], str | None]:

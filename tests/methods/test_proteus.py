@@ -136,9 +136,8 @@ def test_random_rule_masks_other_images_in_other_steps() -> None:
     assert first.rows.tolist() != list(range(32))
 
 
-@pytest.mark.parametrize("rule", ["random"])
-def test_masks_do_not_depend_on_how_the_global_batch_is_split(rule: str) -> None:
-    config = ProteusConfig(mask_rule=rule)  # type: ignore[arg-type]
+def test_masks_do_not_depend_on_how_the_global_batch_is_split() -> None:
+    config = ProteusConfig()
     whole = draw_masks(batch_of(12, img_size=8), 16, config, seed=3)
     by_position = {int(row): whole.hidden[i] for i, row in enumerate(whole.rows)}
     found = {}

@@ -8,7 +8,7 @@ import torch
 
 from attar.config import DistillConfig
 from attar.data.labelled import open_labelled
-from attar.errors import ConfigError
+from attar.errors import ConfigError, Interrupted
 from attar.evaluation import KnnMonitor
 from attar.models import load_backbone
 from attar.recipes.distill import distill
@@ -37,6 +37,47 @@ def test_pairings_are_one_size_up(name: str, teacher: int, student: int) -> None
         assert (found.embed_dim, found.patch_size, found.grid) == (width, 14, (16, 16))
     student_blocks = load_backbone(shallow, weights="random", img_size=224).model.blocks
     assert torch.equal(student_blocks[0].ls1.gamma, torch.ones(width))  # type: ignore[index, union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["proteus_ti", "proteus_s_paper"])
+def test_recipes_do_two_steps_at_their_input_size(name: str, tmp_path: Path) -> None:
+    config = RECIPES[name](data="playground:0?n=300", out=str(tmp_path / "run"))
+    shallow = [
+        reference + ("&" if "?" in reference else "?") + "depth=1" for reference in (config.teacher, config.student)
+    ]
+    config = config.replace(
+        teacher=shallow[0],
+        student=shallow[1],
+        teacher_weights="random",
+        epochs=None,
+        max_steps=2,
+        batch_size=4,
+        workers=0,
+    )
+    assert distill(config).student.is_dir()
+
+
+def test_an_interrupted_last_judgement_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = quickstart_config(str(tmp_path / "run")).replace(
+        max_steps=2, monitor="playground:1?n=140&variety=0", workers=0, batch_size=8
+    )
+    judge, calls = KnnMonitor.run, []
+
+    def interrupted(self, backbone):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 3:  # teacher, random, then the student after its last step
+            raise Interrupted(15, "stopped while judging")
+        return judge(self, backbone)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KnnMonitor, "run", interrupted)
+        with pytest.raises(Interrupted):
+            distill(config)
+    assert (tmp_path / "run" / "checkpoints" / "step-00000002").is_dir()
+    report = distill(config)
+    assert [result.role for result in report.results] == ["student", "teacher", "random"]
+    assert '"student_knn_select"' in (report.run / "metrics.jsonl").read_text()
 
 
 def test_replace_validates_again() -> None:

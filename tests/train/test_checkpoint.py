@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -43,13 +44,27 @@ def loaded_step(folder: Path) -> int:
 
 def test_newest_by_number_wins(tmp_path: Path) -> None:
     # catches order by name of unpadded numbers and by file time
-    saved(tmp_path, 100, 9, 20)
+    saved(tmp_path, 9, 20, 100)
+    later = (tmp_path / "step-00000100").stat().st_mtime + 100
+    os.utime(tmp_path / "step-00000009", (later, later))
     assert loaded_step(tmp_path) == 100
 
 
 def test_older_ones_go_only_beyond_keep(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2, 3, 4, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+def test_saving_behind_a_damaged_newer_one_keeps_what_was_just_saved(tmp_path: Path) -> None:
+    saved(tmp_path, 20, 30)
+    (tmp_path / "step-00000030" / "state.json").write_text("{}")
+    state = saved(tmp_path)
+    state.step, state.notes = 25, {"best": {"step": 25}}
+    with torch.no_grad():
+        state.learner.mask_token.fill_(25.0)  # type: ignore[operator, union-attr]
+    save_checkpoint(tmp_path, state, IDENTITY, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000025"]
+    assert loaded_step(tmp_path) == 25
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:

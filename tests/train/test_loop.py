@@ -150,11 +150,31 @@ def test_a_signal_ends_the_run_after_its_step_with_the_right_code(number: int) -
     assert record.stopped_at == [5]
 
 
-def test_clipping_limits_the_step_and_reports_the_norm_before_it() -> None:
+def test_clipping_limits_the_gradient_and_reports_the_norm_before_it() -> None:
     method, record = method_of(), Record()
     state = build_state(method.learner, method.student, OptimConfig())
-    run(method, state, batches(1), 1, record, clip_norm=1e-6)
-    assert record.records[0].grad_norm > 1e-3
+    used: list[float] = []
+
+    def keep(*_: object) -> None:
+        used.append(float(torch.nn.utils.get_total_norm([p.grad for p in method.learner.parameters()])))  # type: ignore[misc]
+
+    state.optimizer.register_step_pre_hook(keep)
+    run(method, state, batches(1), 1, record, clip_norm=1e-3)
+    assert used == [pytest.approx(1e-3, rel=1e-3)]
+    assert record.records[0].grad_norm > 1e-2
+
+
+def test_an_interruption_inside_a_callback_still_lets_the_others_save() -> None:
+    class Long(NoEffect):
+        def on_step(self, state: TrainState, record: StepRecord) -> None:
+            if record.step == 2:
+                raise Interrupted(signal.SIGTERM, "stopped while judging")
+
+    method, record = method_of(), Record()
+    state = build_state(method.learner, method.student, OptimConfig())
+    with pytest.raises(Interrupted):
+        run(method, state, batches(5), 5, Long(), record)
+    assert record.stopped_at == [2]
 
 
 def test_bf16_changes_the_forward_and_stays_finite() -> None:

@@ -43,7 +43,7 @@ def follow(config: OptimConfig, updates: int) -> float:
         average.fill_(1.0)  # type: ignore[union-attr, operator]
         parameter.zero_()  # type: ignore[union-attr, operator]
     for state.step in range(1, updates + 1):
-        state.average(student)  # type: ignore[arg-type]
+        state.update_ema(student)  # type: ignore[arg-type]
     return float(average.detach().mean())  # type: ignore[union-attr, operator]
 
 
@@ -53,8 +53,7 @@ def test_average_without_warmup_forgets_at_the_papers_rate() -> None:
     assert left == pytest.approx(0.99996**200, rel=1e-4)
     rate = left ** (1 / 200)
     assert math.log(0.5) / math.log(rate) == pytest.approx(17_328, rel=5e-3)
-    residue = 0.99996**375_300
-    assert residue == pytest.approx(3.02e-7, rel=2e-3)
+    assert rate**375_300 == pytest.approx(3.02e-7, rel=0.3)  # what 200 float32 updates say of the whole run
 
 
 def test_average_with_warmup_follows_a_short_run() -> None:
@@ -74,7 +73,7 @@ def step_once(state: TrainState, seed: int) -> None:
     state.optimizer.step()
     state.optimizer.zero_grad()
     state.step += 1
-    state.average(state.learner.student)  # type: ignore[arg-type]
+    state.update_ema(state.learner.student)  # type: ignore[arg-type]
 
 
 def test_state_taken_over_from_tensors_goes_on_bit_for_bit() -> None:
@@ -88,6 +87,18 @@ def test_state_taken_over_from_tensors_goes_on_bit_for_bit() -> None:
         step_once(second, seed)
     for name, value in first.tensors().items():
         assert torch.equal(value, second.tensors()[name]), name
+
+
+def test_a_parameter_that_never_got_a_gradient_does_not_hinder_a_resume() -> None:
+    first, second = state_of(), state_of()
+    for state in (first, second):
+        state.learner.unused = nn.Linear(3, 3)
+        state.optimizer.add_param_group({"params": list(state.learner.unused.parameters())})
+    first.optimizer.param_groups[-1]["params"], held = [], first.optimizer.param_groups[-1]["params"]
+    step_once(first, 0)
+    first.optimizer.param_groups[-1]["params"] = held
+    second.load_tensors({name: value.clone() for name, value in first.tensors().items()})
+    assert not any("unused" in name for name in second.tensors() if name.startswith("optimizer"))
 
 
 def test_tensors_hold_learner_optimizer_and_average_and_no_teacher() -> None:

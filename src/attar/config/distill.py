@@ -89,7 +89,9 @@ class CheckpointConfig(Config):
     """What is saved so that a run can go on after any interruption."""
 
     every: int | None = Field(
-        None, ge=1, description="steps between checkpoints; by default one per epoch, ten at least"
+        None,
+        ge=1,
+        description="steps between checkpoints; by default one per epoch or hundred steps, ten a run at least",
     )
     keep: int = Field(2, ge=1, description="checkpoints to keep")
 

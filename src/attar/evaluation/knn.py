@@ -17,11 +17,12 @@ from attar.types import FrozenBackbone
 from attar.utils.progress import track
 from attar.utils.seeding import numpy_generator
 
+TEMPERATURE = 0.07  # DINO's
 _TILE = 1024  # queries compared at a time: memory is _TILE x bank, not queries x bank
 _KEEP_PIXELS = 256 << 20  # decoded monitor images are kept in memory up to this many bytes
 
 
-def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int, temperature: float = 0.07) -> Tensor:
+def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int, temperature: float = TEMPERATURE) -> Tensor:
     """Class of each query by a vote of its k nearest neighbours.
 
     Neighbours are found by cosine similarity and vote with weight exp(similarity / temperature).
@@ -83,6 +84,12 @@ class KnnMonitor:
             hits = knn_predict(bank, bank_labels, features, k=self.k) == labels
             yield name, hits.double().mean().item()
         yield "knn_images", len(labels)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Settings that shape the figures."""
+        sizes = {"bank": len(self.bank), "select": len(self.select), "report": len(self.report)}
+        return {"k": self.k, "temperature": TEMPERATURE, "crop_pct": self.crop_pct, **sizes}
 
     def describe(self) -> dict[str, Any]:
         """Which rows of which images are bank, selection and report: the split, to be written down."""

@@ -173,7 +173,7 @@ class ProteusLearner(nn.Module):
         return terms
 
     def _patch_term(self, masked: Tensor | None, target: Tokens, masks: PatchMasks) -> Tensor:
-        if masked is None:  # no masked image on this rank: a zero that still reaches every parameter
+        if masked is None:  # no masked image in this part: a zero that still reaches head and mask token
             return sum((p.sum() * 0 for p in (self.mask_token, *self.patch_head.parameters())), torch.zeros(()))
         hidden = masks.hidden.to(masked.device)
         wanted = target.patch[masks.rows.to(masked.device)][hidden]  # (n, D)

@@ -102,7 +102,7 @@ def check_gpu() -> Iterator[Finding]:
         return
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+        bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16"
         yield Finding("ok", f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}")
 
 
@@ -119,7 +119,7 @@ def check_decoders() -> Iterator[Finding]:
 
 def check_extras() -> Iterator[Finding]:
     """Optional packages."""
-    extras = {"tb": "tensorboard", "hf": "transformers", "vl": "open_clip", "onnx": "onnxruntime"}
+    extras = {"tb": "tensorboard", "decode": "torchcodec"}
     present = [extra for extra, module in extras.items() if importlib.util.find_spec(module)]
     absent = [extra for extra in extras if extra not in present]
     yield Finding("ok", "extras", f"present: {', '.join(present) or 'none'}; absent: {', '.join(absent) or 'none'}")

@@ -7,9 +7,12 @@ fine-tuned), NYUd RMSE.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from attar.config import DistillConfig
+from attar.config.flags import merge
+from attar.errors import ConfigError, did_you_mean
 
 Recipe = Callable[..., DistillConfig]
 
@@ -40,7 +43,7 @@ def proteus_ti(*, data: str, out: str) -> DistillConfig:
     Paper: 75.2 linear, 80.2 fine-grained, 40.7 mIoU, 0.423 RMSE, batch 1024.
     """
     return proteus_s(data=data, out=out).replace(
-        teacher="vit_small_patch14_dinov2", student="vit_tiny_patch16_224?patch_size=14&init_values=1.0"
+        teacher="vit_small_patch14_dinov2", student="vit_small_patch14_dinov2?embed_dim=192&num_heads=3&init_values=1.0"
     )
 
 
@@ -93,3 +96,20 @@ RECIPES: dict[str, Recipe] = {
     "proteus_l_paper": as_released(proteus_l),
 }
 """Recipes of `attar distill --recipe NAME`."""
+
+
+def from_recipe(settings: Mapping[str, Any]) -> DistillConfig:
+    """A config from nested settings; those not given come from the recipe that `recipe` names, if any.
+
+    Raises:
+        ConfigError: If there is no such recipe, or a setting is unknown, missing or out of bounds.
+    """
+    name = settings.get("recipe")
+    if name is None:
+        return DistillConfig.build(settings)
+    if not isinstance(name, str) or name not in RECIPES:
+        raise ConfigError(f"no recipe {name!r}.{did_you_mean(str(name), RECIPES)} Known: {', '.join(RECIPES)}.")
+    start = RECIPES[name](data="-", out="-").model_dump(exclude={"data", "out"})
+    if settings.get("max_steps") is not None:
+        start["epochs"] = None  # the recipe's length gives way to the one asked for
+    return DistillConfig.build(merge(start, dict(settings)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attar.config.files import read_settings
 from attar.reports.results import read_results, verdict
-from attar.utils.io import read_json, write_text
+from attar.utils.io import read_json, read_lines, write_text
 
 _WIDTH, _HEIGHT = 560, 200
 _COLOURS = {"student": "#0b7a75", "ema": "#d08700", "loss": "#3b5bdb"}
@@ -20,7 +19,7 @@ _COLOURS = {"student": "#0b7a75", "ema": "#d08700", "loss": "#3b5bdb"}
 def write_page(run: Path) -> Path:
     """Write the page and return its path. Needs no GPU and no model, only the run's files."""
     results = read_results(run / "results")
-    metrics = _read_lines(run / "metrics.jsonl")
+    metrics = read_lines(run / "metrics.jsonl")
     config = read_settings(run / "config.yaml")
     page = (
         _environment()
@@ -33,7 +32,7 @@ def write_page(run: Path) -> Path:
             config=config,
             about=read_json(run / "about.json") if (run / "about.json").is_file() else {},
             run_facts=read_json(run / "run.json"),
-            bad_files=_read_lines(run / "bad_files.jsonl")[:50],
+            bad_files=read_lines(run / "bad_files.jsonl")[:50],
         )
     )
     target = run / "report.html"
@@ -51,12 +50,6 @@ def _environment() -> Environment:
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     return environment
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
 
 def _curves(metrics: list[dict[str, Any]], results: Sequence[Any]) -> list[dict[str, Any]]:

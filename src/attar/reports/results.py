@@ -53,7 +53,8 @@ def write_result(folder: Path, name: str, result: Result) -> None:
 def read_results(folder: Path) -> list[Result]:
     """All results of a run, student first."""
     order = {"student": 0, "teacher": 1, "random": 2}
-    found = [Result(**(read_json(path) | {"ci95": tuple(read_json(path)["ci95"])})) for path in folder.glob("*.json")]
+    loaded = [read_json(path) for path in folder.glob("*.json")]
+    found = [Result(**fields | {"ci95": tuple(fields["ci95"])}) for fields in loaded]
     return sorted(found, key=lambda result: (result.task, order.get(result.role, 9)))
 
 

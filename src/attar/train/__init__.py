@@ -1,6 +1,6 @@
 """How it runs: loop, optimizer, checkpoints, callbacks. No paper is known here."""
 
-from attar.train.callbacks import BadFiles, Checkpoints, ConsoleLog, Metrics, Monitor, TensorBoard, read_metrics
+from attar.train.callbacks import BadFiles, Checkpoints, ConsoleLog, Metrics, Monitor, TensorBoard
 from attar.train.checkpoint import load_checkpoint, save_checkpoint
 from attar.train.loop import Callback, LoopSettings, StepRecord, fit
 from attar.train.schedule import Schedule, base_lr, cosine_lr
@@ -23,6 +23,5 @@ __all__ = [
     "cosine_lr",
     "fit",
     "load_checkpoint",
-    "read_metrics",
     "save_checkpoint",
 ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from attar.train.checkpoint import save_checkpoint
 from attar.train.loop import StepRecord
 from attar.train.state import TrainState
 from attar.types import Evaluator
-from attar.utils.io import storage_errors, write_text
+from attar.utils.io import append_line, read_lines, write_text
 from attar.utils.progress import Log, duration, progress_bar
 
 
@@ -54,7 +53,7 @@ class ConsoleLog(NoEffect):
         rate = record.images / max(record.seconds, 1e-9)
         self.rate = rate if not self.rate else 0.9 * self.rate + 0.1 * rate
         self.bar.update(self.task, completed=record.step, rate=f"{self.rate:,.0f} img/s")
-        if record.step % self.every == 0 or record.step == self.total_steps:
+        if _is_due(record.step, self.every, self.total_steps):
             elapsed = (time.perf_counter() - self.started) / (record.step - self.first)
             terms = " ".join(f"{name} {value:.4g}" for name, value in record.terms.items())
             self.log.say(
@@ -76,12 +75,14 @@ class Metrics(NoEffect):
     def on_start(self, state: TrainState) -> None:
         """Drop lines of steps that will be done again."""
         if self.path.exists():
-            kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= state.step]
+            kept = [
+                json.dumps(line) for line in read_lines(self.path) if line.get("step", state.step + 1) <= state.step
+            ]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def on_step(self, state: TrainState, record: StepRecord) -> None:
         """Write the step's line when it is time."""
-        if record.step % self.every == 0 or record.step == self.total_steps:
+        if _is_due(record.step, self.every, self.total_steps):
             self.write(
                 {
                     "step": record.step,
@@ -96,42 +97,37 @@ class Metrics(NoEffect):
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line."""
-        _append(self.path, line)
-
-
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a metrics file; a half-written last line of a killed run is passed over."""
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            yield line
+        append_line(self.path, line)
 
 
 class TensorBoard(NoEffect):
     """TensorBoard events of loss terms and learning rate (extra: tb)."""
 
-    def __init__(self, folder: Path, *, every: int) -> None:
+    def __init__(self, folder: Path, *, every: int, total_steps: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ConfigError(
                 "tensorboard is set, but TensorBoard is not installed. Try: pip install 'attar[tb]'."
             ) from None
-        self.writer: Any = SummaryWriter(str(folder))
-        self.every = every
+        self.open: Callable[[int], Any] = lambda step: SummaryWriter(str(folder), purge_step=step)
+        self.writer: Any = None
+        self.every, self.total_steps = every, total_steps
+
+    def on_start(self, state: TrainState) -> None:
+        """Open the file; what a killed run wrote after its checkpoint is hidden."""
+        self.writer = self.open(state.step + 1)
 
     def on_step(self, state: TrainState, record: StepRecord) -> None:
         """Write scalars when it is time."""
-        if record.step % self.every == 0:
+        if _is_due(record.step, self.every, self.total_steps):
             for name, value in {"loss": record.loss, "lr": record.lr, **record.terms}.items():
                 self.writer.add_scalar(f"train/{name}", value, record.step)
 
     def on_exit(self) -> None:
         """Flush and close."""
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 class BadFiles(NoEffect):
@@ -144,10 +140,7 @@ class BadFiles(NoEffect):
 
     def on_start(self, state: TrainState) -> None:
         """Remember what an earlier part of the run found."""
-        if self.path.exists():
-            self.seen = {
-                json.loads(line)["sample"] for line in self.path.read_text().splitlines() if line.endswith("}")
-            }
+        self.seen = {line["sample"] for line in read_lines(self.path) if "sample" in line}
 
     def on_step(self, state: TrainState, record: StepRecord) -> None:
         """Write down new ones; too many end the run."""
@@ -155,7 +148,7 @@ class BadFiles(NoEffect):
             if bad.sample in self.seen:
                 continue
             self.seen.add(bad.sample)
-            _append(self.path, {"sample": bad.sample, "path": bad.name, "reason": bad.reason})
+            append_line(self.path, {"sample": bad.sample, "path": bad.name, "reason": bad.reason})
             if len(self.seen) == 1:
                 self.log.say(f"  unreadable file replaced: {bad.reason} More go to {self.path.name}.")
         if len(self.seen) > self.limit:
@@ -186,12 +179,24 @@ class Monitor(NoEffect):
         self.evaluator, self.student, self.metrics, self.log = evaluator, student, metrics, log
         self.every, self.total_steps, self.beside, self.keep_best = every, total_steps, beside, keep_best
 
+    def on_start(self, state: TrainState) -> None:
+        """Catch up on a judgement that an interruption cut short."""
+        if self.is_behind(state):
+            self._judge(state)
+
     def on_step(self, state: TrainState, record: StepRecord) -> None:
-        """Evaluate when it is time, and after the last step."""
-        if record.step % self.every and record.step != self.total_steps:
-            return
+        """Judge when it is time, and after the last step."""
+        if self.is_behind(state):
+            self._judge(state)
+
+    def is_behind(self, state: TrainState) -> bool:
+        """Whether the student of this step should have been judged and was not."""
+        due = state.step > 0 and _is_due(state.step, self.every, self.total_steps)
+        return due and state.notes.get("judged") != state.step
+
+    def _judge(self, state: TrainState) -> None:
         candidates = {"student": self.student, "ema": state.ema_student}
-        line: dict[str, Any] = {"step": record.step}
+        line: dict[str, Any] = {"step": state.step}
         shown = []
         for role, backbone in candidates.items():
             if backbone is None:
@@ -201,10 +206,11 @@ class Monitor(NoEffect):
             selected = next(value for name, value in scores.items() if name.endswith("select"))
             shown.append(f"{role} {100 * selected:.1f}")
             if selected > state.notes.get("best", {}).get("selected", -1.0):
-                state.notes["best"] = {"selected": selected, "role": role, "step": record.step, "scores": scores}
+                state.notes["best"] = {"selected": selected, "role": role, "step": state.step}
                 self.keep_best(backbone, state.notes["best"])
+        state.notes["judged"] = state.step
         self.metrics.write(line)
-        self.log.say(f"  k-NN at step {record.step:,}  {'  '.join(shown)}  {self.beside}")
+        self.log.say(f"  k-NN at step {state.step:,}  {'  '.join(shown)}  {self.beside}")
 
 
 class Checkpoints(NoEffect):
@@ -223,8 +229,5 @@ class Checkpoints(NoEffect):
         save_checkpoint(self.folder, state, self.identity, keep=self.keep)
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    with storage_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(line)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _is_due(step: int, every: int, total_steps: int) -> bool:
+    return step % every == 0 or step == total_steps

@@ -43,7 +43,9 @@ def save_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any], *
         save_file(tensors, temporary / "tensors.safetensors")
         write_json(temporary / "state.json", {"step": state.step, "notes": state.notes, **identity})
         write_json(temporary / "manifest.json", {"files": _describe(temporary)})
-    for old in _numbered(folder)[:-keep]:
+    known = _numbered(folder)
+    ahead = [path for path in known if path.name > target.name]  # damaged, or this run would not be behind them
+    for old in ahead + [path for path in known if path not in ahead][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -72,7 +74,7 @@ def load_checkpoint(
                 )
         try:
             state.load_tensors(load_file(path / "tensors.safetensors"))
-        except (RuntimeError, KeyError, SafetensorError) as error:
+        except (RuntimeError, KeyError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"checkpoint {path} does not fit this run's models ({error}). Choose a new --out."
             ) from None

@@ -101,15 +101,20 @@ def fit(
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             state.step += 1
-            state.average(method.student)
+            state.update_ema(method.student)
 
             record.seconds = time.perf_counter() - started
             for callback in callbacks:
                 callback.on_step(state, record)
             if (number := stop_requested()) is not None and state.step < settings.total_steps:
-                _stop(state, callbacks, number)
+                name = signal.Signals(number).name
+                raise Interrupted(number, f"stopped by {name} after step {state.step}. The same command goes on.")
         for callback in callbacks:
             callback.on_stop(state)
+    except Interrupted:
+        for callback in callbacks:
+            callback.on_stop(state)
+        raise
     finally:
         for callback in callbacks:
             callback.on_exit()
@@ -123,8 +128,8 @@ def _accumulate(method: Method, batches: Iterator[Batch], settings: LoopSettings
             raise AssertionError(f"the loader is at step {batch.step}, the loop at {record.step - 1}")
         with _without_sync(method.learner, last=part == settings.parts - 1), _autocast(settings):
             output = method.training_step(batch.to(settings.device))
-            loss = output.loss.item()  # device-to-host sync
-            terms = {name: value.item() for name, value in output.terms.items()}
+            values = torch.stack([output.loss.detach(), *output.terms.values()]).tolist()  # device-to-host sync
+            loss, terms = values[0], dict(zip(output.terms, values[1:], strict=True))
             _check_finite(loss, terms, batch)
             (output.loss * world_size()).backward()  # type: ignore[no-untyped-call]  # wrappers average over ranks
         record.loss += loss
@@ -162,15 +167,6 @@ def _finite_norm(parameters: list[nn.Parameter], clip_norm: float | None, batch:
 def _names(batch: Batch) -> str:
     shown = ", ".join(batch.names[:8])
     return shown + (f" and {len(batch.names) - 8} more" if len(batch.names) > 8 else "")
-
-
-def _stop(state: TrainState, callbacks: Sequence[Callback], number: int) -> None:
-    for callback in callbacks:
-        callback.on_stop(state)
-    name = signal.Signals(number).name
-    raise Interrupted(
-        number, f"stopped by {name} after step {state.step}; a checkpoint is saved. The same command goes on."
-    )
 
 
 def _without_sync(learner: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[object]:

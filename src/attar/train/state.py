@@ -9,11 +9,6 @@ import torch
 from timm.optim import param_groups_weight_decay
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 
 from attar.config import OptimConfig
 from attar.models import Backbone
@@ -42,7 +37,7 @@ class TrainState:
         """The averaged student."""
         return None if self.ema is None else self.ema.module
 
-    def average(self, student: Backbone) -> None:
+    def update_ema(self, student: Backbone) -> None:
         """Let the moving average follow the student by one step."""
         if self.ema is not None:
             # timm's average copies the student outright when it is told of step 1; without warm-up it is not told
@@ -51,27 +46,35 @@ class TrainState:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, for a checkpoint. Optimizer state is keyed by parameter name, not by number."""
         found = {f"learner/{name}": value for name, value in self.learner.state_dict().items()}
-        options = StateDictOptions(flatten_optimizer_state_dict=True)
-        for name, value in get_optimizer_state_dict(self.learner, self.optimizer, options=options).items():
-            if isinstance(value, Tensor):
-                found[f"optimizer/{name}"] = value
+        for name, parameter in self.learner.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():  # none where no gradient ever came
+                found[f"optimizer/{name}/{key}"] = value
         if self.ema is not None:
             found |= {f"ema/{name}": value for name, value in self.ema.module.state_dict().items()}
         return found
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over the tensors of a checkpoint; names and shapes must agree."""
-        parts: dict[str, dict[str, Any]] = {"learner": {}, "optimizer": {}, "ema": {}}
+        """Take over the tensors of a checkpoint.
+
+        Raises:
+            RuntimeError: If names or shapes of learner or average do not agree.
+            KeyError: If the optimizer's state belongs to a parameter that is not there.
+        """
+        sections: dict[str, dict[str, Tensor]] = {"learner": {}, "optimizer": {}, "ema": {}}
         for name, value in tensors.items():
-            room, _, key = name.partition("/")
-            parts[room][key] = value
-        self.learner.load_state_dict(parts["learner"], strict=True)
+            section, _, key = name.partition("/")
+            sections[section][key] = value
+        self.learner.load_state_dict(sections["learner"], strict=True)
         if self.ema is not None:
-            self.ema.module.load_state_dict(parts["ema"], strict=True)
-        options = StateDictOptions(flatten_optimizer_state_dict=True)
-        current = get_optimizer_state_dict(self.learner, self.optimizer, options=options)
-        settings = {key: value for key, value in current.items() if not isinstance(value, Tensor)}
-        set_optimizer_state_dict(self.learner, self.optimizer, settings | parts["optimizer"], options=options)
+            self.ema.module.load_state_dict(sections["ema"], strict=True)
+        parameters = dict(self.learner.named_parameters())
+        self.optimizer.state.clear()
+        for name, value in sections["optimizer"].items():
+            owner, _, key = name.rpartition("/")
+            parameter = parameters[owner]
+            # AdamW counts its steps on the CPU
+            state = self.optimizer.state.setdefault(parameter, {})
+            state[key] = value.clone() if key == "step" else value.to(parameter.device, copy=True)
 
 
 def build_state(learner: nn.Module, student: Backbone, config: OptimConfig) -> TrainState:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from attar.errors import ConfigError
 
@@ -12,24 +11,6 @@ from attar.errors import ConfigError
 def world_size() -> int:
     """Number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """This process's rank; 0 without a process group."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def is_main() -> bool:
-    """True on the rank that writes files and prints."""
-    return rank() == 0
-
-
-def all_reduce_sum(value: Tensor) -> Tensor:
-    """Sum of a tensor without gradient over all ranks."""
-    if world_size() > 1:
-        value = value.clone()
-        dist.all_reduce(value)
-    return value
 
 
 def pick_device(name: str) -> torch.device:

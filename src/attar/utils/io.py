@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,27 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append one JSON object to a file of lines, and sync it; a line that a killed writer left half is ended first."""
+    with storage_errors(path), path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            file.write(b"\n")
+        file.write((json.dumps(_plain(dict(line))) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON objects of a file of lines; what a killed writer left half is passed over, a missing file is empty."""
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if isinstance(line, dict):
+                found.append(line)
+    return found
 
 
 @contextlib.contextmanager

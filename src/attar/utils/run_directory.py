@@ -92,7 +92,7 @@ def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> RunD
     return RunDirectory(path, uuid.uuid4().hex, is_new=True)
 
 
-def start_run(run: RunDirectory, config: Config, *, version: str) -> RunDirectory:
+def start_run(run: RunDirectory) -> RunDirectory:
     """Write who the run is, once everything it needs is known to work; remove what a killed writer left behind."""
     for leftover in (*run.path.glob(".student*"), *run.checkpoints.glob(".step-*")):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -100,11 +100,14 @@ def start_run(run: RunDirectory, config: Config, *, version: str) -> RunDirector
         for leftover in (run.metrics, run.bad_files, run.log):
             leftover.unlink(missing_ok=True)
         shutil.rmtree(run.results, ignore_errors=True)
-        # run.json first: killed in between, the directory is still known as a run's
         write_json(run.path / "run.json", {"run_id": run.run_id, "command": sys.argv, "versions": versions()})
-    head = f"attar {version}, Python {platform.python_version()}"
-    write_text(run.path / "config.yaml", to_yaml(config, comment=head))  # anew, as --resume-anyway may have changed it
     return run
+
+
+def record_settings(run: RunDirectory, config: Config, *, version: str) -> None:
+    """Write `config.yaml`, once nothing can refuse these settings any more; `--resume-anyway` may bring new ones."""
+    head = f"attar {version}, Python {platform.python_version()}"
+    write_text(run.path / "config.yaml", to_yaml(config, comment=head))
 
 
 def versions() -> dict[str, str]:

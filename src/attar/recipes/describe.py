@@ -1,0 +1,96 @@
+"""What a run says about itself: console lines, facts for the page, the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attar._version import __version__
+from attar.export import model_card
+from attar.models import Backbone
+from attar.recipes.assembly import Assembly
+from attar.reports import Result, markdown_table
+from attar.utils.progress import Log
+
+
+def say_header(log: Log, built: Assembly) -> None:
+    """Who teaches whom, on what, for how long."""
+    config = built.config
+    log.say(f"  teacher  {describe(built.teacher)}  frozen")
+    if built.teacher.source.weights == "random":
+        log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
+    log.say(f"  student  {describe(built.student)}")
+    log.say(
+        f"  data     {len(built.source):,} images    plan  {built.total_steps:,} steps x {config.batch_size:,}"
+        f" views = {built.total_steps / built.steps_per_epoch:,.1f} epochs on {built.device}"
+    )
+    if config.batch_size > len(built.source):
+        log.say(
+            f"           a batch of {config.batch_size} holds several views of each of the {len(built.source)} images"
+        )
+    if built.student.embed_dim > built.teacher.embed_dim:
+        log.say(
+            f"           the student is wider than its teacher ({built.student.embed_dim} and"
+            f" {built.teacher.embed_dim} channels): it will cost more than it can learn"
+        )
+
+
+def describe(backbone: Backbone) -> str:
+    """A backbone in one line: name, size, tokens, provenance of its weights."""
+    source = backbone.source
+    words = [
+        short(source.name),
+        f"{backbone.num_parameters / 1e6:.1f}M",
+        f"{backbone.img_size} px, {backbone.grid[0]}x{backbone.grid[1]} tokens of {backbone.embed_dim}",
+        source.weights,
+    ]
+    if source.sha256:
+        words += [f"sha256 {source.sha256[:8]}", source.licence or ""]
+    if source.explained:
+        words.append(f"({len(source.explained)} keys unused: {', '.join(key for key, _ in source.explained[:3])})")
+    return "  ".join(word for word in words if word)
+
+
+def short(reference: str) -> str:
+    """A folder by its own name, anything else as it was given."""
+    return Path(reference).name if "/" in reference and Path(reference.partition("?")[0]).is_dir() else reference
+
+
+def say_results(log: Log, results: list[Result], best: Mapping[str, Any]) -> None:
+    """The table at the end of a run."""
+    if not results:
+        return
+    log.say(f"\n  {'':10}{'k-NN top-1':>10}   95 % interval   images")
+    for r in results:
+        note = f"   ({which(best)})" if r.role == "student" else ""
+        interval = f"{100 * r.ci95[0]:.1f} – {100 * r.ci95[1]:.1f}"
+        log.say(f"  {r.role:10}{100 * r.value:>10.1f}   {interval:13}   {r.n:,}{note}")
+
+
+def which(best: Mapping[str, Any]) -> str:
+    """Which weights were kept."""
+    name = "moving average" if best["role"] == "ema" else "student"
+    return f"{name} at step {best['step']:,}"
+
+
+def facts(built: Assembly, best: Mapping[str, Any]) -> dict[str, str]:
+    """What page and model card say of where the student comes from."""
+    teacher, config = built.teacher.source, built.config
+    return {
+        "method": "Proteus (ICLR 2025)",
+        "teacher": describe(built.teacher),
+        "teacher weights": f"{Path(teacher.file).name}, sha256 {teacher.sha256}" if teacher.file else teacher.weights,
+        "teacher licence": teacher.licence or ("none (random weights)" if teacher.weights == "random" else "unknown"),
+        "student": f"{config.student}, {built.student.num_parameters / 1e6:.1f}M parameters, {config.img_size} px",
+        "weights kept": which(best),
+        "images": f"{len(built.source):,}, fingerprint {built.source.fingerprint[:16]}",
+        "training": f"{built.total_steps:,} steps of {config.batch_size:,} views, seed {config.seed}",
+        "made with": f"attar {__version__}",
+    }
+
+
+def card(built: Assembly, best: Mapping[str, Any], results: list[Result]) -> str:
+    """The model card."""
+    title = f"{short(built.config.student)} from {short(built.config.teacher)}"
+    return model_card(title, facts(built, best), markdown_table(results))
