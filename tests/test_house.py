@@ -106,7 +106,8 @@ def tracked_files() -> list[Path]:
 
 
 MACHINE = re.compile(
-    r"index-url|://\S*/simple/|files\.python"
+    r"index"
+    + r"-url|://\S*/simple/|files\.python"
     + r"hosted|pypi\."
     + r"org/simple|(?<![\w.~])/(?:home|Users|root|work)/\w",
     re.I,
@@ -125,7 +126,7 @@ def test_no_tracked_file_names_a_package_index_or_a_home() -> None:
 
 
 def test_the_search_notices_what_it_looks_for() -> None:
-    assert MACHINE.search("pip install --extra-" + "index-url somewhere")
+    assert MACHINE.search("pip install --extra-index" + "-url somewhere")
     assert MACHINE.search("data = '/ho" + "me/someone/images'")
     assert not MACHINE.search("https://github.com/someone/thing, ~/images, /data/work")
 
