@@ -118,7 +118,7 @@ class KnnMonitor:
         kept = []
         dataset = EvaluationDataset(part.source, part.rows, img_size=img_size, crop_pct=self.crop_pct)
         loader = evaluation_batches(dataset, batch_size=64, workers=self.workers)
-        for batch in track(loader, f"reading {name}", total=len(loader), unit="batches"):
+        for batch in track(loader, f"monitor images, {name.removeprefix('knn_')}", total=len(loader), unit="batches"):
             kept.append(batch) if keep else None
             yield batch
         if keep:

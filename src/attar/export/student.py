@@ -59,15 +59,27 @@ def _write_timm(folder: Path, student: Backbone) -> None:
     write_json(folder / "config.json", config)
 
 
-def model_card(title: str, facts: Mapping[str, str], table: str) -> str:
+_TIMM_CARD = """It is an ordinary timm model:
+
+```python
+import timm
+model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()
+tokens = model.forward_features(images)  # images normalised with mean and std of config.json
+```"""
+_MODULE_CARD = """It is a module of your own: `config.json` names its factory, `model.safetensors` is its state dict.
+
+```python
+import attar
+model = attar.load_backbone("module:…", weights="path/to/this/folder/model.safetensors")  # the reference in config.json
+```"""
+
+
+def model_card(title: str, facts: Mapping[str, str], table: str, *, is_timm: bool = True) -> str:
     """Markdown of a model card: how to load, where it comes from, how it was measured."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return (
         f"# {title}\n\n"
-        "A vision backbone distilled with attar. It is an ordinary timm model:\n\n"
-        "```python\nimport timm\n"
-        'model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()\n'
-        "tokens = model.forward_features(images)  # images normalised with mean and std of config.json\n```\n\n"
+        f"A vision backbone distilled with attar. {_TIMM_CARD if is_timm else _MODULE_CARD}\n\n"
         f"| | |\n|---|---|\n{rows}\n\n"
         f"## Measured\n\n{table}\n\n"
         "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and the"

@@ -165,7 +165,7 @@ def _download(repository: str, file: str, name: str) -> Path:
         reason = textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
         raise WeightsError(
             f"pretrained weights of '{name}' could not be fetched from the model hub ({reason.rstrip('.')})."
-            " Without a network, give the path of a weight file in place of 'pretrained', or random."
+            " Without a network, give a weight file: --teacher-weights FILE (weights=FILE in Python)."
         ) from None
 
 

@@ -16,14 +16,14 @@ from attar.utils.progress import Log
 
 def say_header(log: Log, built: Assembly) -> None:
     """Who teaches whom, on what, for how long."""
-    config = built.config
+    config, epochs = built.config, built.total_steps / built.steps_per_epoch
     log.say(f"  teacher  {describe(built.teacher)}  frozen")
     if built.teacher.source.weights == "random":
         log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
     log.say(f"  student  {describe(built.student)}")
     log.say(
         f"  data     {len(built.source):,} images    plan  {built.total_steps:,} steps x {config.batch_size:,}"
-        f" views = {built.total_steps / built.steps_per_epoch:,.1f} epochs on {built.device}"
+        f" views = {epochs:,.{1 if epochs >= 1 else 2}f} epochs on {built.device}"
     )
     if config.batch_size > len(built.source):
         log.say(
@@ -46,7 +46,7 @@ def describe(backbone: Backbone) -> str:
         source.weights,
     ]
     if source.sha256:
-        words += [f"sha256 {source.sha256[:8]}", source.licence or ""]
+        words += [f"sha256 {source.sha256[:8]}", f"licence {source.licence}"]
     if source.explained:
         words.append(f"({len(source.explained)} keys unused: {', '.join(key for key, _ in source.explained[:3])})")
     return "  ".join(word for word in words if word)
@@ -93,4 +93,5 @@ def facts(built: Assembly, best: Mapping[str, Any]) -> dict[str, str]:
 def card(built: Assembly, best: Mapping[str, Any], results: list[Result]) -> str:
     """The model card."""
     title = f"{short(built.config.student)} from {short(built.config.teacher)}"
-    return model_card(title, facts(built, best), markdown_table(results))
+    is_timm = isinstance(getattr(built.student.model, "pretrained_cfg", None), dict)
+    return model_card(title, facts(built, best), markdown_table(results), is_timm=is_timm)

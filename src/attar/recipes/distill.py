@@ -84,7 +84,8 @@ def distill(config: DistillConfig) -> DistillReport:
         state = build_state(built.method.learner, built.student, config.optim)
         resumed = load_checkpoint(run.checkpoints, state, _identity(run, built.source), say=log.say)
         if resumed is not None:
-            log.say(f"  resume   from {resumed.name}")
+            done = " (complete)" if state.step >= built.total_steps else ""
+            log.say(f"  resume   from {resumed.name}{done}")
         elif not run.is_new:
             log.say("  resume   no checkpoint is whole: from the beginning")
         record_settings(run, config, version=__version__)
@@ -208,8 +209,10 @@ def _judge_baselines(built: Assembly, run: RunDirectory, state: TrainState, log:
     random = _judge(built, run, "random", load_student(built.config, "random").to(built.device))
     if (unreadable := len(built.monitor.report) - teacher.n) > 0:
         log.say(f"           {unreadable} of the {len(built.monitor.report)} images to report on cannot be read")
-    line = f"teacher {100 * teacher.value:.1f}  random {100 * random.value:.1f}"
-    log.say(f"  monitor  {built.config.monitor}  k-NN  {line}")
+    line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
+    log.say(f"  monitor  {built.config.monitor}  k-NN  {line}  (selection half)")
+    if built.source.fingerprint in (built.monitor.report.source.fingerprint, built.monitor.bank.source.fingerprint):
+        log.say("           these images are among those trained on: nothing below is from held-out images")
     return line
 
 
@@ -236,6 +239,7 @@ def _judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) -
         seed=config.seed,
         seconds=round(time.perf_counter() - started, 1),
         source=source,
+        selection=scores["knn_select"],
     )
     write_result(run.results, f"knn-{role}", result)
     return result

@@ -62,7 +62,7 @@ def _curves(metrics: list[dict[str, Any]], results: Sequence[Any]) -> list[dict[
     }
     accuracy = {role: points for role, points in accuracy.items() if points}
     if accuracy:
-        levels = {result.role: result.value for result in results if result.role != "student"}
+        levels = {r.role: r.selection for r in results if r.role != "student" and r.selection is not None}
         curves.append(
             _chart("k-NN top-1 (%) on the selection half", accuracy, levels, floor=0.0, ceiling=1.0, unit=100.0)
         )

@@ -29,6 +29,7 @@ class Result:
         seed: Of the run.
         seconds: Time the measurement took.
         source: File and sha256 of the weights.
+        selection: The same figure on the half that the best student is chosen by; what curves are compared with.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Result:
     seed: int = 0
     seconds: float = 0.0
     source: dict[str, Any] = field(default_factory=dict)
+    selection: float | None = None
 
 
 def write_result(folder: Path, name: str, result: Result) -> None:

@@ -210,7 +210,7 @@ class Monitor(NoEffect):
                 self.keep_best(backbone, state.notes["best"])
         state.notes["judged"] = state.step
         self.metrics.write(line)
-        self.log.say(f"  k-NN at step {state.step:,}  {'  '.join(shown)}  {self.beside}")
+        self.log.say(f"  k-NN (selection half) at step {state.step:,}  {'  '.join(shown)}  {self.beside}")
 
 
 class Checkpoints(NoEffect):
