@@ -108,7 +108,10 @@ def fit(
                 callback.on_step(state, record)
             if (number := stop_requested()) is not None and state.step < settings.total_steps:
                 name = signal.Signals(number).name
-                raise Interrupted(number, f"stopped by {name} after step {state.step}. The same command goes on.")
+                raise Interrupted(
+                    number,
+                    f"stopped by {name} after step {state.step}; a checkpoint is saved. The same command goes on.",
+                )
         for callback in callbacks:
             callback.on_stop(state)
     except Interrupted:
