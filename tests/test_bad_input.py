@@ -388,7 +388,7 @@ WEIGHTS = [
         "weights without network",
         flags("--teacher", "vit_tiny_patch16_224", "--teacher-weights", "pretrained"),
         2,
-        ("could not be fetched", "path of a weight file", "random"),
+        ("could not be fetched", "give a weight file", "--teacher-weights"),
     ),
     Row("weights cut short", weights(save_truncated), 2, ("teacher.pth cannot be read", "damaged or cut short")),
     Row("weights a text", weights(lambda path: path.write_text("hello")), 2, ("teacher.pth cannot be read",)),
