@@ -107,7 +107,8 @@ def tracked_files() -> list[Path]:
 
 MACHINE = re.compile(
     r"index"
-    + r"-url|://\S*/simple/|files\.python"
+    + r"-url|://\S*/sim"
+    + r"ple/|files\.python"
     + r"hosted|pypi\."
     + r"org/simple|(?<![\w.~])/(?:home|Users|root|work)/\w",
     re.I,
