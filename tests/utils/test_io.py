@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+from contextlib import contextmanager
 
 import pytest
 
@@ -29,13 +30,19 @@ def umask(request):
     os.umask(before)
 
 
-@pytest.fixture
+@contextmanager
 def little_room():
-    """No file may grow beyond 4 KB: what a full disk looks like, without filling one."""
+    """No file may grow beyond 4 KB: what a full disk looks like, without filling one.
+
+    Not a fixture: the limit holds for the whole process, and pytest writes its own log, which may be a longer file,
+    before a fixture is taken down.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def mode(path):
@@ -78,10 +85,13 @@ def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path):
     assert everything(tmp_path) == {"x.txt": b"old"}
 
 
-def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path, little_room):
+def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path):
     path = tmp_path / "x.txt"
     write_text(path, "old")
-    with pytest.raises(RunDirectoryError, match=r"cannot write .*x\.txt: File too large\. Free some space"):
+    with (
+        pytest.raises(RunDirectoryError, match=r"cannot write .*x\.txt: File too large\. Free some space"),
+        little_room(),
+    ):
         write_text(path, "a" * 100_000)
     assert everything(tmp_path) == {"x.txt": b"old"}
 
@@ -162,13 +172,14 @@ def test_an_error_in_the_block_leaves_what_was_there(tmp_path, error):
         (target / "old.txt").write_text("old")
 
 
-def test_a_full_disk_leaves_the_old_folder(tmp_path, little_room):
+def test_a_full_disk_leaves_the_old_folder(tmp_path):
     target = tmp_path / "x"
     with new_folder(target) as folder:
         fill(folder, "one")
     before = everything(tmp_path)
     with (
         pytest.raises(RunDirectoryError, match=r"cannot write .*x: File too large\. Free some space"),
+        little_room(),
         new_folder(target) as folder,
     ):
         (folder / "large").write_bytes(bytes(100_000))
