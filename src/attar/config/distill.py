@@ -104,7 +104,15 @@ class DistillConfig(Config):
     data: str = Field(min_length=1, description="folder of images of any depth, a Parquet file, or playground:SEED")
     out: str = Field(min_length=1, description="run directory; the same command in the same directory resumes")
     teacher_weights: str = Field("pretrained", min_length=1, description="pretrained, random, or a weight file")
-    student_weights: str = Field("random", min_length=1, description="random, pretrained, or a weight file")
+    student_weights: str = Field(
+        "random", min_length=1, description="random, pretrained, a weight file, or teacher: a part of the teacher's"
+    )
+    student_layers: Literal["first", "uniform"] = Field(
+        "first", description="the teacher's layers a student with its weights starts from: the first, or evenly spaced"
+    )
+    normalisation: Literal["own", "imagenet"] = Field(
+        "own", description="each model's images by the statistics of its weights, or ImageNet's for all as released"
+    )
     recipe: str | None = Field(None, description="named starting point; see attar distill --list-recipes")
     img_size: int = Field(224, ge=8, description="height and width of the student's input, in pixels")
     teacher_img_size: int | None = Field(None, ge=8, description="input of the teacher; by default img_size")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,6 +93,12 @@ class Backbone(nn.Module):
     def num_parameters(self) -> int:
         """Number of parameters of the wrapped module."""
         return sum(p.numel() for p in self.model.parameters())
+
+    def normalise_with(self, preprocess: Preprocess) -> None:
+        """Normalise images by other statistics from here on, where the model's own are not those of its weights."""
+        self.preprocess = replace(self.preprocess, mean=preprocess.mean, std=preprocess.std)
+        self.mean.copy_(torch.tensor(preprocess.mean).view(1, 3, 1, 1))
+        self.std.copy_(torch.tensor(preprocess.std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor, *, masks: Tensor | None = None, mask_token: Tensor | None = None) -> Tokens:
         """Tokens with gradient, in the module's current mode.
