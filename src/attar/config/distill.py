@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from attar.config.base import Config
 from attar.errors import ConfigError
@@ -29,6 +29,23 @@ class ProteusConfig(Config):
     resample_tokens: bool = Field(
         False, description="allow different patch grids: teacher tokens are interpolated to the student's grid"
     )
+
+
+class LogitsConfig(Config):
+    """Logit distillation, a baseline: (1 - teacher_weight) * labels + teacher_weight * softened teacher classes."""
+
+    teacher_weight: float = Field(0.5, gt=0, lt=1, description="share of the teacher's classes, the rest is labels")
+    temperature: float = Field(1.0, gt=0, description="softens both sides' classes")
+
+
+class ParallelConfig(Config):
+    """How a run uses several ranks (torchrun). Nothing here changes what is learned."""
+
+    engine: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="a whole copy of what learns on each rank, or its weights and optimizer sharded"
+    )
+    shard_teacher: bool = Field(False, description="shard a teacher that does not fit on one GPU (FSDP2)")
+    timeout_s: float = Field(1800.0, gt=0, description="seconds a rank waits for the others before it gives up")
 
 
 class ViewsConfig(Config):
@@ -101,7 +118,9 @@ class DistillConfig(Config):
 
     teacher: str = Field(min_length=1, description="model reference of the teacher, such as vit_base_patch14_dinov2")
     student: str = Field(min_length=1, description="model reference of the student, such as vit_small_patch14_dinov2")
-    data: str = Field(min_length=1, description="folder of images of any depth, a Parquet file, or playground:SEED")
+    data: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=1, description="where images lie, one place or several: a folder, a Parquet file, playground:SEED"
+    )
     out: str = Field(min_length=1, description="run directory; the same command in the same directory resumes")
     teacher_weights: str = Field("pretrained", min_length=1, description="pretrained, random, or a weight file")
     student_weights: str = Field(
@@ -112,6 +131,12 @@ class DistillConfig(Config):
     )
     normalisation: Literal["own", "imagenet"] = Field(
         "own", description="each model's images by the statistics of its weights, or ImageNet's for all as released"
+    )
+    method: Literal["proteus", "labels", "logits", "soft_logits", "hint"] = Field(
+        "proteus", description="how the student learns; the others are the baselines Proteus is judged against"
+    )
+    teacher_classifier: str | None = Field(
+        None, min_length=1, description="file of the teacher's linear classifier, for logits and soft_logits"
     )
     recipe: str | None = Field(None, description="named starting point; see attar distill --list-recipes")
     img_size: int = Field(224, ge=8, description="height and width of the student's input, in pixels")
@@ -137,10 +162,21 @@ class DistillConfig(Config):
     reindex: bool = Field(False, description="list the image folder anew instead of trusting the cached index")
     resume_anyway: bool = Field(False, description="go on in a directory that holds a run with other settings")
     proteus: ProteusConfig = ProteusConfig()
+    logits: LogitsConfig = LogitsConfig()
+    parallel: ParallelConfig = ParallelConfig()
     views: ViewsConfig = ViewsConfig()
     optim: OptimConfig = OptimConfig()
     monitoring: MonitorConfig = MonitorConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_place_is_a_list_of_one(cls, data: Any) -> Any:
+        return (data,) if isinstance(data, str) else data
+
+    @field_serializer("data")
+    def _one_place_is_written_plainly(self, data: tuple[str, ...]) -> str | list[str]:
+        return data[0] if len(data) == 1 else list(data)  # as runs of 0.1 wrote it, which resume
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -155,6 +191,15 @@ class DistillConfig(Config):
             raise ConfigError(
                 f"batch_size {self.batch_size} does not divide into optim.accumulate {parts} parts."
                 f" Try batch_size {max(1, self.batch_size // parts) * parts}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _logits_need_a_classifier(self) -> Self:
+        if self.method in ("logits", "soft_logits") and self.teacher_classifier is None:
+            raise ConfigError(
+                f"method {self.method} learns the teacher's classes, and teacher_classifier is not set."
+                " Try --teacher-classifier FILE."
             )
         return self
 
@@ -184,7 +229,7 @@ class DistillConfig(Config):
 VOLATILE = frozenset(
     {
         *("out", "device", "workers", "log_every", "tensorboard", "reindex", "resume_anyway", "recipe"),
-        *("max_bad_share", "checkpoint"),
+        *("max_bad_share", "checkpoint", "parallel"),
     }
 )
 """Settings that may differ between a run and its resumption: they do not change what is learned."""

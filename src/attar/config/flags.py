@@ -22,6 +22,7 @@ class _Flag:
     path: tuple[str, ...]
     is_switch: bool
     num_values: int
+    takes_more: bool  # `num_values` is the least
 
 
 def parse_flags(model: type[BaseModel], words: Sequence[str]) -> dict[str, Any]:
@@ -56,12 +57,12 @@ def parse_flags(model: type[BaseModel], words: Sequence[str]) -> dict[str, Any]:
             _put(settings, flag.path, given)
             continue
         values = [attached] if equals else []
-        while len(values) < flag.num_values and rest and not rest[0].startswith("--"):
+        while (len(values) < flag.num_values or flag.takes_more) and rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
         if len(values) < flag.num_values:
             raise ConfigError(f"{name} needs {flag.num_values} value{'s' * (flag.num_values > 1)}, got {len(values)}.")
         plain = [None if value.lower() == "none" else value for value in values]
-        _put(settings, flag.path, plain[0] if flag.num_values == 1 else plain)
+        _put(settings, flag.path, plain[0] if len(plain) == 1 else plain)
     return settings
 
 
@@ -82,8 +83,10 @@ def _flags_of(model: type[BaseModel], parents: tuple[str, ...] = ()) -> dict[str
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found |= _flags_of(kind, path)
             continue
-        num_values = len(typing.get_args(kind)) if typing.get_origin(kind) is tuple else 1
-        found["--" + ".".join(path).replace("_", "-")] = _Flag(path, kind is bool, num_values)
+        values = typing.get_args(kind) if typing.get_origin(kind) is tuple else (kind,)
+        takes_more = values[-1] is Ellipsis
+        flag = _Flag(path, kind is bool, 1 if takes_more else len(values), takes_more)
+        found["--" + ".".join(path).replace("_", "-")] = flag
     return found
 
 

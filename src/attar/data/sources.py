@@ -5,56 +5,58 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from attar.data.base import Labels, Source
 from attar.data.index import folder_index, local_path, printable
+from attar.data.merged import MergedSource, Part
 from attar.data.parquet import parquet_rows
 from attar.data.playground import CLASS_NAMES, render_scene
+from attar.data.references import split_reference
 from attar.errors import DataError, DecodeError
 
-Labels = NDArray[np.int64]
+__all__ = ["FolderSource", "Labels", "ParquetSource", "PlaygroundSource", "Source", "open_source"]
+
 _PLAYGROUND = re.compile(r"playground(?::(\d+)(?:\?n=(\d+)(?:&variety=([01](?:\.\d+)?))?)?)?", re.ASCII)
 
 
-class Source(Protocol):
-    """Images by row. Opening one reads no pixels; a source can be pickled and opened again in a worker."""
-
-    fingerprint: str
-
-    def __len__(self) -> int: ...
-
-    def read(self, row: int) -> bytes | NDArray[np.uint8]:
-        """Encoded bytes, or pixels (H, W, 3) where the source makes them.
-
-        Raises:
-            DecodeError: If the row cannot be read any more.
-        """
-        ...
-
-    def name(self, row: int) -> str:
-        """What to call the row in messages: its path."""
-        ...
-
-    def labels(self) -> tuple[Labels, list[str]] | None:
-        """(class index per row, class names), or None for a source without labels."""
-        ...
-
-
-def open_source(reference: str, *, reindex: bool = False) -> Source:
-    """Open a folder, a `.parquet` file, or `playground:SEED` (with `?n=COUNT`).
+def open_source(references: str | Sequence[str], *, reindex: bool = False) -> Source:
+    """Open a folder, a `.parquet` file, or `playground:SEED` (with `?n=COUNT`); several become one, part after part.
 
     Raises:
         DataError: If there is nothing to open, or no image in it.
     """
-    if reference == "playground" or reference.startswith("playground:"):
-        return PlaygroundSource.parse(reference)
-    path = local_path(reference)
+    references = [references] if isinstance(references, str) else list(references)
+    titles = _titles([split_reference(reference)[0] for reference in references])
+    parts = []
+    for reference, title in zip(references, titles, strict=True):
+        place, options = split_reference(reference)
+        source = _open_place(place, reindex=reindex)
+        parts.append(Part(source, options.weight, title, options.subset_seed))
+    if len(parts) == 1 and parts[0].weight == 1:
+        return parts[0].source
+    return MergedSource(parts)
+
+
+def _titles(places: list[str]) -> list[str]:
+    """Short names that tell the places apart; one place needs none, nor does the playground, whose rows have it."""
+    if len(places) == 1:
+        return [""]
+    short = {place: place.rstrip("/").rpartition("/")[2] for place in places}
+    is_clear = len(set(short.values())) == len(short)
+    return ["" if place.startswith("playground") else short[place] if is_clear else place for place in places]
+
+
+def _open_place(place: str, *, reindex: bool) -> Source:
+    if place == "playground" or place.startswith("playground:"):
+        return PlaygroundSource.parse(place)
+    path = local_path(place)
     if path.suffix == ".parquet" and path.is_file():
         return ParquetSource(path)
     if path.is_file():

@@ -1,0 +1,35 @@
+"""What the rest of attar asks of a place that images lie in."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]
+Rows = NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Images by row. Opening one reads no pixels; a source can be pickled and opened again in a worker."""
+
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int) -> bytes | NDArray[np.uint8]:
+        """Encoded bytes, or pixels (H, W, 3) where the source makes them.
+
+        Raises:
+            DecodeError: If the row cannot be read any more.
+        """
+        ...
+
+    def name(self, row: int) -> str:
+        """What to call the row in messages: its path. What `read` raises begins with it."""
+        ...
+
+    def labels(self) -> tuple[Labels, list[str]] | None:
+        """(class index per row, class names), or None for a source without labels."""
+        ...

@@ -1,0 +1,64 @@
+"""Where images lie is one place or several, and is written so that older runs still compare equal."""
+
+import pytest
+import yaml
+
+from attar.cli import parse_distill
+from attar.config import DistillConfig
+from attar.config.files import read_settings, to_yaml
+from attar.errors import ConfigError
+from attar.utils.io import write_text
+from attar.utils.run_directory import open_run, record_settings, start_run
+
+NEEDED = {"teacher": "t", "student": "s", "out": "o"}
+FLAGS = ["--teacher", "t", "--student", "s", "--out", "o"]
+
+
+@pytest.mark.parametrize(
+    ("given", "data"), [("a", ("a",)), (["a"], ("a",)), (["a", "b"], ("a", "b")), (("a", "b"), ("a", "b"))]
+)
+def test_one_place_or_several(given, data):
+    assert DistillConfig.build({**NEEDED, "data": given}).data == data
+    assert DistillConfig(**NEEDED, data=given).replace(seed=1).data == data
+
+
+@pytest.mark.parametrize("given", ["", [], ["a", ""], 3, None, [["a"]]])
+def test_no_place_is_an_error(given):
+    with pytest.raises(ConfigError, match="setting 'data"):
+        DistillConfig.build({**NEEDED, "data": given})
+
+
+@pytest.mark.parametrize(
+    ("words", "data"),
+    [
+        (["--data", "a"], ("a",)),
+        (["--data", "a", "b?weight=2", "c"], ("a", "b?weight=2", "c")),
+        (["--data=a", "b"], ("a", "b")),
+        (["--data", "a", "b", "--seed", "1"], ("a", "b")),
+    ],
+)
+def test_flags_take_several_places(words, data):
+    assert parse_distill([*FLAGS, *words]).data == data
+    assert parse_distill([*words, *FLAGS]).data == data
+
+
+def test_no_place_after_the_flag_is_an_error():
+    with pytest.raises(ConfigError, match="--data needs 1 value"):
+        parse_distill(["--data", *FLAGS])
+
+
+@pytest.mark.parametrize(("data", "written"), [("a", "a"), (("a", "b"), ["a", "b"])])
+def test_yaml_holds_a_string_for_one_place_and_a_list_for_several(tmp_path, data, written):
+    config = DistillConfig(**NEEDED, data=data)
+    write_text(tmp_path / "run.yaml", to_yaml(config))
+    assert yaml.safe_load((tmp_path / "run.yaml").read_text())["data"] == written
+    assert DistillConfig.build(read_settings(tmp_path / "run.yaml")) == config
+
+
+def test_a_run_whose_settings_name_one_place_as_a_string_resumes(tmp_path):
+    config = DistillConfig(**NEEDED, data="a")
+    run = start_run(open_run(tmp_path / "run", config))
+    record_settings(run, config, version="0.1")
+    (run.checkpoints / "step-00000001").mkdir(parents=True)
+    assert "\ndata: a\n" in (tmp_path / "run/config.yaml").read_text()
+    assert not open_run(tmp_path / "run", DistillConfig(**NEEDED, data=("a",))).is_new

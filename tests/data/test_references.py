@@ -1,0 +1,52 @@
+"""A reference is a place and options; a slip in an option is an error, not a folder that does not exist."""
+
+import pytest
+
+from attar.data.references import Options, split_reference
+from attar.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("reference", "place", "options"),
+    [
+        ("images", "images", {}),
+        ("images?weight=2", "images", {"weight": 2.0}),
+        ("a/x.parquet?subset_seed=3&weight=0.25", "a/x.parquet", {"weight": 0.25, "subset_seed": 3}),
+        ("playground", "playground", {}),
+        ("playground:1?n=5", "playground:1?n=5", {}),
+        ("playground:1?weight=2", "playground:1", {"weight": 2.0}),
+        ("playground:1?n=5&weight=2&variety=0", "playground:1?n=5&variety=0", {"weight": 2.0}),
+        ("playground:1?", "playground:1?", {}),  # for the playground to complain about
+    ],
+)
+def test_options_are_read_and_the_place_is_left(reference, place, options):
+    assert split_reference(reference) == (place, Options(**options))
+
+
+def test_a_folder_with_a_question_mark_in_its_name_stays_a_folder(tmp_path):
+    folder = tmp_path / "what?weight=2"
+    assert split_reference(str(folder)) == (str(tmp_path / "what"), Options(weight=2))
+    folder.mkdir()
+    assert split_reference(str(folder)) == (str(folder), Options())
+    assert split_reference(f"{folder}?weight=3") == (str(folder), Options(weight=3))
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("images?weigth=2", "unknown setting 'weigth'. Did you mean 'weight'"),
+        ("images?n=5", "unknown setting 'n'. Known here: weight"),
+        ("images?weight=0", "'weight' is '0'.*greater than 0"),
+        ("images?weight=-1", "'weight' is '-1'"),
+        ("images?weight=nan", "'weight' is 'nan'"),
+        ("images?weight=", "'weight' is ''"),
+        ("images?weight", "'weight' is ''"),
+        ("images?subset_seed=1.5", "'subset_seed' is '1.5'"),
+        ("images?weight=2&weight=3", "an option twice"),
+        ("playground:1?n=5&weight=x", "'weight' is 'x'"),
+    ],
+)
+def test_a_wrong_option_is_an_error_that_shows_the_reference(reference, message):
+    with pytest.raises(DataError, match=message) as caught:
+        split_reference(reference)
+    assert f"'{reference}'" in str(caught.value)
