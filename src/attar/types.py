@@ -53,6 +53,7 @@ class Batch:
         global_batch_size: Views in this step over all ranks and accumulation parts.
         names: File names of the samples, for messages.
         bad_files: Samples that could not be decoded and were replaced.
+        labels: (B,) int64 classes of the samples, None where the method wants none.
     """
 
     views: Tensor
@@ -63,10 +64,12 @@ class Batch:
     global_batch_size: int
     names: tuple[str, ...] = ()
     bad_files: tuple[BadFile, ...] = ()
+    labels: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with its views on `device`."""
-        return replace(self, views=self.views.to(device, non_blocking=True))
+        """The batch with views and labels on `device`."""
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return replace(self, views=self.views.to(device, non_blocking=True), labels=labels)
 
 
 @dataclass(frozen=True)

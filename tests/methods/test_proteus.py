@@ -412,7 +412,7 @@ def test_standardised_targets_have_mean_zero_and_std_one_per_channel() -> None:
 
 def test_standardised_targets_are_measured_by_the_method_and_saved_with_the_learner() -> None:
     method = proteus(standardise_targets=True)
-    method.measure_targets([batch_of(8), batch_of(8, step=1)])
+    method.prepare([batch_of(8), batch_of(8, step=1)])
     saved = method.learner.state_dict()
     assert saved["standardiser.patch_std"].min() > 0
     assert not torch.equal(saved["standardiser.patch_std"], torch.ones(48))

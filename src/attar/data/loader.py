@@ -16,7 +16,7 @@ from attar.config import ViewsConfig
 from attar.data.decode import open_image
 from attar.data.labelled import Rows
 from attar.data.sampler import ViewOrder
-from attar.data.sources import Source
+from attar.data.sources import Labels, Source
 from attar.data.views import evaluation_view, training_view
 from attar.errors import DataError, DecodeError
 from attar.types import BadFile, Batch
@@ -37,13 +37,24 @@ class Item:
     view_id: int
     name: str
     bad_files: tuple[BadFile, ...]
+    label: int | None
 
 
 class ViewDataset(Dataset[Item | DataError]):
-    """Views by place in the stream: a pure function of (images, order, config)."""
+    """Views by place in the stream: a pure function of (images, order, config).
 
-    def __init__(self, source: Source, order: ViewOrder, config: ViewsConfig, img_size: int) -> None:
-        self.source, self.order, self.config, self.img_size = source, order, config, img_size
+    Args:
+        source: Images.
+        order: Which view stands at which place.
+        config: How an image becomes a view.
+        img_size: Height and width of views, in pixels.
+        labels: (n,) class of each image, for methods that learn from them.
+    """
+
+    def __init__(
+        self, source: Source, order: ViewOrder, config: ViewsConfig, img_size: int, *, labels: Labels | None = None
+    ) -> None:
+        self.source, self.order, self.config, self.img_size, self.labels = source, order, config, img_size, labels
 
     def __getitem__(self, place: int) -> Item | DataError:
         samples, views = self.order.at(np.array([place], dtype=np.int64))
@@ -57,7 +68,8 @@ class ViewDataset(Dataset[Item | DataError]):
             except DecodeError as error:
                 bad.append(BadFile(sample, name, str(error)))
                 continue
-            return Item(view, place, sample, view_id, name, tuple(bad))
+            label = None if self.labels is None else int(self.labels[sample])
+            return Item(view, place, sample, view_id, name, tuple(bad), label)
         # handed on, not raised: from a loader's worker it would come with a traceback in its message
         return DataError(
             f"{_REPLACEMENTS} images in a row cannot be read, the first is {bad[0].reason} Is this a folder of images?"
@@ -146,6 +158,7 @@ class _Collate:
             global_batch_size=self.batch_size,
             names=tuple(item.name for item in items),
             bad_files=tuple(bad for item in items for bad in item.bad_files),
+            labels=None if items[0].label is None else torch.tensor([item.label for item in items]),
         )
 
 

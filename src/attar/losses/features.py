@@ -39,12 +39,12 @@ def token_distance(student: Tensor, teacher: Tensor, *, criterion: Criterion = "
             f"projected student tokens are {tuple(student.shape)} but teacher tokens are {tuple(teacher.shape)}."
             " Grids and widths must agree; for other grids set proteus.resample_tokens."
         )
-    student, teacher = _exact(student), _exact(teacher)
+    student, teacher = exact(student), exact(teacher)
     if criterion == "mse":
         return (student - teacher).square().mean(-1)
     return 1 - F.cosine_similarity(student, teacher, dim=-1)
 
 
-def _exact(tensor: Tensor) -> Tensor:
+def exact(tensor: Tensor) -> Tensor:
     """float32 at least; float64 stays, for tests."""
     return tensor if tensor.element_size() >= 4 else tensor.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from torch import nn
@@ -14,11 +15,13 @@ class Method(Protocol):
     """One way to teach a student.
 
     Attributes:
+        title: What reports and model cards call it.
         learner: All that is trained (student, heads, mask token): what a wrapper for many ranks wraps and what a
             checkpoint holds. The frozen teacher is no part of it.
         student: The backbone inside the learner that will ship.
     """
 
+    title: str
     learner: nn.Module
     student: Backbone
 
@@ -29,3 +32,7 @@ class Method(Protocol):
         batch. So the loop knows neither how many parts there are nor what the means run over.
         """
         ...
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Before the first step of a new run: measure what must be known of the first batches; by default nothing."""
+        return

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attar.config import ProteusConfig
 from attar.errors import ShapeError
 from attar.losses import token_distance
+from attar.methods.base import Method
+from attar.methods.teacher import ask, frozen, resample_tokens, resize
 from attar.models import Backbone, ProjectionHead
 from attar.types import Batch, StepOutput, Tokens
 from attar.utils.seeding import numpy_generator
@@ -182,7 +183,7 @@ class ProteusLearner(nn.Module):
         )
 
 
-class Proteus:
+class Proteus(Method):
     """The method: asks the frozen teacher, draws the masks, weighs the learner's terms.
 
     Raises:
@@ -190,10 +191,12 @@ class Proteus:
             to hide.
     """
 
+    title = "Proteus (ICLR 2025)"
+
     def __init__(self, teacher: Backbone, student: Backbone, config: ProteusConfig, *, seed: int) -> None:
         self.config = _without_empty_terms(config)
         self.seed = seed
-        self.teacher = teacher.eval().requires_grad_(False)
+        self.teacher = frozen(teacher)
         self.student = student
         _check_fit(teacher, student, self.config)
         self.learner: nn.Module = ProteusLearner(student, teacher.embed_dim, self.config)
@@ -213,35 +216,15 @@ class Proteus:
         loss = sum((weights[name] * value for name, value in terms.items()), torch.zeros((), device=views.device))
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
 
-    @torch.no_grad()
     def target(self, views: Tensor) -> Tokens:
         """Teacher tokens of the views, on the student's grid."""
-        tokens = self.teacher(resize(views, self.teacher.img_size))
-        return tokens if tokens.grid == self.student.grid else resample_tokens(tokens, self.student.grid)
+        return resample_tokens(ask(self.teacher, views), self.student.grid)
 
-    def measure_targets(self, batches: Iterable[Batch]) -> None:
+    def prepare(self, batches: Iterable[Batch]) -> None:
         """Set the statistics of standardised targets; nothing to do when the option is off."""
         if self.config.standardise_targets:
             device = self.teacher.mean.device
             self.learner.standardiser.measure(self.target(batch.to(device).views) for batch in batches)  # type: ignore[union-attr, operator]
-
-
-def resample_tokens(tokens: Tokens, grid: tuple[int, int]) -> Tokens:
-    """Patch tokens on another grid: averaged over areas where it is coarser, bilinear where it is finer.
-
-    An extension for students whose patches are not the teacher's; the paper needs equal grids (spec §1.4).
-    """
-    batch, _, dim = tokens.patch.shape
-    image = tokens.patch.transpose(1, 2).reshape(batch, dim, *tokens.grid)
-    image = F.interpolate(image.float(), size=grid, mode="bilinear", align_corners=False, antialias=True)
-    return Tokens(tokens.cls, image.flatten(2).transpose(1, 2).to(tokens.patch.dtype), grid, tokens.prefix)
-
-
-def resize(views: Tensor, img_size: int) -> Tensor:
-    """Views at another size, bicubic with antialiasing; the same tensor when it fits."""
-    if views.shape[-1] == img_size:
-        return views
-    return F.interpolate(views, size=(img_size, img_size), mode="bicubic", antialias=True)
 
 
 def _without_empty_terms(config: ProteusConfig) -> ProteusConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,11 +12,11 @@ from attar.config import DistillConfig
 from attar.data.labelled import open_labelled
 from attar.data.loader import default_workers
 from attar.data.sampler import ViewOrder
-from attar.data.sources import Source, open_source
-from attar.errors import ConfigError
+from attar.data.sources import Labels, Source, open_source
+from attar.errors import ConfigError, DataError
 from attar.evaluation import KnnMonitor
-from attar.methods import Proteus
-from attar.models import Backbone, load_backbone
+from attar.methods import Hint, LogitDistillation, Method, Proteus, SoftLogits, Supervised
+from attar.models import Backbone, LinearClassifier, load_backbone, load_classifier
 from attar.utils.distributed import pick_device
 from attar.utils.seeding import seeded_torch
 
@@ -31,7 +32,8 @@ class Assembly:
         order: Which view stands where in the stream.
         teacher: Frozen.
         student: Learns.
-        method: Proteus with both.
+        method: How the student learns, built with both.
+        labels: (n,) class of each image where the method learns from them, else None.
         monitor: Judges students, None without `--monitor`.
         total_steps: Length of the run.
         steps_per_epoch: Perhaps a fraction.
@@ -44,7 +46,8 @@ class Assembly:
     order: ViewOrder
     teacher: Backbone
     student: Backbone
-    method: Proteus
+    method: Method
+    labels: Labels | None
     monitor: KnnMonitor | None
     total_steps: int
     steps_per_epoch: float
@@ -74,6 +77,7 @@ def assemble(config: DistillConfig) -> Assembly:
         seed=config.seed,
     )
     student = load_student(config, config.student_weights)
+    classes = _open_classes(config, source)
     total_steps = config.max_steps or order.num_steps(config.epochs or 300.0, config.batch_size)
     return Assembly(
         config=config,
@@ -82,7 +86,8 @@ def assemble(config: DistillConfig) -> Assembly:
         order=order,
         teacher=teacher.to(device),
         student=student.to(device),
-        method=_build_method(teacher, student, config, device),
+        method=_build_method(teacher, student, config, device, num_classes=len(classes[1]) if classes else 0),
+        labels=classes[0] if classes else None,
         monitor=monitor,
         total_steps=total_steps,
         steps_per_epoch=order.epoch_length / config.batch_size,
@@ -90,11 +95,52 @@ def assemble(config: DistillConfig) -> Assembly:
     )
 
 
-def _build_method(teacher: Backbone, student: Backbone, config: DistillConfig, device: torch.device) -> Proteus:
+def _build_method(
+    teacher: Backbone, student: Backbone, config: DistillConfig, device: torch.device, *, num_classes: int
+) -> Method:
     with seeded_torch(config.seed, "heads"):
-        method = Proteus(teacher, student, config.proteus, seed=config.seed)
+        match config.method:
+            case "proteus":
+                method: Method = Proteus(teacher, student, config.proteus, seed=config.seed)
+            case "labels":
+                method = Supervised(student, num_classes)
+            case "hint":
+                method = Hint(teacher, student)
+            case "logits":
+                classifier = _load_classifier(config, teacher, device, num_classes)
+                method = LogitDistillation(teacher, classifier, student, config.logits)
+            case "soft_logits":
+                classifier = _load_classifier(config, teacher, device)
+                method = SoftLogits(teacher, classifier, student, config.logits)
     method.learner.to(device)
     return method
+
+
+def _load_classifier(
+    config: DistillConfig, teacher: Backbone, device: torch.device, num_classes: int | None = None
+) -> LinearClassifier:
+    """The teacher's classifier; with labels, one whose classes are the data's."""
+    path = Path(config.teacher_classifier or "").expanduser()
+    classifier = load_classifier(path, teacher)
+    if num_classes is not None and classifier.out_features != num_classes:
+        raise ConfigError(
+            f"classifier {path} has {classifier.out_features} classes, the data has {num_classes}."
+            " Labels and logits must mean the same classes in the same order. Try --method soft_logits without labels."
+        )
+    return classifier.to(device)
+
+
+def _open_classes(config: DistillConfig, source: Source) -> tuple[Labels, list[str]] | None:
+    """Labels and class names of the data, where the method learns from them."""
+    if config.method not in ("labels", "logits"):
+        return None
+    classes = source.labels()
+    if classes is None:
+        raise DataError(
+            f"method {config.method} learns from labels, and {config.data} has none. Put each class into a folder of"
+            " its own, give a Parquet file a column 'label', or use --method proteus."
+        )
+    return classes
 
 
 def load_student(config: DistillConfig, weights: str) -> Backbone:

@@ -78,7 +78,7 @@ def facts(built: Assembly, best: Mapping[str, Any]) -> dict[str, str]:
     """What page and model card say of where the student comes from."""
     teacher, config = built.teacher.source, built.config
     return {
-        "method": "Proteus (ICLR 2025)",
+        "method": built.method.title,
         "teacher": describe(built.teacher),
         "teacher weights": f"{Path(teacher.file).name}, sha256 {teacher.sha256}" if teacher.file else teacher.weights,
         "teacher licence": teacher.licence or ("none (random weights)" if teacher.weights == "random" else "unknown"),

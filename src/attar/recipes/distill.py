@@ -98,7 +98,8 @@ def distill(config: DistillConfig) -> DistillReport:
 
 def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, baselines: str) -> None:
     config = built.config
-    dataset = ViewDataset(built.source, built.order, config.views, max(built.student.img_size, built.teacher.img_size))
+    img_size = max(built.student.img_size, built.teacher.img_size)
+    dataset = ViewDataset(built.source, built.order, config.views, img_size, labels=built.labels)
     batches: Callable[..., Iterator[Batch]] = partial(
         training_batches,
         dataset,
@@ -107,7 +108,7 @@ def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, base
         workers=built.workers,
     )
     if state.step == 0:
-        built.method.measure_targets(batches(start_step=0, num_steps=min(_TARGET_STATISTICS_STEPS, built.total_steps)))
+        built.method.prepare(batches(start_step=0, num_steps=min(_TARGET_STATISTICS_STEPS, built.total_steps)))
     settings = LoopSettings(
         total_steps=built.total_steps,
         parts=config.optim.accumulate,

@@ -1,0 +1,65 @@
+"""Logit distillation with labels (Hinton et al. 2015): the baseline whose logits carry a training set's bias.
+
+The loss is (1 - w) * cross-entropy + w * T^2 * KL, as the paper of Proteus compares itself with (spec proteus §4.4;
+its w and T are not known, so ours are DeiT's form with equal shares).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attar.config import LogitsConfig
+from attar.losses import cross_entropy, kl_divergence
+from attar.methods.base import Method
+from attar.methods.teacher import ask, frozen, resize
+from attar.models import Backbone, ClassificationHead, LinearClassifier
+from attar.types import Batch, StepOutput
+
+
+class LogitsLearner(nn.Module):
+    """Student and a linear classifier on its class token."""
+
+    def __init__(self, student: Backbone, num_classes: int, temperature: float) -> None:
+        super().__init__()
+        self.student = student
+        self.head = ClassificationHead(student.embed_dim, num_classes)
+        self.temperature = temperature
+
+    def forward(self, views: Tensor, target: Tensor, labels: Tensor, global_batch_size: int) -> dict[str, Tensor]:
+        """Unweighted terms, each as this batch's share of the global mean.
+
+        Args:
+            views: (B, 3, H, W).
+            target: Teacher logits of the same views, (B, K).
+            labels: (B,) int64.
+            global_batch_size: Images that the means run over.
+        """
+        logits = self.head(self.student(views).cls)
+        return {
+            "labels": cross_entropy(logits, labels).sum() / global_batch_size,
+            "logits": kl_divergence(logits, target, temperature=self.temperature).sum() / global_batch_size,
+        }
+
+
+class LogitDistillation(Method):
+    """The method: labels and the teacher's classes, side by side."""
+
+    title = "logit distillation with labels (Hinton et al. 2015)"
+
+    def __init__(
+        self, teacher: Backbone, classifier: LinearClassifier, student: Backbone, config: LogitsConfig
+    ) -> None:
+        self.teacher, self.classifier, self.student, self.config = frozen(teacher), classifier, student, config
+        self.learner: nn.Module = LogitsLearner(student, classifier.out_features, config.temperature)
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        """Weighted loss and unweighted terms, as shares of the global batch."""
+        assert batch.labels is not None, "a supervised method on a stream without labels"
+        with torch.no_grad():
+            target = self.classifier.logits(ask(self.teacher, batch.views))
+        views = resize(batch.views, self.student.img_size)
+        terms = self.learner(views, target, batch.labels, batch.global_batch_size)
+        weight = self.config.teacher_weight
+        loss = (1 - weight) * terms["labels"] + weight * terms["logits"]
+        return StepOutput(loss, {name: value.detach() for name, value in terms.items()})

@@ -1,0 +1,42 @@
+"""Asking a frozen teacher: what every method that has one does alike."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attar.models import Backbone
+from attar.types import Tokens
+
+
+def frozen(teacher: Backbone) -> Backbone:
+    """The teacher in eval mode, without gradients; no method's `train()` reaches it."""
+    return teacher.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def ask(teacher: Backbone, views: Tensor) -> Tokens:
+    """Teacher tokens of views (B, 3, H, W), at the teacher's own input size."""
+    tokens: Tokens = teacher(resize(views, teacher.img_size))
+    return tokens
+
+
+def resample_tokens(tokens: Tokens, grid: tuple[int, int]) -> Tokens:
+    """Patch tokens on another grid: averaged over areas where it is coarser, bilinear where it is finer.
+
+    An extension for students whose patches are not the teacher's; Proteus needs equal grids (spec §1.4).
+    """
+    if tokens.grid == grid:
+        return tokens
+    batch, _, dim = tokens.patch.shape
+    image = tokens.patch.transpose(1, 2).reshape(batch, dim, *tokens.grid)
+    image = F.interpolate(image.float(), size=grid, mode="bilinear", align_corners=False, antialias=True)
+    return Tokens(tokens.cls, image.flatten(2).transpose(1, 2).to(tokens.patch.dtype), grid, tokens.prefix)
+
+
+def resize(views: Tensor, img_size: int) -> Tensor:
+    """Views at another size, bicubic with antialiasing; the same tensor when it fits."""
+    if views.shape[-1] == img_size:
+        return views
+    return F.interpolate(views, size=(img_size, img_size), mode="bicubic", antialias=True)
