@@ -47,6 +47,19 @@ def test_a_given_split_of_folders_is_kept(tmp_path, held_out):
     assert_labels_are_right(test)
 
 
+def test_options_hold_for_both_parts_of_a_given_split(tmp_path):
+    """Looked for under its whole name, the folder would be one with the classes 'train' and 'val'."""
+    write_classes(tmp_path / "train", dog=4, ant=8, cat=2)
+    write_classes(tmp_path / "val", cat=2, dog=2, ant=4)
+    train, test = open_labelled(f"{tmp_path}?images=0.5", seed=0)
+    assert np.bincount(train.labels).tolist() == [4, 1, 2]
+    assert np.bincount(test.labels).tolist() == [2, 1, 1]
+    assert_labels_are_right(train)
+    train, test = open_labelled(f"{tmp_path}?classes=0.7", seed=0)
+    assert train.class_names == test.class_names
+    assert len(train.class_names) == 2
+
+
 def test_validation_goes_before_test(tmp_path):
     for name, count in (("train", 3), ("val", 2), ("test", 1)):
         write_classes(tmp_path / name, a=count, b=count)

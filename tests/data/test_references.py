@@ -35,7 +35,7 @@ def test_a_folder_with_a_question_mark_in_its_name_stays_a_folder(tmp_path):
     ("reference", "message"),
     [
         ("images?weigth=2", "unknown setting 'weigth'. Did you mean 'weight'"),
-        ("images?n=5", "unknown setting 'n'. Known here: weight"),
+        ("images?n=5", "unknown setting 'n'. Known here: classes, images"),
         ("images?weight=0", "'weight' is '0'.*greater than 0"),
         ("images?weight=-1", "'weight' is '-1'"),
         ("images?weight=nan", "'weight' is 'nan'"),

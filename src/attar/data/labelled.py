@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from attar.data.base import Labels, Rows, Source
 from attar.data.index import local_path
-from attar.data.sources import Labels, Source, open_source
+from attar.data.references import split_reference
+from attar.data.sources import open_source
 from attar.errors import DataError
 from attar.utils.seeding import numpy_generator
 
-Rows = NDArray[np.int64]
+__all__ = ["Labelled", "Rows", "open_labelled"]
+
 _TEST_NAMES = ("val", "test", "validation")
 
 
@@ -45,14 +48,16 @@ def open_labelled(reference: str, *, seed: int, reindex: bool = False) -> tuple[
     """Open labelled images as (train, test).
 
     A folder with `train` and `val` (or `test`), each one folder per class or a Parquet file, keeps that split.
-    One folder per class, one Parquet file or the playground is split in halves by seed, class by class.
+    One folder per class, one Parquet file or the playground is split in halves by seed, class by class. Options after
+    `?` hold for both parts.
 
     Raises:
         DataError: If there are no labels, one class only, or the two parts have different classes.
     """
-    parts = _given_split(local_path(reference))
+    place, _ = split_reference(reference)
+    parts = _given_split(local_path(place))
     if parts is not None:
-        train, test = (_all_rows(str(part), reindex) for part in parts)
+        train, test = (_all_rows(str(part) + reference.removeprefix(place), reindex) for part in parts)
         if train.class_names != test.class_names:
             odd = sorted(set(train.class_names) ^ set(test.class_names))
             raise DataError(f"{parts[0]} and {parts[1]} have different classes, such as {', '.join(odd[:5])}.")

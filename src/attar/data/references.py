@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
 from urllib.parse import parse_qsl
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attar.config import Config
 from attar.data.index import local_path
@@ -12,10 +13,20 @@ from attar.errors import ConfigError, DataError
 
 
 class Options(Config):
-    """What to take of a place."""
+    """What to take of a place, in this order."""
 
+    classes: float = Field(1.0, gt=0, le=1, description="share of the classes")
+    images: float = Field(1.0, gt=0, le=1, description="share of each class's images; of all where there are no labels")
+    crops: int | None = Field(None, ge=1, description="so many rows that all show one image, each with its own views")
+    image: int = Field(0, ge=0, description="row of that image")
     weight: float = Field(1.0, gt=0, le=1000, description="how often each image stands in an epoch")
-    subset_seed: int = Field(0, ge=0, description="names the images that a share means")
+    subset_seed: int = Field(0, ge=0, description="names what the shares mean")
+
+    @model_validator(mode="after")
+    def _image_of_crops(self) -> Self:
+        if self.image and self.crops is None:
+            raise ConfigError(f"image={self.image} names the image that crops=N shows, and crops is not given.")
+        return self
 
 
 def split_reference(reference: str) -> tuple[str, Options]:
@@ -25,8 +36,9 @@ def split_reference(reference: str) -> tuple[str, Options]:
         DataError: If an option is unknown, given twice or out of bounds.
 
     Example:
-        >>> split_reference("playground:1?n=50&weight=2")
-        ('playground:1?n=50', Options(weight=2.0, subset_seed=0))
+        >>> place, options = split_reference("playground:1?n=50&weight=2")
+        >>> place, options.weight
+        ('playground:1?n=50', 2.0)
     """
     place, mark, query = reference.rpartition("?")
     is_playground = reference.startswith("playground")

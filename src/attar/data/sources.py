@@ -19,6 +19,7 @@ from attar.data.merged import MergedSource, Part
 from attar.data.parquet import parquet_rows
 from attar.data.playground import CLASS_NAMES, render_scene
 from attar.data.references import split_reference
+from attar.data.subset import subset
 from attar.errors import DataError, DecodeError
 
 __all__ = ["FolderSource", "Labels", "ParquetSource", "PlaygroundSource", "Source", "open_source"]
@@ -37,7 +38,7 @@ def open_source(references: str | Sequence[str], *, reindex: bool = False) -> So
     parts = []
     for reference, title in zip(references, titles, strict=True):
         place, options = split_reference(reference)
-        source = _open_place(place, reindex=reindex)
+        source = subset(_open_place(place, reindex=reindex), options, reference=reference)
         parts.append(Part(source, options.weight, title, options.subset_seed))
     if len(parts) == 1 and parts[0].weight == 1:
         return parts[0].source
