@@ -16,7 +16,8 @@ from attar.data.sources import Labels, Source, open_source
 from attar.errors import ConfigError, DataError
 from attar.evaluation import KnnMonitor
 from attar.methods import Hint, LogitDistillation, Method, Proteus, SoftLogits, Supervised
-from attar.models import Backbone, LinearClassifier, load_backbone, load_classifier
+from attar.models import Backbone, LinearClassifier, Preprocess, load_backbone, load_classifier
+from attar.models.selection import start_from_teacher
 from attar.utils.distributed import pick_device
 from attar.utils.seeding import seeded_torch
 
@@ -76,7 +77,9 @@ def assemble(config: DistillConfig) -> Assembly:
         pos_embed=config.pos_embed,
         seed=config.seed,
     )
-    student = load_student(config, config.student_weights)
+    if config.normalisation == "imagenet":
+        teacher.normalise_with(Preprocess())
+    student = _start_student(config, teacher)
     classes = _open_classes(config, source)
     total_steps = config.max_steps or order.num_steps(config.epochs or 300.0, config.batch_size)
     return Assembly(
@@ -143,11 +146,25 @@ def _open_classes(config: DistillConfig, source: Source) -> tuple[Labels, list[s
     return classes
 
 
-def load_student(config: DistillConfig, weights: str) -> Backbone:
-    """The student's architecture with given weights."""
-    return load_backbone(
+def _start_student(config: DistillConfig, teacher: Backbone) -> Backbone:
+    """The student as it starts; random weights have no statistics of their own and take ImageNet's."""
+    is_selected = config.student_weights == "teacher"
+    student = load_student(config, "random" if is_selected else config.student_weights)
+    if is_selected:
+        start_from_teacher(student, teacher, layers=config.student_layers)
+    if config.normalisation == "imagenet" or student.source.weights == "random":
+        student.normalise_with(Preprocess())
+    return student
+
+
+def load_student(config: DistillConfig, weights: str, *, preprocess: Preprocess | None = None) -> Backbone:
+    """The student's architecture with given weights, and given statistics where they are not the architecture's."""
+    student = load_backbone(
         config.student, weights=weights, img_size=config.img_size, pos_embed=config.pos_embed, seed=config.seed
     )
+    if preprocess is not None:
+        student.normalise_with(preprocess)
+    return student
 
 
 def _open_monitor(config: DistillConfig, workers: int) -> KnnMonitor | None:

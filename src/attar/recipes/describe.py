@@ -83,6 +83,7 @@ def facts(built: Assembly, best: Mapping[str, Any]) -> dict[str, str]:
         "teacher weights": f"{Path(teacher.file).name}, sha256 {teacher.sha256}" if teacher.file else teacher.weights,
         "teacher licence": teacher.licence or ("none (random weights)" if teacher.weights == "random" else "unknown"),
         "student": f"{config.student}, {built.student.num_parameters / 1e6:.1f}M parameters, {config.img_size} px",
+        "student started from": built.student.source.weights,
         "weights kept": which(best),
         "images": f"{len(built.source):,}, fingerprint {built.source.fingerprint[:16]}",
         "training": f"{built.total_steps:,} steps of {config.batch_size:,} views, seed {config.seed}",

@@ -184,8 +184,9 @@ def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log) -> 
         write_student(run.student, built.student, card=card(built, best, []))
     if built.monitor is not None:
         # the file that ships is what is reported, not what stood in memory when it was written
-        kept = load_student(built.config, str(run.student / "model.safetensors")).to(built.device)
-        _judge(built, run, "student", kept)
+        weights = str(run.student / "model.safetensors")
+        kept = load_student(built.config, weights, preprocess=built.student.preprocess)
+        _judge(built, run, "student", kept.to(built.device))
     results = read_results(run.results)
     write_text(run.student / "README.md", card(built, best, results))
     write_json(run.path / "about.json", facts(built, best))
@@ -207,7 +208,8 @@ def _judge_baselines(built: Assembly, run: RunDirectory, state: TrainState, log:
         state.notes.pop("best", None)
         state.notes["protocol"] = built.monitor.protocol
     teacher = _judge(built, run, "teacher", built.teacher)
-    random = _judge(built, run, "random", load_student(built.config, "random").to(built.device))
+    untrained = load_student(built.config, "random", preprocess=built.student.preprocess)
+    random = _judge(built, run, "random", untrained.to(built.device))
     if (unreadable := len(built.monitor.report) - teacher.n) > 0:
         log.say(f"           {unreadable} of the {len(built.monitor.report)} images to report on cannot be read")
     line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
