@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.errors import ModelReferenceError, ShapeError
-from attar.models import Backbone, Preprocess, Source, load_backbone
+from attar.models import Backbone, Preprocess, Provenance, load_backbone
 from attar.types import Tokens
 
 SLIM = "depth=2&embed_dim=96&num_heads=3"
@@ -230,7 +230,7 @@ def test_modes_of_every_submodule_are_restored():
 def test_building_a_backbone_leaves_statistics_and_mode_alone():
     model = timm.create_model("resnet10t", num_classes=0).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    Backbone(model, img_size=64, preprocess=Preprocess(), source=Source("own"))
+    Backbone(model, img_size=64, preprocess=Preprocess(), source=Provenance("own"))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -294,7 +294,7 @@ def test_running_out_of_memory_is_not_taken_for_a_wrong_size():
                 return pixels[:, :, ::16, ::16]
             raise torch.OutOfMemoryError("out of memory")
 
-    backbone = Backbone(Greedy(), img_size=32, preprocess=Preprocess(), source=Source("greedy"))
+    backbone = Backbone(Greedy(), img_size=32, preprocess=Preprocess(), source=Provenance("greedy"))
     with pytest.raises(torch.OutOfMemoryError):
         backbone.tokens(images(64))
 
@@ -383,7 +383,7 @@ class Own(nn.Module):
 
 
 def own(output) -> Backbone:
-    return Backbone(Own(output), img_size=32, preprocess=Preprocess(), source=Source("own"))
+    return Backbone(Own(output), img_size=32, preprocess=Preprocess(), source=Provenance("own"))
 
 
 def as_dino(pixels: Tensor, keep: int = 100) -> dict[str, Tensor]:
@@ -415,7 +415,7 @@ def test_a_dictionary_from_forward_features_is_read_too():
         def forward_features(self, pixels: Tensor) -> dict[str, Tensor]:
             return as_dino(pixels)
 
-    backbone = Backbone(Hub(), img_size=32, preprocess=Preprocess(), source=Source("hub"))
+    backbone = Backbone(Hub(), img_size=32, preprocess=Preprocess(), source=Provenance("hub"))
     assert torch.equal(backbone.tokens(images(32)).patch, own(as_dino).tokens(images(32)).patch)
 
 

@@ -1,6 +1,6 @@
 """Backbones: one adapter for every model, strict readers of weight files, heads."""
 
-from attar.models.backbone import Backbone, Preprocess, Source
+from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.classifier import LinearClassifier, load_classifier
 from attar.models.heads import ClassificationHead, ProjectionHead
 from attar.models.load import load_backbone
@@ -11,7 +11,7 @@ __all__ = [
     "LinearClassifier",
     "Preprocess",
     "ProjectionHead",
-    "Source",
+    "Provenance",
     "load_backbone",
     "load_classifier",
 ]

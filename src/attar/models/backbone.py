@@ -28,12 +28,13 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
-class Source:
+class Provenance:
     """Where a backbone's weights come from.
 
     Attributes:
         name: The model reference.
-        weights: `random`, or what was loaded (a layout such as `timm` or `dinov2`).
+        weights: `random`, or what was loaded (a layout such as `timm` or `dinov2`). `factory` where a `module:` factory
+            decided for itself: attar cannot initialise such a model anew, so that `random` leaves it as it was made.
         file: Path of the weight file, None for random weights.
         sha256: Of that file.
         licence: Of the weights as far as the source says, else `unknown`; None for random weights.
@@ -68,7 +69,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, *, img_size: int, preprocess: Preprocess, source: Source) -> None:
+    def __init__(self, model: nn.Module, *, img_size: int, preprocess: Preprocess, source: Provenance) -> None:
         super().__init__()
         self.model = model
         self.img_size = img_size

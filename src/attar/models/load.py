@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 
 from attar.errors import ModelReferenceError, WeightsError, did_you_mean
-from attar.models.backbone import Backbone, Preprocess, Source
+from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.positions import PosEmbed
 from attar.models.references import Reference, parse_reference
 from attar.models.weights import Converted, load_weights
@@ -55,7 +55,7 @@ def load_backbone(
         model = _build_timm(parsed, img_size)
     size = _input_size(model, img_size)
     file, licence = _locate(parsed, model, weights)
-    source = Source(reference)
+    source = Provenance(reference)
     if file is not None:
         is_dinov2 = _is_dinov2(model)
         converted = load_weights(model, file, pos_embed=pos_embed, dinov2=is_dinov2)
@@ -169,9 +169,9 @@ def _download(repository: str, file: str, name: str) -> Path:
         ) from None
 
 
-def _provenance(reference: str, file: Path, converted: Converted, licence: str | None) -> Source:
+def _provenance(reference: str, file: Path, converted: Converted, licence: str | None) -> Provenance:
     """Where the weights came from, with the hash of the file as it was read."""
-    return Source(
+    return Provenance(
         name=reference,
         weights=converted.layout,
         file=str(file),
@@ -188,7 +188,7 @@ def _load_module(reference: Reference, weights: str | Path, img_size: int | None
         model = factory(**reference.arguments)
     if not isinstance(model, nn.Module):
         raise ModelReferenceError(f"{reference.name} returned a {type(model).__name__}, not a torch.nn.Module.")
-    source = Source(f"module:{reference}", weights="factory")
+    source = Provenance(f"module:{reference}", weights="factory")
     if weights not in ("random", "pretrained"):
         file = Path(weights).expanduser()
         source = _provenance(source.name, file, load_weights(model, file), "unknown")
