@@ -77,7 +77,7 @@ def _distill(arguments: list[str]) -> int:
 
     if "--list-recipes" in arguments:
         for name, recipe in RECIPES.items():
-            print(f"  {name:18}{(recipe.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:24}{(recipe.__doc__ or '').splitlines()[0]}")
         return 0
     if _wants_help(arguments):
         from attar.config import DistillConfig

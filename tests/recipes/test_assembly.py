@@ -1,0 +1,106 @@
+"""What `assemble` gives teacher and student: statistics of the normalisation, and where the student starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from attar.config import DistillConfig
+from attar.models import Backbone, Preprocess, load_backbone
+from attar.recipes.assembly import assemble
+from attar.recipes.distill import distill
+
+HALF = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+IMAGENET = Preprocess()
+VIT = "vit_tiny_patch16_224?patch_size=8&num_heads=2"  # timm: 0.5
+CLIP = "vit_base_patch16_clip_quickgelu_224?patch_size=8&num_heads=2&embed_dim=48&depth=3"  # timm: CLIP's own
+
+
+def settings(tmp_path: Path, **changes: object) -> DistillConfig:
+    base = {
+        "teacher": CLIP,
+        "teacher_weights": "random",
+        "student": f"{VIT}&embed_dim=32&depth=2",
+        "data": "playground:0?n=16",
+        "out": str(tmp_path / "run"),
+        "img_size": 32,
+        "batch_size": 4,
+        "max_steps": 2,
+        "workers": 0,
+        "device": "cpu",
+        "precision": "fp32",
+    }
+    return DistillConfig.build(base | changes)
+
+
+def statistics(backbone: Backbone) -> tuple[float, ...]:
+    return (*backbone.mean.flatten().tolist(), *backbone.std.flatten().tolist())
+
+
+def test_own_statistics_are_those_of_the_weights(tmp_path: Path) -> None:
+    built = assemble(settings(tmp_path))
+    assert built.teacher.preprocess.mean[0] == pytest.approx(0.48145466)
+    assert built.student.preprocess == IMAGENET  # random weights: ImageNet's, not the 0.5 of timm's cfg
+
+
+def test_a_student_from_a_file_keeps_the_statistics_of_its_architecture(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    student = load_backbone(config.student, weights="random", img_size=32)
+    torch.save(student.model.state_dict(), tmp_path / "student.pth")
+    built = assemble(config.replace(student_weights=str(tmp_path / "student.pth")))
+    assert built.student.preprocess == HALF == student.preprocess
+
+
+def test_imagenet_statistics_everywhere_as_released(tmp_path: Path) -> None:
+    built = assemble(settings(tmp_path, normalisation="imagenet"))
+    wanted = pytest.approx((0.485, 0.456, 0.406, 0.229, 0.224, 0.225))
+    assert statistics(built.teacher) == statistics(built.student) == wanted
+    images = torch.rand(1, 3, 32, 32)
+    pixels = (images - torch.tensor(IMAGENET.mean).view(3, 1, 1)) / torch.tensor(IMAGENET.std).view(3, 1, 1)
+    tokens = built.teacher.model.forward_features(pixels)  # type: ignore[operator]
+    torch.testing.assert_close(built.teacher.tokens(images).cls, tokens[:, 0])
+
+
+@pytest.mark.parametrize(("weights", "wanted"), [("random", IMAGENET.mean), ("teacher", (0.48145466,))])
+def test_the_exported_student_carries_the_statistics_it_learned_with(
+    tmp_path: Path, weights: str, wanted: tuple[float, ...]
+) -> None:
+    config = settings(tmp_path, student_weights=weights, student=f"{VIT}&embed_dim=24&depth=2")
+    if weights == "teacher":
+        config = config.replace(student=CLIP.replace("48", "24"))
+    report = distill(config)
+    for folder in ("student", "student-last"):
+        written = json.loads((report.run / folder / "config.json").read_text())["pretrained_cfg"]
+        assert written["mean"][: len(wanted)] == pytest.approx(wanted)
+        back = load_backbone(str(report.run / folder), img_size=32)
+        assert back.preprocess.mean == tuple(written["mean"])
+
+
+def test_a_student_from_its_teachers_weights_runs_says_so_and_is_judged_against_a_random_one(tmp_path: Path) -> None:
+    config = settings(
+        tmp_path,
+        teacher=f"{VIT}&embed_dim=48&depth=4",
+        student_weights="teacher",
+        student_layers="uniform",
+        monitor="playground:1?n=140",
+    )
+    built = assemble(config)
+    qkv = built.teacher.model.blocks[2].attn.qkv.bias  # type: ignore[index, union-attr]
+    start = built.student.model.blocks[1].attn.qkv.bias  # type: ignore[index, union-attr]
+    assert torch.equal(start[:4], qkv[[0, 1, 3, 4]])  # type: ignore[index]
+    assert built.student.preprocess == built.teacher.preprocess == HALF
+    report = distill(config)
+    words = "selected from the teacher (uniform layers)"
+    assert words in (report.run / "log.txt").read_text()
+    assert f"| student started from | {words} |" in (report.student / "README.md").read_text()
+    sources = {result.role: result.source["weights"] for result in report.results}
+    assert sources["random"] == "random"
+
+
+def test_a_selected_start_is_the_same_each_time(tmp_path: Path) -> None:
+    config = settings(tmp_path, teacher=f"{VIT}&embed_dim=48&depth=2", student_weights="teacher")
+    once, again = (assemble(config).student.model.state_dict() for _ in range(2))
+    assert all(torch.equal(once[name], again[name]) for name in once)
