@@ -34,8 +34,12 @@ class ProteusConfig(Config):
 class LogitsConfig(Config):
     """Logit distillation, a baseline: (1 - teacher_weight) * labels + teacher_weight * softened teacher classes."""
 
-    teacher_weight: float = Field(0.5, gt=0, lt=1, description="share of the teacher's classes, the rest is labels")
-    temperature: float = Field(1.0, gt=0, description="softens both sides' classes")
+    teacher_weight: float = Field(
+        0.5, gt=0, lt=1, description="share of the teacher's classes, the rest is labels (method logits)"
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="softens the classes of teacher and student (methods logits and soft_logits)"
+    )
 
 
 class ParallelConfig(Config):
@@ -82,7 +86,7 @@ class OptimConfig(Config):
     weight_decay: float = Field(0.05, ge=0, description="decay of tensors with two or more dimensions")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW momentum terms")
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient's global norm; off by default")
-    accumulate: int = Field(1, ge=1, description="parts a batch is split into, to fit in memory")
+    accumulate: int = Field(1, ge=1, description="micro-batches a batch is split into, to fit in memory")
     ema_decay: float = Field(0.99996, ge=0, lt=1, description="decay of the moving average of the student; 0 is off")
     ema_warmup: bool = Field(True, description="let the average follow faster in the first steps")
 
@@ -133,7 +137,8 @@ class DistillConfig(Config):
         "own", description="each model's images by the statistics of its weights, or ImageNet's for all as released"
     )
     method: Literal["proteus", "labels", "logits", "soft_logits", "hint"] = Field(
-        "proteus", description="how the student learns; the others are the baselines Proteus is judged against"
+        "proteus",
+        description="how the student learns; the others are baselines, and with labels the teacher is only measured",
     )
     teacher_classifier: str | None = Field(
         None, min_length=1, description="file of the teacher's linear classifier, for logits and soft_logits"
@@ -196,17 +201,24 @@ class DistillConfig(Config):
 
     @model_validator(mode="after")
     def _logits_need_a_classifier(self) -> Self:
-        if self.method in ("logits", "soft_logits") and self.teacher_classifier is None:
+        learns_classes = self.method in ("logits", "soft_logits")
+        if learns_classes and self.teacher_classifier is None:
             raise ConfigError(
                 f"method {self.method} learns the teacher's classes, and teacher_classifier is not set."
                 " Try --teacher-classifier FILE."
+            )
+        if not learns_classes and self.teacher_classifier is not None:
+            raise ConfigError(
+                f"teacher_classifier is {self.teacher_classifier}, and method {self.method} has no use for it."
+                " Try --method logits or soft_logits, or leave it out."
             )
         return self
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         terms = self.proteus
-        if not (terms.token_weight or terms.feature_weight or terms.patch_weight * terms.mask_probability):
+        learns_some = terms.token_weight or terms.feature_weight or terms.patch_weight * terms.mask_probability
+        if self.method == "proteus" and not learns_some:
             raise ConfigError(
                 "nothing to learn: proteus.token_weight and feature_weight are 0, and so is patch_weight or"
                 " mask_probability. Give one term a weight."
@@ -218,7 +230,8 @@ class DistillConfig(Config):
         terms, images = self.proteus, self.batch_size
         if terms.mask_rule == "paper":
             images //= self.optim.accumulate
-        if terms.patch_weight and terms.mask_probability and int(images * terms.mask_probability) == 0:
+        masks_some = self.method == "proteus" and terms.patch_weight and terms.mask_probability
+        if masks_some and int(images * terms.mask_probability) == 0:
             raise ConfigError(
                 f"proteus.mask_probability {terms.mask_probability:g} of {images} images masks none."
                 f" Try {math.ceil(100 / images) / 100:g}, or 0 to leave the patch term out."

@@ -79,7 +79,7 @@ def model_card(title: str, facts: Mapping[str, str], table: str, *, is_timm: boo
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return (
         f"# {title}\n\n"
-        f"A vision backbone distilled with attar. {_TIMM_CARD if is_timm else _MODULE_CARD}\n\n"
+        f"A vision backbone trained with attar. {_TIMM_CARD if is_timm else _MODULE_CARD}\n\n"
         f"| | |\n|---|---|\n{rows}\n\n"
         f"## Measured\n\n{table}\n\n"
         "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and the"

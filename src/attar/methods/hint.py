@@ -1,6 +1,7 @@
-"""Hint: the student's class token, through one linear layer, matches the teacher's (FitNets, Romero et al. 2015).
+"""Hint: the student's class token, through one linear layer, matches the teacher's (after FitNets, Romero et al. 2015).
 
-Proteus' table calls it "feature MSE on cls before the classifier" (spec §4.4). Its own token term differs by the
+FitNets match a layer in the middle before the training proper; here it is the last one and all of the training, which
+Proteus' table calls "feature MSE on cls before the classifier" (spec §4.4). Proteus' own token term differs by the
 LayerNorm in front of the linear layer.
 """
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from attar.losses import token_distance
 from attar.methods.base import Method
-from attar.methods.teacher import ask, frozen, resize
+from attar.methods.teacher import ask, check_patches, frozen, resize
 from attar.models import Backbone
 from attar.types import Batch, StepOutput
 
@@ -32,9 +33,10 @@ class HintLearner(nn.Module):
 class Hint(Method):
     """The method: one vector per image is all there is to learn."""
 
-    title = "hint on the class token (FitNets, ICLR 2015)"
+    title = "hint on the class token (after FitNets, ICLR 2015)"
 
     def __init__(self, teacher: Backbone, student: Backbone) -> None:
+        check_patches(student, teacher)
         self.teacher, self.student = frozen(teacher), student
         self.learner: nn.Module = HintLearner(student, teacher.embed_dim)
 

@@ -1,7 +1,8 @@
 """Logit distillation with labels (Hinton et al. 2015): the baseline whose logits carry a training set's bias.
 
-The loss is (1 - w) * cross-entropy + w * T^2 * KL, as the paper of Proteus compares itself with (spec proteus §4.4;
-its w and T are not known, so ours are DeiT's form with equal shares).
+The loss is (1 - w) * cross-entropy + w * T^2 * KL, as the paper of Proteus compares itself with (spec §4.4). Its w
+and T are not known: the form is DeiT's equation 2, the shares are equal. The KL is a mean over images; DeiT's released
+code divides it by the number of classes too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from attar.config import LogitsConfig
 from attar.losses import cross_entropy, kl_divergence
 from attar.methods.base import Method
-from attar.methods.teacher import ask, frozen, resize
+from attar.methods.teacher import ask, check_patches, frozen, resize
 from attar.models import Backbone, ClassificationHead, LinearClassifier
 from attar.types import Batch, StepOutput
 
@@ -50,6 +51,7 @@ class LogitDistillation(Method):
     def __init__(
         self, teacher: Backbone, classifier: LinearClassifier, student: Backbone, config: LogitsConfig
     ) -> None:
+        check_patches(student, teacher)
         self.teacher, self.classifier, self.student, self.config = frozen(teacher), classifier, student, config
         self.learner: nn.Module = LogitsLearner(student, classifier.out_features, config.temperature)
 

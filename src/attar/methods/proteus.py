@@ -25,7 +25,7 @@ from attar.config import ProteusConfig
 from attar.errors import ShapeError
 from attar.losses import token_distance
 from attar.methods.base import Method
-from attar.methods.teacher import ask, frozen, resample_tokens, resize
+from attar.methods.teacher import ask, check_patches, frozen, resample_tokens, resize
 from attar.models import Backbone, ProjectionHead
 from attar.types import Batch, StepOutput, Tokens
 from attar.utils.seeding import numpy_generator
@@ -235,13 +235,7 @@ def _without_empty_terms(config: ProteusConfig) -> ProteusConfig:
 
 
 def _check_fit(teacher: Backbone, student: Backbone, config: ProteusConfig) -> None:
-    for flag, model in (("--img-size", student), ("--teacher-img-size", teacher)):
-        if model.can_mask and model.img_size % model.patch_size:  # the model would drop the rest without a word
-            fitting = math.ceil(model.img_size / model.patch_size) * model.patch_size
-            raise ShapeError(
-                f"{model.source.name} at {model.img_size} px: patches of {model.patch_size} px leave a rest of"
-                f" {model.img_size % model.patch_size} px. Try {flag} {fitting}."
-            )
+    check_patches(student, teacher)
     if config.patch_weight and not student.can_mask:
         raise ShapeError(
             f"student {student.source.name} is a conv net: it has no patch tokens to hide, and proteus.patch_weight is"

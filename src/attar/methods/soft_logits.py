@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from attar.config import LogitsConfig
 from attar.losses import kl_divergence
 from attar.methods.base import Method
-from attar.methods.teacher import ask, frozen, resize
+from attar.methods.teacher import ask, check_patches, frozen, resize
 from attar.models import Backbone, ClassificationHead, LinearClassifier
 from attar.types import Batch, StepOutput
 
@@ -36,6 +36,7 @@ class SoftLogits(Method):
     def __init__(
         self, teacher: Backbone, classifier: LinearClassifier, student: Backbone, config: LogitsConfig
     ) -> None:
+        check_patches(student, teacher)
         self.teacher, self.classifier, self.student = frozen(teacher), classifier, student
         self.learner: nn.Module = SoftLogitsLearner(student, classifier.out_features, config.temperature)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from attar.errors import DataError
 from attar.losses import cross_entropy
 from attar.methods.base import Method
-from attar.methods.teacher import resize
+from attar.methods.teacher import check_patches, resize
 from attar.models import Backbone, ClassificationHead
 from attar.types import Batch, StepOutput
 
@@ -31,6 +32,9 @@ class Supervised(Method):
     title = "labels only (supervised baseline)"
 
     def __init__(self, student: Backbone, num_classes: int) -> None:
+        check_patches(student)
+        if num_classes < 2:
+            raise DataError(f"all images are of {num_classes} class: labels tell nothing apart. Give two at least.")
         self.student = student
         self.learner: nn.Module = SupervisedLearner(student, num_classes)
 

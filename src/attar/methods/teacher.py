@@ -1,11 +1,14 @@
-"""Asking a frozen teacher: what every method that has one does alike."""
+"""Asking a frozen teacher, and images at each model's size: what all methods do alike."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attar.errors import ShapeError
 from attar.models import Backbone
 from attar.types import Tokens
 
@@ -20,6 +23,21 @@ def ask(teacher: Backbone, views: Tensor) -> Tokens:
     """Teacher tokens of views (B, 3, H, W), at the teacher's own input size."""
     tokens: Tokens = teacher(resize(views, teacher.img_size))
     return tokens
+
+
+def check_patches(student: Backbone, teacher: Backbone | None = None) -> None:
+    """Refuse input sizes of which patches leave a rest: the model would drop it without a word.
+
+    Raises:
+        ShapeError: With the size to take instead.
+    """
+    for flag, model in (("--img-size", student), ("--teacher-img-size", teacher)):
+        if model is not None and model.can_mask and model.img_size % model.patch_size:
+            fitting = math.ceil(model.img_size / model.patch_size) * model.patch_size
+            raise ShapeError(
+                f"{model.source.name} at {model.img_size} px: patches of {model.patch_size} px leave a rest of"
+                f" {model.img_size % model.patch_size} px. Try {flag} {fitting}."
+            )
 
 
 def resample_tokens(tokens: Tokens, grid: tuple[int, int]) -> Tokens:

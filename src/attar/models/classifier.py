@@ -40,7 +40,7 @@ def load_classifier(path: Path, teacher: Backbone) -> LinearClassifier:
     as the one-layer heads that come with DINOv2.
 
     Raises:
-        WeightsError: If the file cannot be read, holds no such pair or several, or was made for another width.
+        WeightsError: If the file cannot be read, holds no such pair or several, or was made for other features.
     """
     state = read_state_dict(path)
     name = _the_one_name(state, path)
@@ -48,11 +48,32 @@ def load_classifier(path: Path, teacher: Backbone) -> LinearClassifier:
     if weight.shape[1] not in (teacher.embed_dim, 2 * teacher.embed_dim):
         raise WeightsError(
             f"classifier {path} reads {weight.shape[1]} features, the teacher {teacher.source.name} has"
-            f" {teacher.embed_dim}. Give the classifier that was trained on this teacher's last features."
+            f" {teacher.embed_dim}. Give one trained on its class token, or on class token and mean patch side by side."
         )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise WeightsError(f"classifier {path}: {name}bias is {tuple(bias.shape)}, {name}weight {tuple(weight.shape)}.")
+        raise WeightsError(
+            f"classifier {path}: {name}bias is {tuple(bias.shape)}, {name}weight {tuple(weight.shape)}."
+            " Both must have one row for each class. Save them again together."
+        )
+    if len(weight) < 2 or not weight.is_floating_point():
+        raise WeightsError(
+            f"classifier {path}: {name}weight is {tuple(weight.shape)} of {weight.dtype}. It must be (classes,"
+            " features) of floats, with two classes at least: the share of a single one is always 1."
+        )
+    _check_pooling(state, teacher, path)
     return LinearClassifier(weight, bias, embed_dim=teacher.embed_dim).eval().requires_grad_(False)
+
+
+def _check_pooling(state: StateDict, teacher: Backbone, path: Path) -> None:
+    """Refuse a whole checkpoint whose classifier does not read the class token: its width would not tell."""
+    pooling = getattr(teacher.model, "global_pool", None)  # a module where there is no class token to pass over
+    pools_patches = isinstance(pooling, str) and pooling not in ("", "token")
+    has_cls = getattr(teacher.model, "cls_token", None) is not None
+    if (len(state) > 2 and has_cls and pools_patches) or "head_dist.weight" in state:
+        raise WeightsError(
+            f"classifier {path} comes with a whole {teacher.source.name}, which classifies by other features than its"
+            " class token. Train a linear classifier on the class token and give its weight and bias alone."
+        )
 
 
 def _the_one_name(state: StateDict, path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attar._version import __version__
+from attar.config import DistillConfig
 from attar.export import model_card
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly
@@ -17,7 +18,8 @@ from attar.utils.progress import Log
 def say_header(log: Log, built: Assembly) -> None:
     """Who teaches whom, on what, for how long."""
     config, epochs = built.config, built.total_steps / built.steps_per_epoch
-    log.say(f"  teacher  {describe(built.teacher)}  frozen")
+    log.say(f"  method   {built.method.title}")
+    log.say(f"  teacher  {describe(built.teacher)}  {'frozen' if _has_teacher(config) else 'teaches nothing here'}")
     if built.teacher.source.weights == "random":
         log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
     log.say(f"  student  {describe(built.student)}")
@@ -29,7 +31,7 @@ def say_header(log: Log, built: Assembly) -> None:
         log.say(
             f"           a batch of {config.batch_size} holds several views of each of the {len(built.source)} images"
         )
-    if built.student.embed_dim > built.teacher.embed_dim:
+    if _has_teacher(config) and built.student.embed_dim > built.teacher.embed_dim:
         log.say(
             f"           the student is wider than its teacher ({built.student.embed_dim} and"
             f" {built.teacher.embed_dim} channels): it will cost more than it can learn"
@@ -77,11 +79,13 @@ def which(best: Mapping[str, Any]) -> str:
 def facts(built: Assembly, best: Mapping[str, Any]) -> dict[str, str]:
     """What page and model card say of where the student comes from."""
     teacher, config = built.teacher.source, built.config
+    classifier = {"teacher classifier": Path(config.teacher_classifier).name} if config.teacher_classifier else {}
     return {
         "method": built.method.title,
-        "teacher": describe(built.teacher),
+        "teacher": describe(built.teacher) + ("" if _has_teacher(config) else "  (taught nothing)"),
         "teacher weights": f"{Path(teacher.file).name}, sha256 {teacher.sha256}" if teacher.file else teacher.weights,
         "teacher licence": teacher.licence or ("none (random weights)" if teacher.weights == "random" else "unknown"),
+        **classifier,
         "student": f"{config.student}, {built.student.num_parameters / 1e6:.1f}M parameters, {config.img_size} px",
         "student started from": built.student.source.weights,
         "weights kept": which(best),
@@ -91,8 +95,13 @@ def facts(built: Assembly, best: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _has_teacher(config: DistillConfig) -> bool:
+    return config.method != "labels"
+
+
 def card(built: Assembly, best: Mapping[str, Any], results: list[Result]) -> str:
     """The model card."""
-    title = f"{short(built.config.student)} from {short(built.config.teacher)}"
+    origin = short(built.config.teacher) if _has_teacher(built.config) else "labels"
+    title = f"{short(built.config.student)} from {origin}"
     is_timm = isinstance(getattr(built.student.model, "pretrained_cfg", None), dict)
     return model_card(title, facts(built, best), markdown_table(results), is_timm=is_timm)
