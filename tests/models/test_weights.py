@@ -59,7 +59,7 @@ WRONG: dict[str, tuple[Callable[[State], State], list[str]]] = {
     "extra": (lambda s: s | {"dino_head.weight": torch.zeros(3)}, ["not in the model: dino_head.weight"]),
     "registers": (
         lambda s: s | {"register_tokens": torch.zeros(1, 4, 48)},
-        ["not in the model: reg_token", "(layout dinov2+registers"],
+        ["not in the model: register_tokens", "(layout dinov2+registers"],
     ),
     "deeper": (lambda s: s | random_state(dim=48, depth=3), ["not in the model: blocks.2.norm1.weight", "and 8 more"]),
     "wider": (lambda s: random_state(dim=96), ["cls_token is (1, 1, 96), the model has (1, 1, 48)", "and 28 more"]),
@@ -80,7 +80,7 @@ def test_a_file_that_does_not_fit_is_refused_with_its_keys(case, tmp_path):
 def test_registers_missing_from_the_file_are_named(tmp_path):
     torch.save(random_state(dim=48), tmp_path / "official.pth")
     name = "vit_small_patch14_reg4_dinov2?depth=2&embed_dim=48&num_heads=3"
-    with pytest.raises(WeightsError, match="not in the file: reg_token") as caught:
+    with pytest.raises(WeightsError, match="not in the file: register_tokens") as caught:
         load_backbone(name, weights=tmp_path / "official.pth", img_size=70)
     assert "pos_embed is (1, 1370, 48), the model has (1, 25, 48)" in str(caught.value)
 

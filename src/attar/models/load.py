@@ -15,6 +15,7 @@ from torch import nn
 
 from attar.errors import ModelReferenceError, WeightsError, did_you_mean
 from attar.models.backbone import Backbone, Preprocess, Provenance
+from attar.models.layouts import Statistics
 from attar.models.positions import PosEmbed
 from attar.models.references import Reference, parse_reference
 from attar.models.weights import Converted, load_weights
@@ -28,6 +29,7 @@ def load_backbone(
     weights: str | Path = "pretrained",
     img_size: int | None = None,
     pos_embed: PosEmbed = "official",
+    trust_torchscript: bool = False,
     seed: int = 0,
 ) -> Backbone:
     """Load a model by reference as a `Backbone` on the CPU, in eval mode.
@@ -37,6 +39,7 @@ def load_backbone(
         weights: `pretrained` (the directory's own, or timm's published ones from the model hub), `random`, or a file.
         img_size: Input size in pixels; the model's own by default.
         pos_embed: How position tables of DINOv2 weights are resampled to another input size.
+        trust_torchscript: Read a weight file that is a TorchScript archive (OpenAI's CLIP); loading it can run code.
         seed: Names the initialisation of random weights; same seed, same weights.
 
     Raises:
@@ -50,18 +53,18 @@ def load_backbone(
     """
     parsed = parse_reference(reference)
     if parsed.kind == "module":
-        return _load_module(parsed, weights, img_size, seed)
+        return _load_module(parsed, weights, img_size, seed, trust_torchscript)
     with seeded_torch(seed, "initialisation"):
         model = _build_timm(parsed, img_size)
     size = _input_size(model, img_size)
     file, licence = _locate(parsed, model, weights)
-    source = Provenance(reference)
+    source, statistics = Provenance(reference), None
     if file is not None:
-        is_dinov2 = _is_dinov2(model)
-        converted = load_weights(model, file, pos_embed=pos_embed, dinov2=is_dinov2)
-        is_official = is_dinov2 and converted.layout.startswith("dinov2")
-        source = _provenance(reference, file, converted, "apache-2.0" if is_official else licence)
-    return Backbone(model, img_size=size, preprocess=_preprocess(model), source=source).eval()
+        converted = load_weights(
+            model, file, pos_embed=pos_embed, dinov2=_is_dinov2(model), trust_torchscript=trust_torchscript
+        )
+        source, statistics = _provenance(reference, file, converted, licence), converted.statistics
+    return Backbone(model, img_size=size, preprocess=_preprocess(model, statistics), source=source).eval()
 
 
 def _build_timm(reference: Reference, img_size: int | None) -> nn.Module:
@@ -130,12 +133,14 @@ def _input_size(model: nn.Module, img_size: int | None) -> int:
     return int((getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1])
 
 
-def _preprocess(model: nn.Module) -> Preprocess:
+def _preprocess(model: nn.Module, statistics: Statistics | None = None) -> Preprocess:
+    """How images are normalised: as the weights' family does it where that is known, else as timm says."""
     config = getattr(model, "pretrained_cfg", None) or {}
     default = Preprocess()
+    mean, std = statistics or (config.get("mean") or default.mean, config.get("std") or default.std)
     return Preprocess(
-        mean=tuple(config.get("mean") or default.mean),
-        std=tuple(config.get("std") or default.std),
+        mean=tuple(mean),
+        std=tuple(std),
         interpolation=config.get("interpolation") or default.interpolation,
     )
 
@@ -176,23 +181,27 @@ def _provenance(reference: str, file: Path, converted: Converted, licence: str |
         weights=converted.layout,
         file=str(file),
         sha256=sha256_file(file),
-        licence=licence,
+        licence=converted.licence or licence,
         explained=tuple(converted.explained.items()),
     )
 
 
-def _load_module(reference: Reference, weights: str | Path, img_size: int | None, seed: int) -> Backbone:
+def _load_module(
+    reference: Reference, weights: str | Path, img_size: int | None, seed: int, trust_torchscript: bool
+) -> Backbone:
     """A user's own factory; it runs as the user, by design."""
     factory = _import_factory(reference)
     with seeded_torch(seed, "initialisation"):
         model = factory(**reference.arguments)
     if not isinstance(model, nn.Module):
         raise ModelReferenceError(f"{reference.name} returned a {type(model).__name__}, not a torch.nn.Module.")
-    source = Provenance(f"module:{reference}", weights="factory")
+    source, statistics = Provenance(f"module:{reference}", weights="factory"), None
     if weights not in ("random", "pretrained"):
         file = Path(weights).expanduser()
-        source = _provenance(source.name, file, load_weights(model, file), "unknown")
-    return Backbone(model, img_size=_input_size(model, img_size), preprocess=_preprocess(model), source=source).eval()
+        converted = load_weights(model, file, trust_torchscript=trust_torchscript)
+        source, statistics = _provenance(source.name, file, converted, "unknown"), converted.statistics
+    preprocess = _preprocess(model, statistics)
+    return Backbone(model, img_size=_input_size(model, img_size), preprocess=preprocess, source=source).eval()
 
 
 def _import_factory(reference: Reference) -> Any:

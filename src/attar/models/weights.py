@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import math
-import re
+import warnings
+import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attar.errors import WeightsError
+from attar.models.layouts import Converted, Layout, StateDict, activation_name, convert, recognise
 from attar.models.positions import PosEmbed, resample_positions
 
-StateDict = dict[str, Tensor]
+__all__ = ["Converted", "StateDict", "load_weights", "read_state_dict"]
+
 _WRAPPERS = ("model", "state_dict", "teacher", "student")
 _SHOWN = 6  # keys named in a message before "and N more"
 
 
-@dataclass
-class Converted:
-    """A state dict in timm's names, and what was left out on the way with the reason."""
-
-    layout: str
-    state: StateDict
-    explained: dict[str, str] = field(default_factory=dict)
-
-
-def read_state_dict(path: Path) -> StateDict:
-    """Read tensors from a safetensors file or a torch checkpoint, without running any code in it.
+def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> StateDict:
+    """Read tensors from a safetensors file, a torch checkpoint or a NumPy archive, without running any code in it.
 
     A checkpoint that holds one state dict under `model`, `state_dict`, `teacher` or `student` is unwrapped.
 
+    Args:
+        path: The file; `.safetensors` and `.npz` are told by their names.
+        trust_torchscript: Read a TorchScript archive as well. Loading one can run code that is in it.
+
     Raises:
-        WeightsError: If the file is missing, damaged, holds other objects than tensors, or no tensors at all.
+        WeightsError: If the file is missing, damaged, holds other objects than tensors, or no tensors at all; or is a
+            TorchScript archive that is not trusted.
     """
     if not path.is_file():
         raise WeightsError(f"weight file {path} does not exist. Give random, pretrained or the path of a file.")
     if path.stat().st_size == 0:
         raise WeightsError(f"weight file {path} is empty. Copy or download it again.")
+    is_torchscript = _is_torchscript(path)
+    if is_torchscript and not trust_torchscript:
+        raise WeightsError(
+            f"weight file {path} is a TorchScript archive, and loading one can run code that is in it."
+            " Where you trust its origin, as OpenAI's own CLIP, add --trust-torchscript (trust_torchscript=True)."
+        )
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        loaded = _load_torchscript(path) if is_torchscript else _load_plain(path)
     except Exception as error:  # damaged files raise many kinds, from struct.error to SafetensorError
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise WeightsError(
@@ -51,6 +57,46 @@ def read_state_dict(path: Path) -> StateDict:
             " or it holds code, which attar never runs: convert it to safetensors where you trust it."
         ) from None
     return _unwrap(loaded, path)
+
+
+def _load_plain(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix == ".npz":
+        return _load_npz(path)
+    # the arguments of the training script, which many checkpoints keep, are a bare container
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, "cpu", weights_only=True)
+
+
+def _load_npz(path: Path) -> StateDict:
+    """A Flax checkpoint: bfloat16 is told by its width, and blocks that were trained as one array are taken apart."""
+    state: StateDict = {}
+    with np.load(path, allow_pickle=False) as archive:
+        for key, value in archive.items():
+            is_bfloat16 = value.dtype.kind == "V" and value.dtype.itemsize == 2
+            tensor = (
+                torch.from_numpy(value.view(np.int16)).view(torch.bfloat16) if is_bfloat16 else torch.from_numpy(value)
+            )
+            if "/encoderblock/" in key:
+                state |= {key.replace("/encoderblock/", f"/encoderblock_{i}/"): row for i, row in enumerate(tensor)}
+            else:
+                state[key] = tensor
+    return state
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _load_torchscript(path: Path) -> StateDict:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch means to retire TorchScript; the files stay
+        state: StateDict = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+    return state
 
 
 def _unwrap(loaded: object, path: Path) -> StateDict:
@@ -73,61 +119,53 @@ def _unwrap(loaded: object, path: Path) -> StateDict:
     return {str(key): value for key, value in loaded.items()}
 
 
-def load_weights(model: nn.Module, path: Path, *, pos_embed: PosEmbed = "official", dinov2: bool = False) -> Converted:
+def load_weights(
+    model: nn.Module,
+    path: Path,
+    *,
+    pos_embed: PosEmbed = "official",
+    dinov2: bool = False,
+    trust_torchscript: bool = False,
+) -> Converted:
     """Load a file into a timm model, strictly: each key of the file is used or explained, none of the model's is left.
 
     Args:
         model: A timm model whose input size is already the wanted one.
-        path: A file in timm's names or in the official DINOv2 layout (with or without registers).
+        path: A file in timm's names or in one of the official layouts (`attar.models.layouts`).
         pos_embed: How DINOv2 position tables of another input size are resampled.
         dinov2: The file holds DINOv2 weights even if its keys are timm's.
+        trust_torchscript: Read a TorchScript archive, which can run code.
 
     Raises:
-        WeightsError: With the keys that are missing, left over or of another shape, and a guess at why.
+        WeightsError: With the keys that are missing, left over or of another shape, and a guess at why; or if the
+            weights were trained with another activation than the architecture has.
     """
-    state = read_state_dict(path)
-    is_foreign = _is_dinov2(state) and "mask_token" not in model.state_dict()
-    converted = _from_dinov2(state) if is_foreign else Converted("timm", state)
+    state = read_state_dict(path, trust_torchscript=trust_torchscript)
+    layout, prefix = recognise(state, model.state_dict())
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in layout.buffers}
+    wanted = model.state_dict() | buffers
+    converted = convert(state, wanted, layout, prefix)
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if layout.architecture not in str(config.get("architecture")):
+        converted.licence = None
     _drop_classifier(converted, model)
-    how: PosEmbed = pos_embed if dinov2 or converted.layout.startswith("dinov2") else "timm"
-    _fit_positions(converted, model, how)
-    _check_keys(converted, model, path)
+    _fit_positions(converted, model, pos_embed if dinov2 or layout.has_dinov2_positions else "timm")
+    _check_keys(state, converted, wanted, path)
+    _settle_activation(converted, layout, model, path)
+    for name, buffer in buffers.items():
+        buffer.copy_(converted.state.pop(name))
     model.load_state_dict(converted.state, strict=True)
     return converted
-
-
-def _is_dinov2(state: StateDict) -> bool:
-    """Official DINOv2: a mask token beside LayerScale (MAE, iBOT and SynCLR files have the one and not the other)."""
-    return "mask_token" in state and any(key.endswith(".ls1.gamma") for key in state)
-
-
-def _from_dinov2(state: StateDict) -> Converted:
-    """Official DINOv2 names (facebookresearch/dinov2, hub files) in timm's names."""
-    result: StateDict = {}
-    has_registers = "register_tokens" in state
-    for key, value in state.items():
-        name = re.sub(r"^(blocks\.\d+\.mlp)\.w12\.", r"\1.fc1.", key)
-        name = re.sub(r"^(blocks\.\d+\.mlp)\.w3\.", r"\1.fc2.", name)
-        result[{"register_tokens": "reg_token"}.get(name, name)] = value
-    del result["mask_token"]
-    explained = {"mask_token": "used only while DINOv2 itself was trained"}
-    cls_token, table = result.get("cls_token"), result.get("pos_embed")
-    if has_registers and cls_token is not None and table is not None and table.ndim == 3:
-        # timm adds positions to patches only; the class token's own entry is folded into the token
-        result["cls_token"] = cls_token.float() + table[:, :1].float()
-        result["pos_embed"] = table[:, 1:]
-    return Converted("dinov2+registers" if has_registers else "dinov2", result, explained)
 
 
 def _drop_classifier(converted: Converted, model: nn.Module) -> None:
     """Leave out a classifier that the headless backbone has no place for."""
     config = getattr(model, "pretrained_cfg", None) or {}
     names = config.get("classifier") or ()
-    wanted = model.state_dict()
     for name in (names,) if isinstance(names, str) else tuple(names):
         for key in (f"{name}.weight", f"{name}.bias"):
-            if key in converted.state and key not in wanted:
-                del converted.state[key]
+            if key in converted.left_over:
+                converted.left_over.remove(key)
                 converted.explained[key] = "classifier; a backbone has none"
 
 
@@ -147,18 +185,30 @@ def _fit_positions(converted: Converted, model: nn.Module, how: PosEmbed) -> Non
     )
 
 
-def _check_keys(converted: Converted, model: nn.Module, path: Path) -> None:
-    wanted, given = model.state_dict(), converted.state
-    missing = [key for key in wanted if key not in given]
-    left_over = [key for key in given if key not in wanted]
-    misshapen = [
-        f"{key} is {_described(given[key])}, the model has {_described(wanted[key])}"
-        for key in wanted
-        if key in given and _described(given[key]) != _described(wanted[key])
+def _settle_activation(converted: Converted, layout: Layout, model: nn.Module, path: Path) -> None:
+    """No file says which activation it was trained with: refuse one that is surely wrong, write down the rest."""
+    found = next((name for module in model.modules() if (name := activation_name(module))), None)
+    if found is None or (layout.activation in (None, found) and layout.name != "open_clip"):
+        return
+    if layout.activation == "quick_gelu":
+        raise WeightsError(
+            f"weight file {path} is of layout {layout.name}, trained with QuickGELU, and the architecture has"
+            f" {found}: its tokens would be wrong. Take the architecture with QuickGELU"
+            " (vit_large_patch14_clip_quickgelu_224), or add act_layer=quick_gelu to the reference."
+        )
+    converted.layout += f" ({found}{f' in place of {layout.activation}' if layout.activation else ''})"
+
+
+def _check_keys(state: StateDict, converted: Converted, wanted: Mapping[str, Tensor], path: Path) -> None:
+    missing, left_over = converted.missing, converted.left_over
+    misshapen = converted.misfits + [
+        _misfit(converted.sources[name], state, tensor, wanted[name])
+        for name, tensor in converted.state.items()
+        if _described(tensor) != _described(wanted[name])
     ]
     if not (missing or left_over or misshapen):
         return
-    lines = [f"weight file {path} does not fit the model (layout {converted.layout}, {len(given)} keys)."]
+    lines = [f"weight file {path} does not fit the model (layout {converted.layout}, {len(state)} keys)."]
     if missing:
         lines.append(f"  not in the file: {_some(missing)}")
     if left_over:
@@ -167,6 +217,12 @@ def _check_keys(converted: Converted, model: nn.Module, path: Path) -> None:
         lines.append(f"  other shapes: {_some(misshapen, separator='; ')}")
     lines.append(f"  {_guess(missing, left_over, misshapen)}")
     raise WeightsError("\n".join(lines))
+
+
+def _misfit(sources: tuple[str, ...], state: StateDict, given: Tensor, wanted: Tensor) -> str:
+    names = " with ".join(sources)
+    verb = "is" if _described(state[sources[0]]) == _described(given) else "gives"
+    return f"{names} {verb} {_described(given)}, the model has {_described(wanted)}"
 
 
 def _described(tensor: Tensor) -> str:
@@ -184,6 +240,8 @@ def _guess(missing: list[str], left_over: list[str], misshapen: list[str]) -> st
     renamed = [f"'{key}' may be '{close[0]}'" for key, close in pairs if close]
     if renamed:
         return f"Renamed keys: {', '.join(renamed[:_SHOWN])}."
+    if left_over and not missing and all(key.endswith(("attn.qkv.bias", "attn.qkv.bias_mask")) for key in left_over):
+        return "The file has biases where the model has none: take the architecture whose name ends in _qkvb."
     if misshapen and not missing and not left_over:
         return "The names agree and the shapes do not: the file is of another size, patch size or input size."
     return "The file is of another architecture, or cut short. Check the name after --teacher or --student."
