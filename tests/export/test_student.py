@@ -109,7 +109,8 @@ def test_student_of_a_users_own_module_is_written_with_its_reference(
     monkeypatch.syspath_prepend(tmp_path)
     student = load_backbone("module:own_model:make?width=12", weights="random", img_size=32)
     write_student(tmp_path / "student", student, card="")
-    reference = json.loads((tmp_path / "student" / "config.json").read_text())["attar"]["reference"]
-    back = load_backbone(reference, weights=tmp_path / "student" / "model.safetensors", img_size=32)
+    written = json.loads((tmp_path / "student" / "config.json").read_text())["attar"]
+    assert (tuple(written["mean"]), tuple(written["std"])) == (student.preprocess.mean, student.preprocess.std)
+    back = load_backbone(written["reference"], weights=tmp_path / "student" / "model.safetensors", img_size=32)
     images = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(back.tokens(images).patch, student.tokens(images).patch, rtol=0, atol=0)

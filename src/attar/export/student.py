@@ -19,7 +19,7 @@ def write_student(folder: Path, student: Backbone, *, card: str) -> None:
     """Write `config.json`, `model.safetensors` and `README.md`; what stood in the folder is replaced in one rename.
 
     A timm model loads with `timm.create_model("local-dir:FOLDER", pretrained=True)`. A module of the user's own is
-    written as its state dict beside the reference of its factory.
+    written as its state dict beside the reference of its factory and the statistics it learned with.
 
     Args:
         folder: Where the student goes.
@@ -33,7 +33,8 @@ def write_student(folder: Path, student: Backbone, *, card: str) -> None:
             save_file(
                 {k: v.contiguous() for k, v in student.model.state_dict().items()}, temporary / "model.safetensors"
             )
-            write_json(temporary / "config.json", {"attar": {"reference": student.source.name}})
+            statistics = {"mean": student.preprocess.mean, "std": student.preprocess.std}
+            write_json(temporary / "config.json", {"attar": {"reference": student.source.name, **statistics}})
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
