@@ -48,11 +48,13 @@ class Unused:
         key: Pattern of the key.
         reason: Told to the user.
         holds: A tensor that does not satisfy it is not covered.
+        unless: Pattern of timm's names; a model that has one such has a use for the key.
     """
 
     key: str
     reason: str
     holds: Callable[[Tensor], bool] = lambda tensor: True
+    unless: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,9 @@ def convert(state: Mapping[str, Tensor], wanted: Collection[str], layout: Layout
             shapes = ", ".join(f"{key} {tuple(state[key].shape)}" for key in sources)
             result.misfits.append(f"{shapes} ({str(error).splitlines()[0]})")
     used = {key for sources in result.sources.values() for key in sources}
+    unused = [u for u in layout.unused if not u.unless or not any(re.match(u.unless, name) for name in wanted)]
     for key in (key for key in state if key not in used):
-        reason = next((u.reason for u in layout.unused if re.fullmatch(u.key, key) and u.holds(state[key])), None)
+        reason = next((u.reason for u in unused if re.fullmatch(u.key, key) and u.holds(state[key])), None)
         if reason is None:
             result.left_over.append(key)
         else:
@@ -230,6 +233,7 @@ def _third(which: int) -> Callable[[Tensor, Tensor], Tensor]:
 # ---- the families
 
 _MASK_TOKEN = Unused(r"(.*\.)?mask_token", "used only while the original was trained")
+_NO_POOL = "pooling by attention; the architecture named has none"
 _BLOCK = r"blocks\.(\d+)"
 
 TIMM = Layout("timm")
@@ -360,10 +364,7 @@ _OPEN_CLIP_TIMM = Layout(
     "open_clip-timm",  # mlfoundations/open_clip with one of timm's models as tower
     marks=(r".",),
     prefixes=("visual.trunk.", "module.visual.trunk."),
-    unused=(
-        *_CLIP_UNUSED,
-        Unused(r"(module\.)?visual\.trunk\.attn_pool\..+", "pooling by attention; the architecture named has none"),
-    ),
+    unused=(*_CLIP_UNUSED, Unused(r"(module\.)?visual\.trunk\.attn_pool\..+", _NO_POOL, unless=r"attn_pool\.")),
 )
 
 
@@ -417,7 +418,7 @@ _SIGLIP = Layout(
     unused=(
         Unused(r"(params/)?txt/.+", "text tower"),
         Unused(r"(params/)?[tb]", "temperature or bias of the contrastive loss"),
-        Unused(r"(params/)?img/MAPHead_0/.+", "pooling by attention; the architecture named has none"),
+        Unused(r"(params/)?img/MAPHead_0/.+", _NO_POOL, unless=r"attn_pool\."),
     ),
     licence="apache-2.0",
     architecture="siglip",
