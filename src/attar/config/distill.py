@@ -158,6 +158,9 @@ class DistillConfig(Config):
     pos_embed: Literal["official", "timm"] = Field(
         "official", description="how position tables of DINOv2 files are resampled to the input size"
     )
+    trust_torchscript: bool = Field(
+        False, description="read weight files that are TorchScript archives (OpenAI's CLIP), which can run code"
+    )
     workers: int | None = Field(None, ge=0, description="data loader processes; by default cores - 1, at most 8")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unreadable files that stops the run")
     log_every: int | None = Field(

@@ -94,7 +94,7 @@ def _is_torchscript(path: Path) -> bool:
 
 def _load_torchscript(path: Path) -> StateDict:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch means to retire TorchScript; the files stay
+        warnings.simplefilter("ignore")  # torch means to retire TorchScript; the files stay
         state: StateDict = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
     return state
 

@@ -75,6 +75,7 @@ def assemble(config: DistillConfig) -> Assembly:
         weights=config.teacher_weights,
         img_size=config.teacher_img_size or config.img_size,
         pos_embed=config.pos_embed,
+        trust_torchscript=config.trust_torchscript,
         seed=config.seed,
     )
     if config.normalisation == "imagenet":
@@ -160,7 +161,12 @@ def _start_student(config: DistillConfig, teacher: Backbone) -> Backbone:
 def load_student(config: DistillConfig, weights: str, *, preprocess: Preprocess | None = None) -> Backbone:
     """The student's architecture with given weights, and given statistics where they are not the architecture's."""
     student = load_backbone(
-        config.student, weights=weights, img_size=config.img_size, pos_embed=config.pos_embed, seed=config.seed
+        config.student,
+        weights=weights,
+        img_size=config.img_size,
+        pos_embed=config.pos_embed,
+        trust_torchscript=config.trust_torchscript,
+        seed=config.seed,
     )
     if preprocess is not None:
         student.normalise_with(preprocess)
