@@ -37,6 +37,7 @@ def run_config(start: str, seed: int, args: argparse.Namespace) -> attar.Distill
     return quickstart_config(str(Path(args.out) / f"{start.replace(' ', '-')}-seed{seed}")).replace(
         student="vit_tiny_patch16_224?patch_size=8&embed_dim=64&depth=2&num_heads=2",
         seed=seed,
+        device="cpu",
         max_steps=args.steps,
         optim={"ema_decay": 0.0},
         monitoring={"every": max(1, args.steps // 4)},
@@ -46,7 +47,7 @@ def run_config(start: str, seed: int, args: argparse.Namespace) -> attar.Distill
 
 def measure(config: attar.DistillConfig) -> dict[str, Any]:
     """One run: k-NN before the first step, along the way and at the end, and the last loss."""
-    built = assemble(config)
+    built = assemble(config, torch.device("cpu"))
     assert built.monitor is not None
     curve = {0: dict(built.monitor.run(built.student))["knn_select"]}
     report = attar.distill(config)
