@@ -26,6 +26,9 @@ from attar.models.references import Reference, parse_reference
         ("x?url=a:b", Reference("timm", "x", {"url": "a:b"})),
         ("module:package.mod:factory", Reference("module", "package.mod:factory")),
         ("module:mod:factory?width=3", Reference("module", "mod:factory", {"width": 3})),
+        ("open_clip:ViT-B-32?pretrained=openai", Reference("open_clip", "ViT-B-32", {"pretrained": "openai"})),
+        ("hf:facebook/dinov2-small", Reference("hf", "facebook/dinov2-small")),
+        ("hf:./a?b=1", Reference("hf", "./a?b=1")),
     ],
 )
 def test_forms(text, wanted):
@@ -52,8 +55,7 @@ def test_a_folder_with_a_config_is_a_model(tmp_path, monkeypatch):
     [
         ("", "the model reference is empty. Try vit_small_patch14_dinov2"),
         ("  ", "the model reference is empty"),
-        ("hf:facebook/dinov2-small", "hf references cannot be read by this version. Use a timm name"),
-        ("open_clip:ViT-B-32", "open_clip references cannot be read by this version. Use a timm name"),
+        ("openclip:ViT-B-32", "unknown prefix 'openclip'. Did you mean 'open_clip'?"),
         ("tim:resnet10t", "unknown prefix 'tim'. Did you mean 'timm'?"),
         ("modul:a:b", "unknown prefix 'modul'. Did you mean 'module'?"),
         ("https://host/file.pth", "unknown prefix 'https'. Use a timm name"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from attar.errors import ModelReferenceError, ShapeError
-from attar.models.features import read_intermediate, read_tokens
-from attar.models.masking import MaskedPatchEmbed, embeds_patches_apart
+from attar.models.features import read_intermediates, read_tokens
+from attar.models.masking import MaskedPatchEmbed, patch_embedding
+from attar.models.tower import Tower
 from attar.types import Tokens
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_REFUSALS = (AssertionError, RuntimeError, ValueError)  # how models complain about an image's size
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Provenance:
 class Backbone(nn.Module):
     """A vision model that turns images in [0, 1] RGB into `Tokens`, normalising for itself.
 
-    Call it (`backbone(images)`) to train it, `tokens(images)` to use it frozen. Wraps timm models of every kind, and
-    any module whose forward returns `Tokens`, DINOv2's dictionary (`x_norm_clstoken`, `x_norm_patchtokens`) or a
-    map (B, D, h, w).
+    Call it (`backbone(images)`) to train it, `tokens(images)` to use it frozen. Wraps timm models of every kind, the
+    `Tower` of another library, and any module whose forward returns `Tokens`, DINOv2's dictionary (`x_norm_clstoken`,
+    `x_norm_patchtokens`) or a map (B, D, h, w).
 
     Attributes:
         model: The wrapped module, unchanged; its state dict is what ships.
@@ -82,8 +83,8 @@ class Backbone(nn.Module):
         self.embed_dim = probe.cls.shape[-1]
         self.grid = probe.grid
         self.patch_size = self._stride()
-        if embeds_patches_apart(model, self.patch_size):
-            self._masking = MaskedPatchEmbed(model.patch_embed)  # type: ignore[arg-type]
+        if (patch_embed := patch_embedding(model, self.patch_size)) is not None:
+            self._masking = MaskedPatchEmbed(patch_embed)
 
     @property
     def can_mask(self) -> bool:
@@ -145,23 +146,26 @@ class Backbone(nn.Module):
             ModelReferenceError: If the model offers no intermediate features, or a layer does not exist.
             ShapeError: If the images are of another size than the model takes.
         """
-        model: Any = self.model
-        if not (hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")):
-            raise ModelReferenceError(f"{self.source.name} offers no intermediate features (forward_intermediates).")
-        depth = len(model.feature_info)
+        depth = self._depth()
         if not layers or not all(-depth <= layer < depth for layer in layers):
             raise ModelReferenceError(f"layers {layers}: {self.source.name} has layers 0 to {depth - 1}.")
         wanted = sorted({layer % depth for layer in layers})
         with _evaluating(self):
-            found = self._forward_intermediates(self._normalise(images.to(self.mean.device)), wanted, norm)
-            read = [read_intermediate(model, item, norm=norm, embed_dim=self.embed_dim) for item in found]
-        by_layer = dict(zip(wanted, read, strict=True))
+            found = self._intermediates(self._normalise(images.to(self.mean.device)), wanted, norm)
+        by_layer = dict(zip(wanted, found, strict=True))
         return [by_layer[layer % depth].map(Tensor.float) for layer in layers]
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """(B, E) float32: one vector per image, for search. The class token, as timm models carry no projection."""
-        return self.tokens(images).cls
+        """(B, E) float32: one vector per image, for search and zero-shot, projected where the model projects."""
+        if not isinstance(self.model, Tower):
+            return self.tokens(images).cls
+        pixels = self._normalise(images.to(self.mean.device))
+        try:
+            with _evaluating(self):
+                return self.model.embed(pixels).float()
+        except _REFUSALS as error:
+            raise self._in_words(error, pixels) from None
 
     def _normalise(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
@@ -175,7 +179,7 @@ class Backbone(nn.Module):
     def _tokens(self, pixels: Tensor) -> Tokens:
         try:
             return read_tokens(self.model, pixels, self.source.name)
-        except (AssertionError, RuntimeError) as error:
+        except _REFUSALS as error:
             raise self._in_words(error, pixels) from None
 
     def _in_words(self, error: Exception, pixels: Tensor) -> Exception:
@@ -188,20 +192,25 @@ class Backbone(nn.Module):
             " Resize them, or load the backbone with another img_size."
         )
 
-    def _forward_intermediates(self, pixels: Tensor, indices: list[int], norm: bool) -> list[Any]:
-        """timm's `forward_intermediates`, asked for prefix tokens only where there are some: others fail then."""
+    def _depth(self) -> int:
+        """Number of layers that `intermediates` can be asked for."""
         model: Any = self.model
-        options: dict[str, Any] = {"indices": indices, "norm": norm, "intermediates_only": True, "output_fmt": "NCHW"}
-        known = inspect.signature(model.forward_intermediates).parameters
-        if getattr(model, "num_prefix_tokens", 0) and "return_prefix_tokens" in known:
-            options["return_prefix_tokens"] = True
+        if isinstance(model, Tower):
+            return model.depth
+        if not (hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")):
+            raise ModelReferenceError(f"{self.source.name} offers no intermediate features (forward_intermediates).")
+        return len(model.feature_info)
+
+    def _intermediates(self, pixels: Tensor, layers: list[int], norm: bool) -> list[Tokens]:
         try:
-            return list(model.forward_intermediates(pixels, **options))
-        except (AssertionError, RuntimeError) as error:
+            if isinstance(self.model, Tower):
+                return self.model.intermediates(pixels, layers, norm=norm)
+            return read_intermediates(self.model, pixels, layers, norm=norm, embed_dim=self.embed_dim)
+        except _REFUSALS as error:
             in_words = self._in_words(error, pixels)
             if in_words is error and isinstance(error, AssertionError):  # timm's way to refuse an option
                 raise ModelReferenceError(
-                    f"{self.source.name} cannot give layers {indices} with norm={norm} ({error}). Try norm={not norm}."
+                    f"{self.source.name} cannot give layers {layers} with norm={norm} ({error}). Try norm={not norm}."
                 ) from None
             raise in_words from None
 
@@ -211,7 +220,7 @@ class Backbone(nn.Module):
         try:
             with torch.no_grad(), _evaluating(self):
                 tokens: Tokens = self(torch.full((1, 3, size, size), 0.5, device=self.mean.device))
-        except (AssertionError, RuntimeError) as error:
+        except _REFUSALS as error:
             raise ModelReferenceError(
                 f"{self.source.name} fails on an image of {size}x{size} px ({error}). Try another img_size."
             ) from error
@@ -224,7 +233,9 @@ class Backbone(nn.Module):
         return tokens
 
     def _stride(self) -> int:
-        """Pixels per token side: what timm says if the measured grid agrees (borders may be cut or padded)."""
+        """Pixels per token side: what the library says if the measured grid agrees (borders may be cut or padded)."""
+        if isinstance(self.model, Tower):
+            return self.model.patch_size
         info = getattr(self.model, "feature_info", None)
         stride = int(info[-1]["reduction"]) if isinstance(info, list) and info else 0
         if stride and self.grid[0] in (self.img_size // stride, math.ceil(self.img_size / stride)):

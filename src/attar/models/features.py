@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -29,7 +30,31 @@ def read_tokens(model: Any, pixels: Tensor, name: str) -> Tokens:
     return _from_own_output(features, pixels, name)
 
 
-def read_intermediate(model: Any, found: Any, *, norm: bool, embed_dim: int) -> Tokens:
+def read_intermediates(model: Any, pixels: Tensor, layers: list[int], *, norm: bool, embed_dim: int) -> list[Tokens]:
+    """Tokens after chosen blocks or stages of a timm model, by its `forward_intermediates`.
+
+    Args:
+        model: Of timm.
+        pixels: (B, 3, H, W), normalised.
+        layers: Sorted indices from 0.
+        norm: Apply the final norm to each.
+        embed_dim: Width of the model's own tokens.
+    """
+    options: dict[str, Any] = {"indices": layers, "norm": norm, "intermediates_only": True, "output_fmt": "NCHW"}
+    known = inspect.signature(model.forward_intermediates).parameters
+    if getattr(model, "num_prefix_tokens", 0) and "return_prefix_tokens" in known:  # others fail when asked for it
+        options["return_prefix_tokens"] = True
+    found = model.forward_intermediates(pixels, **options)
+    return [_read_intermediate(model, item, norm=norm, embed_dim=embed_dim) for item in found]
+
+
+def map_tokens(image: Tensor) -> Tokens:
+    """A map (B, D, h, w) as `Tokens`, `cls` being its mean."""
+    patch = image.flatten(2).transpose(1, 2)  # (B, N, D)
+    return Tokens(patch.mean(1), patch, (image.shape[2], image.shape[3]), patch[:, :0])
+
+
+def _read_intermediate(model: Any, found: Any, *, norm: bool, embed_dim: int) -> Tokens:
     """One layer of timm's `forward_intermediates` as `Tokens`: a map (B, D, h, w), or the map and its prefix tokens.
 
     Where the model hands out no class token of that layer, `cls` is the mean of its patches. With `norm`, a sequence
@@ -78,8 +103,7 @@ def _from_own_output(output: Any, pixels: Tensor, name: str) -> Tokens:
         grid = _grid_of(None, pixels, patch.shape[1], name)
         return Tokens(output["x_norm_clstoken"], patch, grid, output.get("x_norm_regtokens", patch[:, :0]))
     if isinstance(output, Tensor) and output.ndim == 4:
-        patch = output.flatten(2).transpose(1, 2)
-        return Tokens(patch.mean(1), patch, (output.shape[2], output.shape[3]), patch[:, :0])
+        return map_tokens(output)
     shape = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
     raise ModelReferenceError(
         f"{name} returned {shape}. A module must return attar.Tokens, a map (B, D, h, w),"

@@ -16,6 +16,7 @@ from torch import nn
 from attar.errors import ModelReferenceError, WeightsError, did_you_mean
 from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.layouts import Statistics
+from attar.models.open_clip import load_open_clip
 from attar.models.positions import PosEmbed
 from attar.models.references import Reference, parse_reference
 from attar.models.weights import Converted, load_weights
@@ -35,7 +36,8 @@ def load_backbone(
     """Load a model by reference as a `Backbone` on the CPU, in eval mode.
 
     Args:
-        reference: timm name with arguments, `module:package.mod:factory`, or a directory that timm or attar wrote.
+        reference: timm name with arguments, `open_clip:NAME?pretrained=TAG`, `module:package.mod:factory`, or a
+            directory that timm or attar wrote.
         weights: `pretrained` (the directory's own, or timm's published ones from the model hub), `random`, or a file.
         img_size: Input size in pixels; the model's own by default.
         pos_embed: How position tables of DINOv2 weights are resampled to another input size.
@@ -54,6 +56,10 @@ def load_backbone(
     parsed = parse_reference(reference)
     if parsed.kind == "module":
         return _load_module(parsed, weights, img_size, seed, trust_torchscript)
+    if parsed.kind == "open_clip":
+        return load_open_clip(
+            parsed, weights=weights, img_size=img_size, trust_torchscript=trust_torchscript, seed=seed
+        )
     with seeded_torch(seed, "initialisation"):
         model = _build_timm(parsed, img_size)
     size = _input_size(model, img_size)

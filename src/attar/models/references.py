@@ -1,4 +1,4 @@
-"""Model references: the strings by which users name a model (design: `timm:`, `module:`, a directory)."""
+"""Model references: the strings by which users name a model (`timm:`, `open_clip:`, `hf:`, `module:`, a directory)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl
 
 from attar.errors import ModelReferenceError, did_you_mean
 
-Kind = Literal["timm", "directory", "module"]
-_LATER = ("open_clip", "hf")  # named in the design, not readable by this version
+Kind = Literal["timm", "directory", "module", "open_clip", "hf"]
+_PREFIXES: tuple[Kind, ...] = ("timm", "open_clip", "hf", "module")
 _WEIGHT_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
@@ -29,7 +29,10 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """Parse `NAME`, `timm:NAME?key=value`, `module:package.mod:factory` or a directory with `config.json`.
+    """Parse what a user calls a model.
+
+    `NAME` or `timm:NAME?key=value`, `open_clip:NAME?pretrained=TAG`, `hf:DIR` or `hf:OWNER/REPOSITORY`,
+    `module:package.mod:factory?key=value`, or a directory with `config.json`.
 
     Raises:
         ModelReferenceError: If the text is empty, has an unknown prefix or names a directory without a model.
@@ -67,22 +70,18 @@ def _parse_folder(path: Path, query: str) -> Reference:
 
 
 def _parse_prefixed(prefix: str, rest: str, text: str) -> Reference:
-    if prefix in _LATER:
+    kind = next((known for known in _PREFIXES if known == prefix), None)
+    if kind is None:
         raise ModelReferenceError(
-            f"model reference '{text}': {prefix} references cannot be read by this version."
-            " Use a timm name, a timm directory, or module:package.mod:factory."
+            f"model reference '{text}' has an unknown prefix '{prefix}'.{did_you_mean(prefix, _PREFIXES)}"
+            " Use a timm name, open_clip:NAME, hf:DIR, a timm directory, or module:package.mod:factory."
         )
-    if prefix not in ("timm", "module"):
-        raise ModelReferenceError(
-            f"model reference '{text}' has an unknown prefix '{prefix}'.{did_you_mean(prefix, ('timm', 'module'))}"
-            " Use a timm name, a timm directory, or module:package.mod:factory."
-        )
+    if kind == "hf":
+        return Reference("hf", rest)  # a folder's name may hold a question mark
     name, arguments = _split_arguments(rest)
-    if prefix == "timm":
-        return Reference("timm", name, arguments)
-    if name.count(":") != 1:
+    if kind == "module" and name.count(":") != 1:
         raise ModelReferenceError(f"model reference '{text}' must look like module:package.mod:factory.")
-    return Reference("module", name, arguments)
+    return Reference(kind, name, arguments)
 
 
 def _split_arguments(text: str) -> tuple[str, dict[str, Any]]:

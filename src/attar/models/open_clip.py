@@ -1,0 +1,297 @@
+"""`open_clip:NAME`: image towers of open_clip as they are, with the projection that its embeddings go through."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attar.errors import ModelReferenceError, WeightsError, did_you_mean
+from attar.models.backbone import Backbone, Preprocess, Provenance
+from attar.models.features import map_tokens, read_intermediates, read_tokens
+from attar.models.positions import resample_positions
+from attar.models.references import Reference
+from attar.models.tower import Tower, described, misfit
+from attar.models.weights import read_state_dict
+from attar.types import Tokens
+from attar.utils.io import sha256_file
+from attar.utils.seeding import seeded_torch
+
+# What a CLIP file holds beside its `visual.` keys, in open_clip's names and OpenAI's.
+_TEXT = re.compile(
+    r"(text\.|token_embedding\.|transformer\.|ln_final\.|positional_embedding$|text_projection|attn_mask$"
+    r"|cls_emb$|logit_scale$|logit_bias$|input_resolution$|context_length$|vocab_size$)"
+)
+_TABLES = ("positional_embedding", "attnpool.positional_embedding")  # of a ViT; of a ResNet's pooling
+
+
+class VisionTransformerTower(Tower):
+    """open_clip's own `VisionTransformer`: `cls` is what it pools and norms before its projection."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+        self.depth = len(visual.transformer.resblocks)
+        self.patch_size = visual.patch_size[0]
+
+    def forward(self, pixels: Tensor) -> Tokens:
+        """Tokens after the final norm."""
+        return self.intermediates(pixels, [self.depth - 1], norm=True)[0]
+
+    def intermediates(self, pixels: Tensor, layers: list[int], *, norm: bool) -> list[Tokens]:
+        """Tokens after chosen blocks."""
+        found = self.visual.forward_intermediates(
+            pixels, indices=layers, intermediates_only=True, output_fmt="NLC", output_extra_tokens=True
+        )
+        pairs = zip(found["image_intermediates_prefix"], found["image_intermediates"], strict=True)
+        return [self._read(torch.cat(pair, dim=1), norm=norm) for pair in pairs]
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """The projected image embedding, not normalised."""
+        return self.visual(pixels)  # type: ignore[no-any-return]
+
+    def _read(self, sequence: Tensor, *, norm: bool) -> Tokens:
+        """Tokens of a block's output (B, 1 + N, D)."""
+        patch = (self.visual.ln_post(sequence) if norm else sequence)[:, 1:]
+        cls = self.visual._pool(sequence)[0] if norm else sequence[:, 0]  # norm before or after pooling: it knows
+        return Tokens(cls, patch, self.visual.grid_size, patch[:, :0])
+
+
+class ResNetTower(Tower):
+    """open_clip's `ModifiedResNet`: the last map. Its attention pooling projects, so that `cls` is the map's mean."""
+
+    depth = 5  # stem and four stages
+    patch_size = 32
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, pixels: Tensor) -> Tokens:
+        """Tokens of the last map."""
+        return self.intermediates(pixels, [self.depth - 1], norm=False)[0]
+
+    def intermediates(self, pixels: Tensor, layers: list[int], *, norm: bool) -> list[Tokens]:
+        """Tokens of chosen maps, of the stem and the stages; they have no norm."""
+        found = self.visual.forward_intermediates(pixels, indices=layers, intermediates_only=True)
+        return [map_tokens(image) for image in found["image_intermediates"]]
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """The projected image embedding, not normalised."""
+        return self.visual(pixels)  # type: ignore[no-any-return]
+
+
+class TimmTower(Tower):
+    """open_clip's `TimmModel`: the tokens of timm's trunk, the embedding of trunk and projection."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+        self.depth = len(visual.trunk.feature_info)
+        self.patch_size = int(visual.trunk.feature_info[-1]["reduction"])
+
+    def forward(self, pixels: Tensor) -> Tokens:
+        """Tokens after the final norm."""
+        return read_tokens(self.visual.trunk, pixels, "the timm trunk")
+
+    def intermediates(self, pixels: Tensor, layers: list[int], *, norm: bool) -> list[Tokens]:
+        """Tokens after chosen blocks or stages of the trunk."""
+        trunk = self.visual.trunk
+        return read_intermediates(trunk, pixels, layers, norm=norm, embed_dim=trunk.num_features)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """The projected image embedding, not normalised."""
+        return self.visual(pixels)  # type: ignore[no-any-return]
+
+
+def load_open_clip(
+    reference: Reference,
+    *,
+    weights: str | Path = "pretrained",
+    img_size: int | None = None,
+    trust_torchscript: bool = False,
+    seed: int = 0,
+) -> Backbone:
+    """The image tower of an open_clip model as a `Backbone` on the CPU; its text tower is neither built nor kept.
+
+    Args:
+        reference: `open_clip:NAME?pretrained=TAG`; the tag names published weights.
+        weights: `pretrained`, `random`, or a file with the state dict of the whole model or of `visual` alone.
+        img_size: Input size in pixels; position tables are resampled as open_clip does.
+        trust_torchscript: Read a file that is a TorchScript archive, which can run code.
+        seed: Names the initialisation of random weights.
+
+    Raises:
+        ModelReferenceError: If open_clip is missing, knows no such model or tag, or its tower gives no tokens.
+        WeightsError: If the weights are missing or one key does not fit.
+    """
+    library = _library()
+    config = _config(library, reference)
+    tag = _tag(library, reference, config, weights)
+    with seeded_torch(seed, "initialisation"):
+        tower = _build(config, img_size, reference)
+    source = Provenance(f"open_clip:{reference}")
+    if tag is not None:
+        is_quick = bool(library.get_pretrained_cfg(reference.name, tag).get("quick_gelu", False))
+        _check_activation(library, reference.name, tower, is_quick=is_quick)
+    if weights != "random":
+        file = Path(weights).expanduser() if tag is None else _download(library, reference.name, tag)
+        state, explained = _visual_part(read_state_dict(file, trust_torchscript=trust_torchscript))
+        if "input_resolution" in explained:  # only OpenAI's own archives hold it, and all of them mean QuickGELU
+            _check_activation(library, reference.name, tower, is_quick=True)
+        _load(tower.visual, state, file)  # type: ignore[arg-type]
+        source = replace(
+            source,
+            weights="open_clip",
+            file=str(file),
+            sha256=sha256_file(file),
+            licence="unknown",
+            explained=tuple(explained.items()),
+        )
+    if img_size is not None and isinstance(tower, TimmTower) and hasattr(tower.visual.trunk, "set_input_size"):
+        tower.visual.set_input_size(img_size)
+    size = img_size or config["vision_cfg"].get("image_size", 224)
+    return Backbone(tower, img_size=size, preprocess=_preprocess(library, reference.name, tag), source=source).eval()
+
+
+def _library() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it imports timm by names of the past
+            import open_clip
+    except ImportError:
+        raise ModelReferenceError(
+            'open_clip: references need open_clip, which is not installed. Try: pip install "attar[vl]".'
+        ) from None
+    return open_clip
+
+
+def _config(library: Any, reference: Reference) -> dict[str, Any]:
+    """open_clip's description of the model."""
+    unknown = [key for key in reference.arguments if key != "pretrained"]
+    if unknown:
+        raise ModelReferenceError(f"model 'open_clip:{reference}': '{unknown[0]}' is no argument. Only pretrained is.")
+    config = library.get_model_config(reference.name) if ":" not in reference.name else None
+    if config is None:
+        guess = did_you_mean(reference.name, library.list_models())
+        raise ModelReferenceError(
+            f"no model '{reference.name}' in open_clip {library.__version__}.{guess}"
+            " List them with open_clip.list_models()."
+        )
+    return dict(config)
+
+
+def _tag(library: Any, reference: Reference, config: dict[str, Any], weights: str | Path) -> str | None:
+    """The published weights to load, None for a file or random weights."""
+    asked = reference.arguments.get("pretrained")
+    if weights != "pretrained":
+        if asked is not None:
+            raise ModelReferenceError(
+                f"model 'open_clip:{reference}' names published weights, and weights={weights} names others. Keep one."
+            )
+        return None
+    tags = library.list_pretrained_tags_by_model(reference.name)
+    tag = asked if asked is not None else tags[0] if len(tags) == 1 else None
+    if tag not in tags:
+        known = f"Known: {', '.join(tags)}." if tags else "open_clip publishes none: give a file, or random."
+        what = f"has no published weights '{tag}'" if tag else "must say which published weights: ?pretrained=TAG"
+        raise ModelReferenceError(f"model 'open_clip:{reference}' {what}. {known}")
+    return str(tag)
+
+
+def _check_activation(library: Any, name: str, tower: Tower, *, is_quick: bool) -> None:
+    """Refuse weights of another activation where open_clip has the model with theirs; the numbers would be wrong."""
+    other = f"{name}-quickgelu" if is_quick else name.removesuffix("-quickgelu")
+    asks_quick = bool(library.get_model_config(name).get("quick_gelu", False))
+    if isinstance(tower, VisionTransformerTower) and is_quick != asks_quick and other in library.list_models():
+        names = ("QuickGELU", "GELU") if is_quick else ("GELU", "QuickGELU")
+        raise ModelReferenceError(
+            f"these weights were trained with {names[0]}, and {name} computes {names[1]}. Try open_clip:{other}."
+        )
+
+
+def _build(config: dict[str, Any], img_size: int | None, reference: Reference) -> Tower:
+    """The image tower with fresh weights."""
+    from open_clip.model import ModifiedResNet, TimmModel, VisionTransformer, _build_vision_tower
+
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False, "patch_dropout": 0.0, "output_tokens": False}
+    if img_size is not None:
+        vision["image_size"] = img_size
+    try:
+        # the whole model would build its text tower too, for some with a download
+        visual = _build_vision_tower(config["embed_dim"], vision, quick_gelu=config.get("quick_gelu", False))
+    except Exception as error:  # constructors raise many kinds; each means that this makes no model
+        raise ModelReferenceError(f"model 'open_clip:{reference}' cannot be built: {error}.") from error
+    if isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type != "none":
+        return VisionTransformerTower(visual)
+    if isinstance(visual, ModifiedResNet):
+        return ResNetTower(visual)
+    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "feature_info"):
+        return TimmTower(visual)
+    raise ModelReferenceError(
+        f"model 'open_clip:{reference}' pools its patches into other tokens (CoCa), so that it has no class token to"
+        " learn from. Wrap it in a factory of your own: module:package.mod:factory."
+    )
+
+
+def _preprocess(library: Any, name: str, tag: str | None) -> Preprocess:
+    """Statistics of the published weights; for a file those of all published ones, or OpenAI's where these differ."""
+    tags = [tag] if tag else library.list_pretrained_tags_by_model(name)
+    default = library.transform.PreprocessCfg()
+    configs = [library.get_pretrained_cfg(name, known) for known in tags]
+    found = {(tuple(config.get("mean") or default.mean), tuple(config.get("std") or default.std)) for config in configs}
+    mean, std = found.pop() if len(found) == 1 else (tuple(default.mean), tuple(default.std))
+    return Preprocess(mean=mean, std=std, interpolation=default.interpolation)
+
+
+def _download(library: Any, name: str, tag: str) -> Path:
+    try:
+        return Path(library.download_pretrained(library.get_pretrained_cfg(name, tag)))
+    except Exception as error:  # hub and web raise many kinds; each means the file did not arrive
+        reason = textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
+        raise WeightsError(
+            f"weights '{tag}' of open_clip:{name} could not be fetched ({reason.rstrip('.')})."
+            " Without a network, give a weight file: --teacher-weights FILE (weights=FILE in Python)."
+        ) from None
+
+
+def _visual_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The image tower's tensors under its own names, and keys of the rest with the reason to leave them out."""
+    if all(key.startswith("module.") for key in state):  # saved from a distributed run of open_clip
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    if not any(key.startswith("visual.") for key in state):
+        return state, {}
+    explained = {key: "text tower and logit scale; a backbone has none" for key in state if _TEXT.match(key)}
+    return {key.removeprefix("visual."): value for key, value in state.items() if key not in explained}, explained
+
+
+def _load(visual: nn.Module, state: dict[str, Tensor], file: Path) -> None:
+    """Load strictly; position tables of another input size are resampled."""
+    wanted = visual.state_dict()
+    for key in _TABLES:
+        if key in state and key in wanted and state[key].shape != wanted[key].shape:
+            state[key] = _resample(state[key], wanted[key])
+    misshapen = [
+        f"{key} is {described(state[key])}, the model has {described(wanted[key])}"
+        for key in wanted
+        if key in state and described(state[key]) != described(wanted[key])
+    ]
+    if misshapen or wanted.keys() != state.keys():
+        raise misfit(
+            str(file), missing=wanted.keys() - state.keys(), left_over=state.keys() - wanted.keys(), misshapen=misshapen
+        )
+    visual.load_state_dict(state, strict=True)
+
+
+def _resample(table: Tensor, wanted: Tensor) -> Tensor:
+    """A table (1 + n * n, D) on the model's grid, bicubic with antialiasing, as `open_clip.model.resize_pos_embed`."""
+    side, given = (round((len(entries) - 1) ** 0.5) if entries.ndim == 2 else 0 for entries in (wanted, table))
+    if table.shape[1:] != wanted.shape[1:] or given**2 + 1 != len(table):
+        return table
+    return resample_positions(table[None].float(), (side, side), num_prefix=1, how="timm")[0].to(table.dtype)
