@@ -278,8 +278,8 @@ def with_nan(tmp_path):
 def test_a_loss_that_is_not_finite_changes_nothing(with_nan, tmp_path, monkeypatch, capsys):
     states, build_state = [], distill_recipe.build_state
 
-    def remember(*args):
-        states.append(build_state(*args))
+    def remember(*args, **settings):
+        states.append(build_state(*args, **settings))
         states.append(copy.deepcopy(states[0].tensors()))
         return states[0]
 

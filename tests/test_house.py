@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "attar"
 STAIRS = [
+    {"__main__"},
     {"cli"},
     {"recipes"},
     {"train", "evaluation", "curation", "export", "reports"},

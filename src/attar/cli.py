@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AttarError as error:
         if debug:
             traceback.print_exc()
-        _complain(f"{type(error).__name__}: {error}")
+        if not error.is_shared or _rank() in ("", "0"):
+            _complain(f"{type(error).__name__}: {error}")
+        _tell_launcher(error)
         return error.exit_code
     except KeyboardInterrupt:
         _complain("stopped by SIGINT.")
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{type(error).__name__}: {reason}\n"
             "  This is not an error attar knows. Run again with --debug to see where it comes from."
         )
+        _tell_launcher(error)
         return 1
 
 
@@ -172,8 +175,22 @@ def _doctor(arguments: list[str]) -> int:
     return doctor()
 
 
+def _rank() -> str:
+    """This process among those of a launcher, or nothing."""
+    return os.environ.get("RANK", "") if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+
+
 def _complain(text: str) -> None:
-    print(text, file=sys.stderr)
+    rank = _rank()
+    print(f"[rank {rank}] {text}" if rank else text, file=sys.stderr)
+
+
+def _tell_launcher(error: Exception) -> None:
+    """Leave the reason where torchrun looks for it: its summary then says why the job ended."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {"distill": _distill, "quickstart": _quickstart, "doctor": _doctor}

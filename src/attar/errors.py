@@ -25,6 +25,8 @@ class AttarError(Exception):
     """Base of every error that attar raises on purpose."""
 
     exit_code = 1
+    is_shared = False
+    """Whether all ranks raise it together, with the same words; then the main rank alone prints it."""
 
 
 class UserError(AttarError):
@@ -72,9 +74,13 @@ class TrainingError(AttarError):
 class NonFiniteError(TrainingError):
     """A loss or gradient is not finite. The step is abandoned before the weights change."""
 
+    is_shared = True
+
 
 class Interrupted(AttarError):  # noqa: N818  (it is no error of anybody)
     """A signal asked the run to stop; the same command goes on from what was saved."""
+
+    is_shared = True
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)

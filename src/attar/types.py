@@ -50,7 +50,7 @@ class Batch:
         view_ids: (B,) int64, which view of that sample this is.
         positions: (B,) int64, positions in the step's global batch; masks derive from them.
         step: The optimizer step this batch belongs to, from 0.
-        global_batch_size: Views in this step over all ranks and accumulation parts.
+        global_batch_size: Views in this step over all ranks and micro-batches.
         names: File names of the samples, for messages.
         bad_files: Samples that could not be decoded and were replaced.
         labels: (B,) int64 classes of the samples, None where the method wants none.

@@ -121,7 +121,7 @@ def test_seeds_differ(images):
 @pytest.mark.parametrize(("parts", "workers"), [(2, 0), (4, 0), (8, 0), (4, 2)])
 def test_parts_put_together_are_the_whole_batch(images, parts, workers):
     whole = batches(dataset_of(images), start=2, stop=5)
-    pieces = batches(dataset_of(images), start=2, stop=5, parts=parts, workers=workers)
+    pieces = batches(dataset_of(images), start=2, stop=5, micro_batches=parts, workers=workers)
     assert [piece.step for piece in pieces] == [step for step in (2, 3, 4) for _ in range(parts)]
     for number, batch in enumerate(whole):
         mine = pieces[number * parts : (number + 1) * parts]
@@ -135,8 +135,8 @@ def test_parts_put_together_are_the_whole_batch(images, parts, workers):
 
 
 def test_a_batch_that_does_not_divide_into_its_parts_is_refused(images):
-    with pytest.raises(AssertionError, match="no 3 equal parts"):
-        batches(dataset_of(images), parts=3)
+    with pytest.raises(AssertionError, match="no 3 equal shares"):
+        batches(dataset_of(images), micro_batches=3)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

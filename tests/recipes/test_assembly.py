@@ -13,6 +13,7 @@ from attar.models import Backbone, Preprocess, load_backbone
 from attar.recipes.assembly import assemble
 from attar.recipes.distill import distill
 
+CPU = torch.device("cpu")
 HALF = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 IMAGENET = Preprocess()
 VIT = "vit_tiny_patch16_224?patch_size=8&num_heads=2"  # timm: 0.5
@@ -41,7 +42,7 @@ def statistics(backbone: Backbone) -> tuple[float, ...]:
 
 
 def test_own_statistics_are_those_of_the_weights(tmp_path: Path) -> None:
-    built = assemble(settings(tmp_path))
+    built = assemble(settings(tmp_path), CPU)
     assert built.teacher.preprocess.mean[0] == pytest.approx(0.48145466)
     assert built.student.preprocess == IMAGENET  # random weights: ImageNet's, not the 0.5 of timm's cfg
 
@@ -50,12 +51,12 @@ def test_a_student_from_a_file_keeps_the_statistics_of_its_architecture(tmp_path
     config = settings(tmp_path)
     student = load_backbone(config.student, weights="random", img_size=32)
     torch.save(student.model.state_dict(), tmp_path / "student.pth")
-    built = assemble(config.replace(student_weights=str(tmp_path / "student.pth")))
+    built = assemble(config.replace(student_weights=str(tmp_path / "student.pth")), CPU)
     assert built.student.preprocess == HALF == student.preprocess
 
 
 def test_imagenet_statistics_everywhere_as_released(tmp_path: Path) -> None:
-    built = assemble(settings(tmp_path, normalisation="imagenet"))
+    built = assemble(settings(tmp_path, normalisation="imagenet"), CPU)
     wanted = pytest.approx((0.485, 0.456, 0.406, 0.229, 0.224, 0.225))
     assert statistics(built.teacher) == statistics(built.student) == wanted
     images = torch.rand(1, 3, 32, 32)
@@ -87,7 +88,7 @@ def test_a_student_from_its_teachers_weights_runs_says_so_and_is_judged_against_
         student_layers="uniform",
         monitor="playground:1?n=140",
     )
-    built = assemble(config)
+    built = assemble(config, CPU)
     qkv = built.teacher.model.blocks[2].attn.qkv.bias  # type: ignore[index, union-attr]
     start = built.student.model.blocks[1].attn.qkv.bias  # type: ignore[index, union-attr]
     assert torch.equal(start[:4], qkv[[0, 1, 3, 4]])  # type: ignore[index]
@@ -102,5 +103,5 @@ def test_a_student_from_its_teachers_weights_runs_says_so_and_is_judged_against_
 
 def test_a_selected_start_is_the_same_each_time(tmp_path: Path) -> None:
     config = settings(tmp_path, teacher=f"{VIT}&embed_dim=48&depth=2", student_weights="teacher")
-    once, again = (assemble(config).student.model.state_dict() for _ in range(2))
+    once, again = (assemble(config, CPU).student.model.state_dict() for _ in range(2))
     assert all(torch.equal(once[name], again[name]) for name in once)

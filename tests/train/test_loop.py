@@ -79,7 +79,7 @@ def test_accumulated_parts_give_the_step_of_the_whole_batch() -> None:
         method.teacher.double()
         state, record = build_state(method.learner, method.student, OptimConfig()), Record()
         stream = (replace(b, views=b.views.double()) for b in batches(3, parts=parts))
-        run(method, state, stream, 3, record, parts=parts, clip_norm=0.5)
+        run(method, state, stream, 3, record, micro_batches=parts, clip_norm=0.5)
         records.append(record.records)
     for one, other in zip(*records, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-9)

@@ -35,15 +35,14 @@ def follow(config: OptimConfig, updates: int) -> float:
     """What is left of the initial weight in the average after the student jumped to zero."""
     state = state_of(config)
     assert state.ema is not None
-    assert state.ema_student is not None
     student: nn.Module = state.learner.student  # type: ignore[assignment]
     parameter = student.model.cls_token  # type: ignore[union-attr]
-    average = state.ema_student.model.cls_token
+    average = state.ema.module.model.cls_token
     with torch.no_grad():
         average.fill_(1.0)  # type: ignore[union-attr, operator]
         parameter.zero_()  # type: ignore[union-attr, operator]
     for state.step in range(1, updates + 1):
-        state.update_ema(student)  # type: ignore[arg-type]
+        state.update_ema()
     return float(average.detach().mean())  # type: ignore[union-attr, operator]
 
 
@@ -73,7 +72,7 @@ def step_once(state: TrainState, seed: int) -> None:
     state.optimizer.step()
     state.optimizer.zero_grad()
     state.step += 1
-    state.update_ema(state.learner.student)  # type: ignore[arg-type]
+    state.update_ema()
 
 
 def test_state_taken_over_from_tensors_goes_on_bit_for_bit() -> None:

@@ -20,6 +20,7 @@ from attar.data.sources import Labels, Source
 from attar.data.views import evaluation_view, training_view
 from attar.errors import DataError, DecodeError
 from attar.types import BadFile, Batch
+from attar.utils.distributed import ranks_on_this_machine
 from attar.utils.seeding import derive
 from attar.utils.signals import leave_signals_to_parent
 
@@ -87,27 +88,40 @@ class ViewDataset(Dataset[Item | DataError]):
 
 
 def training_batches(
-    dataset: ViewDataset, *, batch_size: int, start_step: int, num_steps: int, parts: int = 1, workers: int = 0
+    dataset: ViewDataset,
+    *,
+    batch_size: int,
+    start_step: int,
+    num_steps: int,
+    micro_batches: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of steps `start_step` to `num_steps - 1`, each in `parts` equal pieces, in order.
+    """This rank's batches of steps `start_step` to `num_steps - 1`, each in `micro_batches` equal pieces, in order.
+
+    A step takes the same places of the stream however many ranks and pieces there are.
 
     Args:
         dataset: Views by place.
-        batch_size: Views per step, a multiple of `parts`.
+        batch_size: Views per step over all ranks, a multiple of `micro_batches * world_size`.
         start_step: First step wanted; nothing before it is read.
         num_steps: Where the stream stops.
-        parts: Pieces a step's batch is yielded in (gradient accumulation).
+        micro_batches: Pieces a step's batch is yielded in (gradient accumulation).
+        rank: Whose share of each piece.
+        world_size: Ranks that share a piece.
         workers: Loader processes; 0 loads in this one.
 
     Raises:
         DataError: If image after image cannot be read.
     """
-    assert batch_size % parts == 0, f"a batch of {batch_size} has no {parts} equal parts"
-    size = batch_size // parts
-    first, last = start_step * parts, num_steps * parts
+    shares = micro_batches * world_size
+    assert batch_size % shares == 0, f"a batch of {batch_size} has no {shares} equal shares"
+    size = batch_size // shares
+    numbers = range(start_step * shares + rank, num_steps * shares, world_size)
     loader = DataLoader(
         dataset,
-        batch_sampler=_Places(size, first, last),
+        batch_sampler=_Places(size, numbers),
         num_workers=workers,
         collate_fn=_Collate(batch_size),
         pin_memory=torch.cuda.is_available(),
@@ -127,17 +141,17 @@ def _prefetch(batch_bytes: int, workers: int) -> int:
 
 
 class _Places:
-    """Places of one piece after another."""
+    """Places of one share after another."""
 
-    def __init__(self, size: int, first: int, last: int) -> None:
-        self.size, self.first, self.last = size, first, last
+    def __init__(self, size: int, numbers: range) -> None:
+        self.size, self.numbers = size, numbers
 
     def __iter__(self) -> Iterator[list[int]]:
-        for number in range(self.first, self.last):
+        for number in self.numbers:
             yield list(range(number * self.size, (number + 1) * self.size))
 
     def __len__(self) -> int:
-        return self.last - self.first
+        return len(self.numbers)
 
 
 class _Collate:
@@ -203,6 +217,6 @@ def _stack_readable(items: list[tuple[Tensor | None, int]]) -> tuple[Tensor, Ten
 
 
 def default_workers() -> int:
-    """Cores less one for the training process, at most 8."""
+    """This rank's cores less one for the training process, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(0, cores - 1))
+    return min(8, max(0, cores // ranks_on_this_machine() - 1))

@@ -28,6 +28,7 @@ from attar.methods.base import Method
 from attar.methods.teacher import ask, check_patches, frozen, resample_tokens, resize
 from attar.models import Backbone, ProjectionHead
 from attar.types import Batch, StepOutput, Tokens
+from attar.utils.distributed import sum_over_ranks
 from attar.utils.seeding import numpy_generator
 
 
@@ -93,9 +94,10 @@ class Standardiser(nn.Module):
         for tokens in targets:
             for name, values in (("cls", tokens.cls), ("patch", tokens.patch.flatten(0, 1))):
                 values = values.double()
-                found = [torch.tensor(float(len(values))), values.sum(0), values.square().sum(0)]
+                found = [values.new_tensor(float(len(values))), values.sum(0), values.square().sum(0)]
                 sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
-        for name, (count, total, squares) in sums.items():
+        for name, own in sums.items():
+            count, total, squares = (sum_over_ranks(value) for value in own)
             mean = total / count
             std = (squares / count - mean.square()).clamp_min(0).sqrt()
             getattr(self, f"{name}_mean").copy_(mean)
@@ -199,7 +201,9 @@ class Proteus(Method):
         self.teacher = frozen(teacher)
         self.student = student
         _check_fit(teacher, student, self.config)
-        self.learner: nn.Module = ProteusLearner(student, teacher.embed_dim, self.config)
+        learner = ProteusLearner(student, teacher.embed_dim, self.config)
+        self.standardiser = learner.standardiser if self.config.standardise_targets else None
+        self.learner: nn.Module = learner
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Weighted loss and unweighted terms, as shares of the global batch."""
@@ -222,9 +226,9 @@ class Proteus(Method):
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Set the statistics of standardised targets; nothing to do when the option is off."""
-        if self.config.standardise_targets:
+        if self.standardiser is not None:
             device = self.teacher.mean.device
-            self.learner.standardiser.measure(self.target(batch.to(device).views) for batch in batches)  # type: ignore[union-attr, operator]
+            self.standardiser.measure(self.target(batch.to(device).views) for batch in batches)
 
 
 def _without_empty_terms(config: ProteusConfig) -> ProteusConfig:

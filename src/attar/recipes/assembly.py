@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from attar.evaluation import KnnMonitor
 from attar.methods import Hint, LogitDistillation, Method, Proteus, SoftLogits, Supervised
 from attar.models import Backbone, LinearClassifier, Preprocess, load_backbone, load_classifier
 from attar.models.selection import start_from_teacher
-from attar.utils.distributed import pick_device
+from attar.train import shard
+from attar.utils.distributed import world_size
 from attar.utils.seeding import seeded_torch
 
 
@@ -55,17 +55,13 @@ class Assembly:
     workers: int
 
 
-def assemble(config: DistillConfig) -> Assembly:
-    """Open the data, load both models, check that they fit.
+def assemble(config: DistillConfig, device: torch.device) -> Assembly:
+    """Open the data, load both models, check that they fit; on several ranks each holds a whole student.
 
     Raises:
         UserError: If something is missing or does not fit.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"started as {os.environ['WORLD_SIZE']} processes (torchrun): this version trains in one. Start it plainly."
-        )
-    device = pick_device(config.device)
+    _check_shares(config)
     workers = default_workers() if config.workers is None else config.workers
     source = open_source(config.data, reindex=config.reindex)
     order = ViewOrder(len(source), config.seed, config.views.repeats)
@@ -88,7 +84,7 @@ def assemble(config: DistillConfig) -> Assembly:
         device=device,
         source=source,
         order=order,
-        teacher=teacher.to(device),
+        teacher=_place_teacher(teacher, config, device),
         student=student.to(device),
         method=_build_method(teacher, student, config, device, num_classes=len(classes[1]) if classes else 0),
         labels=classes[0] if classes else None,
@@ -97,6 +93,33 @@ def assemble(config: DistillConfig) -> Assembly:
         steps_per_epoch=order.epoch_length / config.batch_size,
         workers=workers,
     )
+
+
+def _check_shares(config: DistillConfig) -> None:
+    """Every rank and micro-batch has the same number of views, one at least."""
+    micro_batches, ranks = config.optim.accumulate, world_size()
+    shares = micro_batches * ranks
+    if config.batch_size % shares:
+        fitting = max(1, round(config.batch_size / shares)) * shares
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not divide into {ranks} ranks x {micro_batches} micro-batches."
+            f" Try --batch-size {fitting}."
+        )
+    terms, images = config.proteus, config.batch_size // shares
+    is_partial = config.method == "proteus" and terms.mask_rule == "paper" and terms.patch_weight > 0
+    if is_partial and terms.mask_probability and int(images * terms.mask_probability) == 0:
+        raise ConfigError(
+            f"proteus.mask_probability {terms.mask_probability:g} of the {images} images of a rank masks none."
+            " Try a larger --batch-size or fewer ranks, or --proteus.mask-rule random."
+        )
+
+
+def _place_teacher(teacher: Backbone, config: DistillConfig, device: torch.device) -> Backbone:
+    """The teacher on the device, or this rank's share of it."""
+    if config.parallel.shard_teacher and world_size() > 1:
+        shard(teacher, device)
+        return teacher
+    return teacher.to(device)
 
 
 def _build_method(

@@ -38,9 +38,20 @@ from attar.train import (
     base_lr,
     build_state,
     fit,
+    is_sharded,
     load_checkpoint,
 )
 from attar.types import Batch
+from attar.utils.distributed import (
+    from_main,
+    is_main,
+    one_of_each_machine_first,
+    peers_in_words,
+    pick_device,
+    process_group,
+    rank,
+    world_size,
+)
 from attar.utils.io import write_json, write_text
 from attar.utils.progress import Log
 from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
@@ -72,28 +83,35 @@ def distill(config: DistillConfig) -> DistillReport:
     Raises:
         UserError: If models, data, settings or the run directory do not work out; before the first step.
         NonFiniteError: If a loss or gradient is not finite.
-        TrainingError: If a step needs more memory than the device has.
+        TrainingError: If a step needs more memory than the device has, or another rank has gone.
         Interrupted: If SIGINT or SIGTERM came; a checkpoint is saved.
     """
-    with polite_stop():
-        directory = open_run(Path(config.out), config, resume_anyway=config.resume_anyway)
-        built = assemble(config)
-        run = start_run(directory)
-        log = Log(run.log)
+    device = pick_device(config.device)
+    with polite_stop(), process_group(device, timeout_s=config.parallel.timeout_s), peers_in_words():
+        directory = from_main(lambda: open_run(Path(config.out), config, resume_anyway=config.resume_anyway))
+        with one_of_each_machine_first():
+            built = assemble(config, device)
+        run = from_main(lambda: start_run(directory))
+        log = Log(run.log, is_silent=not is_main())
         say_header(log, built)
-        state = build_state(built.method.learner, built.student, config.optim)
+        state = build_state(
+            built.method.learner, built.student, config.optim, engine=config.parallel.engine, device=device
+        )
+        built.method.learner = state.wrapped
         resumed = load_checkpoint(run.checkpoints, state, _identity(run, built.source), say=log.say)
         if resumed is not None:
             done = " (complete)" if state.step >= built.total_steps else ""
             log.say(f"  resume   from {resumed.name}{done}")
         elif not run.is_new:
             log.say("  resume   no checkpoint is whole: from the beginning")
-        record_settings(run, config, version=__version__)
+        if is_main():
+            record_settings(run, config, version=__version__)
         baselines = _judge_baselines(built, run, state, log)
         if state.step < built.total_steps or _is_unjudged(built, state):
             with _memory_in_words(config):
                 _train(built, run, state, log, baselines)
-        return _finish(built, run, state, log)
+        student = dict(state.students())["student"]
+        return from_main(lambda: _finish(built, run, state, log, student))
 
 
 def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, baselines: str) -> None:
@@ -104,14 +122,16 @@ def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, base
         training_batches,
         dataset,
         batch_size=config.batch_size,
-        parts=config.optim.accumulate,
+        micro_batches=config.optim.accumulate,
+        rank=rank(),
+        world_size=world_size(),
         workers=built.workers,
     )
     if state.step == 0:
         built.method.prepare(batches(start_step=0, num_steps=min(_TARGET_STATISTICS_STEPS, built.total_steps)))
     settings = LoopSettings(
         total_steps=built.total_steps,
-        parts=config.optim.accumulate,
+        micro_batches=config.optim.accumulate,
         clip_norm=config.optim.clip_norm,
         device=built.device,
         bf16=_uses_bf16(config, built.device),
@@ -129,13 +149,15 @@ def _memory_in_words(config: DistillConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        size, parts = config.batch_size, config.optim.accumulate
-        more = next((n for n in range(parts + 1, size + 1) if size % n == 0), None)
+        size, pieces = config.batch_size // world_size(), config.optim.accumulate
+        more = next((n for n in range(pieces + 1, size + 1) if size % n == 0), None)
         remedy = (
-            f"--optim.accumulate {more}, the same batch in smaller parts" if more else "a smaller --img-size or model"
+            f"--optim.accumulate {more}, the same batch in smaller pieces" if more else "a smaller --img-size or model"
         )
         reason = ". ".join(str(error).split(". ")[:2]).rstrip(".")
-        raise TrainingError(f"{size // parts} views at a time need too much memory ({reason}). Try {remedy}.") from None
+        raise TrainingError(
+            f"{size // pieces} views at a time need too much memory ({reason}). Try {remedy}."
+        ) from None
 
 
 def _callbacks(built: Assembly, run: RunDirectory, log: Log, baselines: str) -> list[Callback]:
@@ -143,18 +165,19 @@ def _callbacks(built: Assembly, run: RunDirectory, log: Log, baselines: str) -> 
     tenth = max(1, math.ceil(total / 10))
     log_every = config.log_every or max(1, total // 100)
     metrics = Metrics(run.metrics, every=log_every, total_steps=total)
-    callbacks: list[Callback] = [
-        BadFiles(run.bad_files, log, num_samples=len(built.source), max_share=config.max_bad_share),
-        ConsoleLog(log, total_steps=total, every=log_every),
-        metrics,
-    ]
-    if config.tensorboard:
+    callbacks: list[Callback] = []
+    if is_main():
+        callbacks += [
+            BadFiles(run.bad_files, log, num_samples=len(built.source), max_share=config.max_bad_share),
+            ConsoleLog(log, total_steps=total, every=log_every),
+            metrics,
+        ]
+    if config.tensorboard and is_main():
         callbacks.append(TensorBoard(run.path / "tensorboard", every=log_every, total_steps=total))
     if built.monitor is not None:
         callbacks.append(
             Monitor(
                 built.monitor,
-                built.student,
                 metrics,
                 log,
                 every=config.monitoring.every or tenth,
@@ -174,14 +197,14 @@ def _keep_best(built: Assembly, run: RunDirectory, backbone: Backbone, best: Map
     write_student(run.student, backbone, card=card(built, best, []))
 
 
-def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log) -> DistillReport:
+def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log, student: Backbone) -> DistillReport:
     """Write the last student, judge the one that was kept, write card and page; say what came out."""
     last: dict[str, Any] = {"role": "student", "step": state.step}
-    write_student(run.student_last, built.student, card=card(built, last, []))
+    write_student(run.student_last, student, card=card(built, last, []))
     best = state.notes.get("best") if (run.student / "model.safetensors").is_file() else None
     if built.monitor is None or best is None:
         best = last
-        write_student(run.student, built.student, card=card(built, best, []))
+        write_student(run.student, student, card=card(built, best, []))
     if built.monitor is not None:
         # the file that ships is what is reported, not what stood in memory when it was written
         weights = str(run.student / "model.safetensors")
@@ -199,15 +222,18 @@ def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log) -> 
 
 
 def _judge_baselines(built: Assembly, run: RunDirectory, state: TrainState, log: Log) -> str:
-    """k-NN of teacher and random student, measured once a run; a line for the log."""
+    """k-NN of teacher and random student, measured once a run on the main rank; a line for the log."""
     if built.monitor is None:
         log.say("  monitor  none: without --monitor nobody will know whether it helped")
+        return ""
+    if is_main() or is_sharded(built.teacher):  # a sharded one answers only when all ranks ask it
+        teacher = _judge(built, run, "teacher", built.teacher)
+    if not is_main():
         return ""
     write_json(run.path / "monitor.json", built.monitor.describe())
     if state.notes.get("protocol") != built.monitor.protocol:  # other scores than these cannot be compared with
         state.notes.pop("best", None)
         state.notes["protocol"] = built.monitor.protocol
-    teacher = _judge(built, run, "teacher", built.teacher)
     untrained = load_student(built.config, "random", preprocess=built.student.preprocess)
     random = _judge(built, run, "random", untrained.to(built.device))
     if (unreadable := len(built.monitor.report) - teacher.n) > 0:
@@ -220,14 +246,22 @@ def _judge_baselines(built: Assembly, run: RunDirectory, state: TrainState, log:
 
 
 def _judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) -> Result:
-    """Measure a backbone and write the result, unless the same weights were judged the same way before."""
+    """Measure a backbone and write the result, unless the same weights were judged the same way before.
+
+    On the main rank alone, or on all of them where the backbone is sharded.
+    """
     monitor, config = built.monitor, built.config
     assert monitor is not None
     task, source = f"knn:{config.monitor}", asdict(backbone.source)
-    for known in read_results(run.results):
-        same = (known.role, known.task, known.protocol) == (role, task, monitor.protocol)
-        if same and known.source.get("sha256") == source["sha256"]:
-            return known
+
+    def known() -> Result | None:
+        same = (role, task, monitor.protocol, source["sha256"])
+        results = read_results(run.results)
+        return next((r for r in results if (r.role, r.task, r.protocol, r.source.get("sha256")) == same), None)
+
+    before = from_main(known) if is_sharded(backbone) else known()
+    if before is not None:
+        return before
     started = time.perf_counter()
     scores = dict(monitor.run(backbone))
     result = Result(
@@ -244,7 +278,8 @@ def _judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) -
         source=source,
         selection=scores["knn_select"],
     )
-    write_result(run.results, f"knn-{role}", result)
+    if is_main():
+        write_result(run.results, f"knn-{role}", result)
     return result
 
 

@@ -3,6 +3,7 @@
 from attar.train.callbacks import BadFiles, Checkpoints, ConsoleLog, Metrics, Monitor, TensorBoard
 from attar.train.checkpoint import load_checkpoint, save_checkpoint
 from attar.train.loop import Callback, LoopSettings, StepRecord, fit
+from attar.train.parallel import is_sharded, shard
 from attar.train.schedule import Schedule, base_lr, cosine_lr
 from attar.train.state import TrainState, build_state
 
@@ -22,6 +23,8 @@ __all__ = [
     "build_state",
     "cosine_lr",
     "fit",
+    "is_sharded",
     "load_checkpoint",
     "save_checkpoint",
+    "shard",
 ]

@@ -14,6 +14,7 @@ from attar.train.checkpoint import save_checkpoint
 from attar.train.loop import StepRecord
 from attar.train.state import TrainState
 from attar.types import Evaluator
+from attar.utils.distributed import is_main
 from attar.utils.io import append_line, read_lines, write_text
 from attar.utils.progress import Log, duration, progress_bar
 
@@ -159,7 +160,7 @@ class BadFiles(NoEffect):
 
 
 class Monitor(NoEffect):
-    """Judges the student and its moving average while they train, and keeps the best one.
+    """Judges the student and its moving average while they train, and keeps the best one; the main rank does it.
 
     Best is chosen by the scores whose name ends in `select`; those ending in `report` are only written down.
     """
@@ -167,7 +168,6 @@ class Monitor(NoEffect):
     def __init__(
         self,
         evaluator: Evaluator,
-        student: Backbone,
         metrics: Metrics,
         log: Log,
         *,
@@ -176,7 +176,7 @@ class Monitor(NoEffect):
         beside: str,
         keep_best: Callable[[Backbone, Mapping[str, Any]], None],
     ) -> None:
-        self.evaluator, self.student, self.metrics, self.log = evaluator, student, metrics, log
+        self.evaluator, self.metrics, self.log = evaluator, metrics, log
         self.every, self.total_steps, self.beside, self.keep_best = every, total_steps, beside, keep_best
 
     def on_start(self, state: TrainState) -> None:
@@ -195,11 +195,10 @@ class Monitor(NoEffect):
         return due and state.notes.get("judged") != state.step
 
     def _judge(self, state: TrainState) -> None:
-        candidates = {"student": self.student, "ema": state.ema_student}
         line: dict[str, Any] = {"step": state.step}
         shown = []
-        for role, backbone in candidates.items():
-            if backbone is None:
+        for role, backbone in state.students():
+            if not is_main():
                 continue
             scores = dict(self.evaluator.run(backbone))
             line |= {f"{role}_{name}": value for name, value in scores.items()}
@@ -209,6 +208,8 @@ class Monitor(NoEffect):
                 state.notes["best"] = {"selected": selected, "role": role, "step": state.step}
                 self.keep_best(backbone, state.notes["best"])
         state.notes["judged"] = state.step
+        if not is_main():
+            return
         self.metrics.write(line)
         self.log.say(f"  k-NN (selection half) at step {state.step:,}  {'  '.join(shown)}  {self.beside}")
 

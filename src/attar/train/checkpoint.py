@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from attar.errors import CheckpointError
 from attar.train.state import TrainState
+from attar.utils.distributed import from_main, is_main, wait_for_all
 from attar.utils.io import new_folder, read_json, sha256_file, write_json
 
 _NAME = re.compile(r"step-(\d{8})$")
@@ -25,6 +27,8 @@ _NAME = re.compile(r"step-(\d{8})$")
 
 def save_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any], *, keep: int) -> Path:
     """Write a checkpoint of `state` and remove older ones beyond `keep`, after the new one is in place.
+
+    All ranks take part, the main one writes, and none goes on before it is done.
 
     Args:
         folder: The run's `checkpoints` folder.
@@ -36,18 +40,24 @@ def save_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any], *
         RunDirectoryError: If the disk is full or the folder cannot be written; the older checkpoints are untouched.
     """
     target = folder / f"step-{state.step:08d}"
-    if target.exists() and _is_complete(target):
+    if from_main(lambda: target.exists() and _is_complete(target)):
         return target
-    with new_folder(target) as temporary:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
-        save_file(tensors, temporary / "tensors.safetensors")
-        write_json(temporary / "state.json", {"step": state.step, "notes": state.notes, **identity})
-        write_json(temporary / "manifest.json", {"files": _describe(temporary)})
+    tensors = state.tensors()
+    if is_main():
+        with new_folder(target) as temporary:
+            save_file(tensors, temporary / "tensors.safetensors")
+            write_json(temporary / "state.json", {"step": state.step, "notes": state.notes, **identity})
+            write_json(temporary / "manifest.json", {"files": _describe(temporary)})
+        _remove_old(folder, target, keep)
+    wait_for_all()
+    return target
+
+
+def _remove_old(folder: Path, newest: Path, keep: int) -> None:
     known = _numbered(folder)
-    ahead = [path for path in known if path.name > target.name]  # damaged, or this run would not be behind them
+    ahead = [path for path in known if path.name > newest.name]  # damaged, or this run would not be behind them
     for old in ahead + [path for path in known if path not in ahead][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def load_checkpoint(
@@ -61,25 +71,54 @@ def load_checkpoint(
     Raises:
         CheckpointError: If the newest complete one belongs to other data or another run.
     """
-    for path in reversed(_numbered(folder)):
-        if not _is_complete(path):
-            say(f"  resume   {path.name} is damaged (its manifest does not verify) and passed over")
-            continue
+    path = from_main(lambda: _newest_complete(folder, say))
+    if path is None:
+        return None
+    try:
         about = read_json(path / "state.json")
-        for key, value in identity.items():
-            if about.get(key) != value:
-                raise CheckpointError(
-                    f"checkpoint {path} was made with another {key.replace('_', ' ')} ({about.get(key)}, now {value})."
-                    " Restore the data as it was, or choose a new --out."
-                )
-        try:
-            state.load_tensors(load_file(path / "tensors.safetensors"))
-        except (RuntimeError, KeyError, ValueError, SafetensorError) as error:
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read on each machine of this run ({error.strerror})."
+            " Give an --out on storage that all of them share."
+        ) from None
+    for key, value in identity.items():
+        if about.get(key) != value:
             raise CheckpointError(
-                f"checkpoint {path} does not fit this run's models ({error}). Choose a new --out."
-            ) from None
-        state.step, state.notes = about["step"], about["notes"]
-        return path
+                f"checkpoint {path} was made with another {key.replace('_', ' ')} ({about.get(key)}, now {value})."
+                " Restore the data as it was, or choose a new --out."
+            )
+    try:
+        state.load_tensors(_TensorFile(path / "tensors.safetensors"))
+    except (RuntimeError, KeyError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} does not fit this run's models ({error}). Choose a new --out."
+        ) from None
+    state.step, state.notes = about["step"], about["notes"]
+    return path
+
+
+class _TensorFile(Mapping[str, Tensor]):
+    """Tensors of a safetensors file, read one at a time: a rank that keeps a share never holds the whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: Any = safe_open(path, framework="pt")
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.keys())
+
+    def __len__(self) -> int:
+        return len(self._file.keys())
+
+
+def _newest_complete(folder: Path, say: Callable[[str], None]) -> Path | None:
+    for path in reversed(_numbered(folder)):
+        if _is_complete(path):
+            return path
+        say(f"  resume   {path.name} is damaged (its manifest does not verify) and passed over")
     return None
 
 

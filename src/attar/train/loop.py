@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from torch import nn
 
-from attar.errors import Interrupted, NonFiniteError
+from attar.errors import Interrupted, NonFiniteError, TrainingError
 from attar.methods import Method
+from attar.train.parallel import whole, without_sync
 from attar.train.schedule import Schedule
 from attar.train.state import TrainState
-from attar.types import BadFile, Batch
-from attar.utils.distributed import world_size
+from attar.types import BadFile, Batch, StepOutput
+from attar.utils.distributed import gather, largest_over_ranks, sum_over_ranks, world_size
 from attar.utils.signals import stop_requested
+
+_SAME = 1e-5  # relative difference between gradient norms of ranks that rounding may explain
 
 
 @dataclass
 class StepRecord:
-    """What happened in one step, for callbacks.
+    """What happened in one step on all ranks, for callbacks.
 
     Attributes:
         step: Steps done, this one included.
@@ -47,7 +51,7 @@ class StepRecord:
 
 
 class Callback(Protocol):
-    """Side effects of a run: logs, evaluation, checkpoints. Called in the order given."""
+    """Side effects of a run: logs, evaluation, checkpoints. Called in the order given, on every rank alike."""
 
     def on_start(self, state: TrainState) -> None: ...
     def on_step(self, state: TrainState, record: StepRecord) -> None: ...
@@ -62,10 +66,10 @@ class Callback(Protocol):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Settings of the loop itself."""
+    """Settings of the loop itself. `micro_batches` is the number of pieces in which a step's batch comes."""
 
     total_steps: int
-    parts: int = 1
+    micro_batches: int = 1
     clip_norm: float | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bf16: bool = False
@@ -82,8 +86,9 @@ def fit(
     """Train from `state.step` to the last step.
 
     Raises:
-        NonFiniteError: If a loss or the gradient is not finite; the weights are those of the step before.
-        Interrupted: If SIGINT or SIGTERM came; callbacks have saved the state.
+        NonFiniteError: If a loss or the gradient is not finite on any rank; the weights are those of the step before.
+        TrainingError: If the ranks' gradients differ.
+        Interrupted: If SIGINT or SIGTERM came to any rank; callbacks have saved the state.
     """
     method.learner.train()
     parameters = [p for p in method.learner.parameters() if p.requires_grad]
@@ -101,17 +106,13 @@ def fit(
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             state.step += 1
-            state.update_ema(method.student)
+            state.update_ema()
 
             record.seconds = time.perf_counter() - started
             for callback in callbacks:
                 callback.on_step(state, record)
-            if (number := stop_requested()) is not None and state.step < settings.total_steps:
-                name = signal.Signals(number).name
-                raise Interrupted(
-                    number,
-                    f"stopped by {name} after step {state.step}; a checkpoint is saved. The same command goes on.",
-                )
+            if state.step < settings.total_steps:
+                _stop_if_asked(state.step)
         for callback in callbacks:
             callback.on_stop(state)
     except Interrupted:
@@ -124,58 +125,83 @@ def fit(
 
 
 def _accumulate(method: Method, batches: Iterator[Batch], settings: LoopSettings, record: StepRecord) -> Batch:
-    """Forward and backward of all parts of a step. Losses are shares of the global mean, so they add up."""
-    for part in range(settings.parts):
+    """Forward and backward of all micro-batches of a step. Losses are shares of the global mean, so they add up."""
+    for number in range(settings.micro_batches):
         batch = next(batches)
         if batch.step != record.step - 1:
             raise AssertionError(f"the loader is at step {batch.step}, the loop at {record.step - 1}")
-        with _without_sync(method.learner, last=part == settings.parts - 1), _autocast(settings):
+        with without_sync(method.learner, last=number == settings.micro_batches - 1), _autocast(settings):
             output = method.training_step(batch.to(settings.device))
-            values = torch.stack([output.loss.detach(), *output.terms.values()]).tolist()  # device-to-host sync
-            loss, terms = values[0], dict(zip(output.terms, values[1:], strict=True))
-            _check_finite(loss, terms, batch)
+            _add_up(output, batch, record)
             (output.loss * world_size()).backward()  # type: ignore[no-untyped-call]  # wrappers average over ranks
-        record.loss += loss
-        record.images += len(batch.samples)
-        record.bad_files.extend(batch.bad_files)
-        for name, value in terms.items():
-            record.terms[name] = record.terms.get(name, 0.0) + value
     return batch
 
 
-def _check_finite(loss: float, terms: dict[str, float], batch: Batch) -> None:
-    if torch.isfinite(torch.tensor(loss)):
-        return
-    wrong = [f"{name} is {value}" for name, value in terms.items() if value != value or abs(value) == float("inf")]
+def _add_up(output: StepOutput, batch: Batch, record: StepRecord) -> None:
+    """Add a micro-batch to the record of its step, over all ranks, and make sure that its loss is finite on each."""
+    own = torch.stack([output.loss.detach(), *output.terms.values()]).double()
+    counts = own.new_tensor([len(batch.samples), len(batch.bad_files)])
+    # device-to-host sync; a loss that is not finite on one rank makes the sum so on all
+    loss, *terms, images, bad_files = sum_over_ranks(torch.cat([own, counts])).tolist()
+    if not math.isfinite(loss):
+        _complain_of_loss(loss, dict(zip(output.terms, terms, strict=True)), batch, is_mine=not own[0].isfinite())
+    record.loss += loss
+    record.images += int(images)
+    for name, value in zip(output.terms, terms, strict=True):
+        record.terms[name] = record.terms.get(name, 0.0) + value
+    if bad_files:
+        record.bad_files.extend(bad for found in gather(batch.bad_files) for bad in found)
+
+
+def _complain_of_loss(loss: float, terms: dict[str, float], batch: Batch, *, is_mine: bool) -> NoReturn:
+    wrong = [f"{name} is {value}" for name, value in terms.items() if not math.isfinite(value)]
     raise NonFiniteError(
         f"the loss of step {batch.step + 1} is {loss} ({', '.join(wrong) or 'no single term'});"
-        " the weights were not changed.\n"
-        f"  images: {_names(batch)}\n"
-        "  Try a lower --optim.lr, --optim.clip-norm 1, or --precision fp32; look at the images above."
+        f" the weights were not changed.\n{_suspects(batch, is_mine=is_mine)}"
     )
 
 
 def _finite_norm(parameters: list[nn.Parameter], clip_norm: float | None, batch: Batch) -> float:
+    """Clip the gradient and return its norm before that, which must be finite and the same on all ranks."""
     limit = clip_norm if clip_norm is not None else float("inf")
-    norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-    if not torch.isfinite(torch.tensor(norm)):
+    norm = whole(nn.utils.clip_grad_norm_(parameters, limit))
+    largest, smallest = largest_over_ranks(torch.stack([norm, -norm])).tolist()
+    if not (math.isfinite(largest) and math.isfinite(smallest)):
         raise NonFiniteError(
-            f"the gradient of step {batch.step + 1} has norm {norm}; the weights were not changed.\n"
-            f"  images: {_names(batch)}\n"
-            "  Try a lower --optim.lr, --optim.clip-norm 1, or --precision fp32; look at the images above."
+            f"the gradient of step {batch.step + 1} has norm {float(norm)}; the weights were not changed.\n"
+            f"{_suspects(batch, is_mine=True)}"
         )
-    return norm
+    if largest + smallest > _SAME * largest:
+        raise TrainingError(
+            f"the gradients of step {batch.step + 1} differ between ranks: norms {-smallest:.6g} to {largest:.6g}."
+            " The method has called a part of its learner past the learner's forward, where nothing synchronises them."
+        )
+    return float(largest)
 
 
-def _names(batch: Batch) -> str:
-    shown = ", ".join(batch.names[:8])
-    return shown + (f" and {len(batch.names) - 8} more" if len(batch.names) > 8 else "")
+def _suspects(batch: Batch, *, is_mine: bool) -> str:
+    """The images to look at, of the ranks where it went wrong, and what may help."""
+    found = [name for names in gather(batch.names if is_mine else ()) for name in names]
+    return (
+        f"  images: {_names(found)}\n"
+        "  Try a lower --optim.lr, --optim.clip-norm 1, or --precision fp32; look at the images above."
+    )
 
 
-def _without_sync(learner: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[object]:
-    """Parts before the last keep gradients local (DDP's `no_sync`)."""
-    no_sync = getattr(learner, "no_sync", None)
-    return contextlib.nullcontext() if last or no_sync is None else no_sync()
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _stop_if_asked(step: int) -> None:
+    """Stop all ranks after the same step when a signal has come to any of them."""
+    asked = torch.tensor(stop_requested() or 0)
+    number = int(largest_over_ranks(asked))
+    if number:
+        raise Interrupted(
+            number,
+            f"stopped by {signal.Signals(number).name} after step {step}; a checkpoint is saved."
+            " The same command goes on.",
+        )
 
 
 def _autocast(settings: LoopSettings) -> contextlib.AbstractContextManager[object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +14,10 @@ from torch import Tensor, nn
 
 from attar.config import OptimConfig
 from attar.models import Backbone
+from attar.train.parallel import Engine, distribute, shard, share_like, synchronise_statistics, whole
+from attar.utils.distributed import is_main, world_size
+
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -19,73 +25,119 @@ class TrainState:
     """Learner, optimizer, moving average and position of a run.
 
     Attributes:
-        learner: All that is trained.
+        learner: All that is trained, on this rank.
+        student: The backbone inside it.
         optimizer: AdamW over the learner's parameters.
         ema: Moving average of the student backbone, or None.
+        wrapped: What to call in place of the learner: itself, or DDP around it.
+        twin: A plain backbone that sharded students are copied into to be judged and shipped; on the main rank only,
+            None where students are not sharded.
         step: Optimizer steps done.
         notes: What callbacks must remember across a resume, as plain JSON values (the best score so far).
     """
 
     learner: nn.Module
+    student: Backbone
     optimizer: torch.optim.Optimizer
     ema: ModelEmaV3 | None
+    wrapped: nn.Module
+    twin: Backbone | None = None
     step: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def ema_student(self) -> Backbone | None:
-        """The averaged student."""
-        return None if self.ema is None else self.ema.module
-
-    def update_ema(self, student: Backbone) -> None:
+    def update_ema(self) -> None:
         """Let the moving average follow the student by one step."""
         if self.ema is not None:
             # timm's average copies the student outright when it is told of step 1; without warm-up it is not told
-            self.ema.update(student, step=self.step if self.ema.use_warmup else None)
+            self.ema.update(self.student, step=self.step if self.ema.use_warmup else None)
+
+    def students(self) -> Iterator[tuple[str, Backbone]]:
+        """The student and its moving average, to be judged and shipped: ("student", …) and ("ema", …).
+
+        To be used one after the other, and on the main rank: where they are sharded, each comes as a copy in the same
+        backbone, gathered from all ranks (a collective operation), and other ranks get the share they hold.
+        """
+        held = {"student": self.student} | ({} if self.ema is None else {"ema": self.ema.module})
+        for role, backbone in held.items():
+            own = None if self.twin is None else self.twin.state_dict()
+            for name, value in backbone.state_dict().items():
+                full = whole(value)
+                if own is not None:
+                    own[name].copy_(full)
+            yield role, self.twin or backbone
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, for a checkpoint. Optimizer state is keyed by parameter name, not by number."""
-        found = {f"learner/{name}": value for name, value in self.learner.state_dict().items()}
-        for name, parameter in self.learner.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():  # none where no gradient ever came
-                found[f"optimizer/{name}/{key}"] = value
-        if self.ema is not None:
-            found |= {f"ema/{name}": value for name, value in self.ema.module.state_dict().items()}
+        """All tensors by name, whole and on the CPU, for a checkpoint; none on ranks other than the main one.
+
+        Optimizer state is keyed by parameter name, not by number. Shares of sharded tensors are gathered one by one, a
+        collective operation.
+        """
+        found: dict[str, Tensor] = {}
+        for name, value in self._parts():
+            full = whole(value.detach())
+            if is_main():
+                found[name] = full.cpu().contiguous()
         return found
 
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over the tensors of a checkpoint.
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the whole tensors of a checkpoint; where this run is sharded, each rank keeps its share.
 
         Raises:
             RuntimeError: If names or shapes of learner or average do not agree.
             KeyError: If the optimizer's state belongs to a parameter that is not there.
         """
-        sections: dict[str, dict[str, Tensor]] = {"learner": {}, "optimizer": {}, "ema": {}}
-        for name, value in tensors.items():
-            section, _, key = name.partition("/")
-            sections[section][key] = value
-        self.learner.load_state_dict(sections["learner"], strict=True)
-        if self.ema is not None:
-            self.ema.module.load_state_dict(sections["ema"], strict=True)
+        modules = {"learner": self.learner} | ({} if self.ema is None else {"ema": self.ema.module})
+        own = {section: module.state_dict() for section, module in modules.items()}
+        loaded: dict[str, dict[str, Tensor]] = {section: {} for section in modules}
         parameters = dict(self.learner.named_parameters())
         self.optimizer.state.clear()
-        for name, value in sections["optimizer"].items():
-            owner, _, key = name.rpartition("/")
-            parameter = parameters[owner]
-            # AdamW counts its steps on the CPU
-            state = self.optimizer.state.setdefault(parameter, {})
-            state[key] = value.clone() if key == "step" else value.to(parameter.device, copy=True)
+        for name, value in tensors.items():
+            section, _, key = name.partition("/")
+            if section == "optimizer":
+                owner, _, key = key.rpartition("/")
+                # AdamW counts its steps on the CPU
+                mine = value if key == "step" else share_like(value, parameters[owner])
+                self.optimizer.state.setdefault(parameters[owner], {})[key] = mine.clone()
+            elif section in modules:
+                loaded[section][key] = share_like(value, own[section][key]) if key in own[section] else value
+        for section, module in modules.items():
+            module.load_state_dict(loaded[section], strict=True)
+
+    def _parts(self) -> Iterator[tuple[str, Tensor]]:
+        for name, value in self.learner.state_dict().items():
+            yield f"learner/{name}", value
+        for name, parameter in self.learner.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():  # none where no gradient ever came
+                yield f"optimizer/{name}/{key}", value
+        if self.ema is not None:
+            for name, value in self.ema.module.state_dict().items():
+                yield f"ema/{name}", value
 
 
-def build_state(learner: nn.Module, student: Backbone, config: OptimConfig) -> TrainState:
-    """Optimizer and moving average for a learner.
+def build_state(
+    learner: nn.Module, student: Backbone, config: OptimConfig, *, engine: Engine = "ddp", device: torch.device = CPU
+) -> TrainState:
+    """Optimizer and moving average for a learner, spread over the ranks where there are several.
 
     Tensors with two or more dimensions decay, among them class token, position table and mask token; norms,
     LayerScale and biases do not (Proteus §2, §6.10). The average follows the student backbone only.
+
+    Args:
+        learner: Equal on all ranks; sharded in place by `fsdp2`.
+        student: The backbone inside it.
+        config: Settings of optimizer and average.
+        engine: How several ranks share the learner.
+        device: This rank's.
     """
-    groups = param_groups_weight_decay(learner, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=1e-8)
-    ema = None
+    synchronise_statistics(learner, device)
+    ema, twin = None, None
     if config.ema_decay:
         ema = ModelEmaV3(student, decay=config.ema_decay, use_warmup=config.ema_warmup)
-    return TrainState(learner, optimizer, ema)
+    if engine == "fsdp2" and world_size() > 1:  # both copies come before the shares: these cannot be copied
+        twin = copy.deepcopy(student) if is_main() else None
+        if ema is not None:
+            shard(ema.module, device)
+    wrapped = distribute(learner, engine=engine, device=device)
+    groups = param_groups_weight_decay(learner, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=1e-8)
+    return TrainState(learner, student, optimizer, ema, wrapped, twin)

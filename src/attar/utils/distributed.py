@@ -1,26 +1,157 @@
-"""The only place that knows how many ranks there are. On one process every function is the identity."""
+"""The only place that knows how many ranks there are. On one process every function is the identity.
+
+Ranks are processes that torchrun (or anything that sets its environment variables) has started. They meet here.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from attar.errors import ConfigError
+from attar.errors import ConfigError, TrainingError
+
+T = TypeVar("T")
+
+
+def launched_ranks() -> int:
+    """How many processes the launcher started; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def world_size() -> int:
     """Number of ranks; 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _is_together() else 1
+
+
+def rank() -> int:
+    """This process among all ranks, from 0."""
+    return dist.get_rank() if _is_together() else 0
+
+
+def is_main() -> bool:
+    """Whether this is the rank that writes files and speaks."""
+    return rank() == 0
+
+
+def ranks_on_this_machine() -> int:
+    """How many of the launched processes share this machine's cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
+    """Within the block the launched ranks form a group; without a launcher the block changes nothing.
+
+    Args:
+        device: Where tensors of this rank live: NCCL for CUDA, Gloo for the CPU.
+        timeout_s: Seconds a rank waits for the others.
+
+    Raises:
+        TrainingError: If the others do not come.
+    """
+    if launched_ranks() == 1 or _is_together():
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"the {launched_ranks()} ranks cannot meet ({_first_line(error)})."
+            " Start attar through torchrun, and check MASTER_ADDR and MASTER_PORT when it spans machines."
+        ) from None
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for ranks that have gone
+
+
+@contextlib.contextmanager
+def peers_in_words() -> Iterator[None]:
+    """Say in words that another rank has gone, where a collective operation fails because of it.
+
+    Raises:
+        TrainingError: In place of the transport's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lost = ("connection closed", "connection reset", "broken pipe", "timed out", "remote process exited")
+        if world_size() == 1 or not any(word in str(error).lower() for word in lost):
+            raise
+        raise TrainingError(
+            f"rank {rank()} lost another rank ({_first_line(error)}). What that rank says is the reason;"
+            " the same command goes on from the last checkpoint."
+        ) from None
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, in place and on each of them."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def largest_over_ranks(values: Tensor) -> Tensor:
+    """The elementwise maximum over all ranks, in place and on each of them."""
+    if world_size() > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
+def gather(value: T) -> list[T]:
+    """The values of all ranks in order, on each of them. For small plain objects."""
+    if world_size() == 1:
+        return [value]
+    found: list[T | None] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found  # type: ignore[return-value]
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What `make` gives on the main rank, on each rank. For small plain objects; an error ends the main rank first."""
+    if world_size() == 1:
+        return make()
+    held: list[Any] = [make() if is_main() else None]
+    dist.broadcast_object_list(held, src=0)
+    return held[0]  # type: ignore[no-any-return]
+
+
+def wait_for_all() -> None:
+    """Go on when every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+@contextlib.contextmanager
+def one_of_each_machine_first() -> Iterator[None]:
+    """Run the block on the first rank of each machine, then on the others: what the first puts in a cache, all use."""
+    is_first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    if not is_first:
+        wait_for_all()
+    yield
+    if is_first:
+        wait_for_all()
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device if there is one, else the CPU.
+    """`auto` is this rank's CUDA device if there is one, else the CPU.
 
     Raises:
         ConfigError: If there is no such device here.
     """
+    own = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and launched_ranks() > 1:
+        name = f"cuda:{own}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -29,6 +160,15 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"device '{name}' is none that attar runs on. Give auto, cpu, cuda or cuda:NUMBER.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices. Try --device auto."
+            f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices. Try --device auto,"
+            " and no more ranks a machine than it has devices."
         )
     return device
+
+
+def _is_together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -111,13 +111,15 @@ def duration(seconds: float) -> str:
 
 
 class Log:
-    """Lines for people: on the console, and in the run's `log.txt` when there is one."""
+    """Lines for people: on the console, and in the run's `log.txt` when there is one; a silent one says nothing."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None = None, *, is_silent: bool = False) -> None:
+        self.path, self.is_silent = path, is_silent
 
     def say(self, text: str) -> None:
         """Print one line or several."""
+        if self.is_silent:
+            return
         console.print(text, markup=False)
         if self.path is not None:
             with storage_errors(self.path), self.path.open("a", encoding="utf-8") as file:

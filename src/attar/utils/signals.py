@@ -12,11 +12,15 @@ from types import FrameType
 from attar.errors import Interrupted
 
 _received: int | None = None
+_LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun repeats a scheduler's signal, and kills what does not end
 
 
 @contextlib.contextmanager
 def polite_stop() -> Iterator[None]:
     """Within the block the first signal is remembered for `stop_requested`; the second ends the process.
+
+    Under torchrun a second one changes nothing: a scheduler signals the launcher and its ranks alike, and the launcher
+    passes it on.
 
     Outside the main thread, where Python allows no handlers, the block changes nothing. Worker processes, which
     inherit the handlers when forked, take no notice: the main process ends them (`leave_signals_to_parent`).
@@ -31,7 +35,7 @@ def polite_stop() -> Iterator[None]:
         global _received
         if os.getpid() != owner:
             return
-        if _received is not None:
+        if _received is not None and not _LAUNCHED:
             os._exit(128 + number)
         _received = number
 
