@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from official_dinov2 import State, random_state
+from official_files import openai_state, siglip_state
 from safetensors.torch import save_file
 from torch import nn
 
@@ -144,6 +148,75 @@ def test_code_in_a_checkpoint_does_not_run(how, tmp_path):
     assert not trace.exists()
     pickle.loads(pickle.dumps(trap["extra"]))
     assert trace.exists()  # the trap was armed
+
+
+# ---- TorchScript, NumPy archives, and what checkpoints keep beside the tensors
+
+
+class Holder(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def archive(state: State, file: Path) -> Path:
+    """A TorchScript archive whose state dict is the given one, as OpenAI publishes CLIP."""
+    root = Holder()
+    for key, value in state.items():
+        *path, last = key.split(".")
+        module: nn.Module = root
+        for name in path:
+            if name not in module._modules:
+                module.add_module(name, Holder())
+            module = module.get_submodule(name)
+        module.register_buffer(last, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(root).save(file)
+    return file
+
+
+def test_a_torchscript_archive_needs_trust(tmp_path):
+    file = archive(openai_state(), tmp_path / "ViT.pt")
+    reference = "vit_base_patch16_clip_quickgelu_224?depth=2&embed_dim=128&num_heads=2"
+    with pytest.raises(WeightsError, match=r"is a TorchScript archive.*can run code.*--trust-torchscript"):
+        load_backbone(reference, weights=file, img_size=64)
+    backbone = load_backbone(reference, weights=file, img_size=64, trust_torchscript=True)
+    assert backbone.source.weights == "openai-clip"
+    torch.save(openai_state(), tmp_path / "ViT.pth")
+    plain = load_backbone(reference, weights=tmp_path / "ViT.pth", img_size=64)
+    pixels = torch.rand(1, 3, 64, 64)
+    assert torch.equal(backbone.tokens(pixels).cls, plain.tokens(pixels).cls)
+
+
+def test_trust_in_torchscript_is_no_trust_in_pickles(tmp_path):
+    trace = tmp_path / "it-ran"
+    torch.save({**random_state(dim=48), "extra": Command(trace)}, tmp_path / "trap.pth")
+    with pytest.raises(WeightsError, match="never runs"):
+        load_backbone(NAME, weights=tmp_path / "trap.pth", img_size=70, trust_torchscript=True)
+    assert not trace.exists()
+
+
+def test_the_arguments_of_a_training_script_may_stand_beside_the_model(tmp_path):
+    content = {"model": random_state(dim=48), "args": argparse.Namespace(lr=0.1, out=None), "epoch": 3}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    assert read_state_dict(tmp_path / "checkpoint.pth").keys() == random_state(dim=48).keys()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_a_cut_archive_of_arrays_is_an_error(share, tmp_path):
+    np.savez(tmp_path / "cut.npz", **{key: value.numpy() for key, value in siglip_state().items()})
+    content = (tmp_path / "cut.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(WeightsError, match="is empty" if share == 0 else "cut short"):
+        read_state_dict(tmp_path / "cut.npz")
+
+
+def test_code_in_an_archive_of_arrays_does_not_run(tmp_path):
+    trace = tmp_path / "it-ran"
+    np.savez(tmp_path / "trap.npz", extra=np.array([Command(trace)], dtype=object))
+    with pytest.raises(WeightsError, match="never runs"):
+        read_state_dict(tmp_path / "trap.npz")
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize(

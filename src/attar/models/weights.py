@@ -72,7 +72,7 @@ def _load_plain(path: Path) -> object:
 def _load_npz(path: Path) -> StateDict:
     """A Flax checkpoint: bfloat16 is told by its width, and blocks that were trained as one array are taken apart."""
     state: StateDict = {}
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         for key, value in archive.items():
             is_bfloat16 = value.dtype.kind == "V" and value.dtype.itemsize == 2
             tensor = (
@@ -86,10 +86,11 @@ def _load_npz(path: Path) -> StateDict:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:  # another kind of file, or a damaged one: reading it will tell
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _load_torchscript(path: Path) -> StateDict:
@@ -187,8 +188,8 @@ def _fit_positions(converted: Converted, model: nn.Module, how: PosEmbed) -> Non
 
 def _settle_activation(converted: Converted, layout: Layout, model: nn.Module, path: Path) -> None:
     """No file says which activation it was trained with: refuse one that is surely wrong, write down the rest."""
-    found = next((name for module in model.modules() if (name := activation_name(module))), None)
-    if found is None or (layout.activation in (None, found) and layout.name != "open_clip"):
+    found = next((name for module in model.modules() if (name := activation_name(module))), "no GELU")
+    if layout.activation in (None, found) and layout.name != "open_clip":
         return
     if layout.activation == "quick_gelu":
         raise WeightsError(
