@@ -41,8 +41,8 @@ def test_a_given_split_of_folders_is_kept(tmp_path, held_out):
     assert train.class_names == test.class_names == ("ant", "cat", "dog")
     assert np.bincount(train.labels).tolist() == [3, 2, 4]
     assert np.bincount(test.labels).tolist() == [3, 1, 2]
-    assert train.source.root == tmp_path / "train"
-    assert test.source.root == tmp_path / held_out
+    assert train.source.root == str(tmp_path / "train")
+    assert test.source.root == str(tmp_path / held_out)
     assert_labels_are_right(train)
     assert_labels_are_right(test)
 

@@ -17,6 +17,8 @@ from attar.errors import DataError
         ("playground:1?weight=2", "playground:1", {"weight": 2.0}),
         ("playground:1?n=5&weight=2&variety=0", "playground:1?n=5&variety=0", {"weight": 2.0}),
         ("playground:1?", "playground:1?", {}),  # for the playground to complain about
+        ("s3://bucket/x?images=0.5", "s3://bucket/x", {"images": 0.5}),
+        ("https://host/x.tar?signature=a%2Fb&weight=2&e=1", "https://host/x.tar?signature=a%2Fb&e=1", {"weight": 2.0}),
     ],
 )
 def test_options_are_read_and_the_place_is_left(reference, place, options):
@@ -31,6 +33,12 @@ def test_a_folder_with_a_question_mark_in_its_name_stays_a_folder(tmp_path):
     assert split_reference(f"{folder}?weight=3") == (str(folder), Options(weight=3))
 
 
+def test_a_wrong_option_behind_a_signed_address_does_not_show_the_signature():
+    with pytest.raises(DataError, match=r"'https://host/x\.tar\?weight=0'") as caught:
+        split_reference("https://me:secret@host/x.tar?signature=secret&weight=0")
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
@@ -43,7 +51,11 @@ def test_a_folder_with_a_question_mark_in_its_name_stays_a_folder(tmp_path):
         ("images?weight", "'weight' is ''"),
         ("images?subset_seed=1.5", "'subset_seed' is '1.5'"),
         ("images?weight=2&weight=3", "an option twice"),
-        ("playground:1?n=5&weight=x", "'weight' is 'x'"),
+        ("playground:1?weight=x", "'weight' is 'x'"),
+        ("images?crops=0", "'crops' is '0'"),
+        ("images?classes=1.1", "'classes' is '1.1'"),
+        ("images?image=2", "crops is not given"),
+        ("s3://bucket/x?wieght=2", "Did you mean 'weight'"),
     ],
 )
 def test_a_wrong_option_is_an_error_that_shows_the_reference(reference, message):

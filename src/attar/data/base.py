@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,10 +12,24 @@ Labels = NDArray[np.int64]
 Rows = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Something of a source that is passed over, as a damaged shard: what it is called, and what is wrong."""
+
+    name: str
+    reason: str
+
+
 class Source(Protocol):
-    """Images by row. Opening one reads no pixels; a source can be pickled and opened again in a worker."""
+    """Images by row. Opening one reads no pixels; a source can be pickled and opened again in a worker.
+
+    Attributes:
+        fingerprint: Two sources with equal fingerprints have equal rows.
+        problems: What was found damaged when it was opened, and is not among the rows.
+    """
 
     fingerprint: str
+    problems: tuple[Problem, ...]
 
     def __len__(self) -> int: ...
 

@@ -1,6 +1,7 @@
 """The sorted index of an image folder: an Arrow file in the cache, memory-mapped, checked by folder times.
 
-Memory does not grow with the number of images, and a second start looks at each folder once and at no file.
+Memory does not grow with the number of images, and a second start looks at each folder once and at no file. Behind a
+URL no folder times tell of a change: there the index is made once and trusted until it shall be made anew.
 """
 
 from __future__ import annotations
@@ -11,17 +12,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
+from attar.data.files import (
+    IMAGE_SUFFIXES,
+    File,
+    find_below,
+    is_url,
+    local_path,
+    printable,
+    without_credentials,
+)
+from attar.data.mapped import ArrowFile, cache_folder, open_cached
 from attar.errors import DataError
-from attar.utils.io import cache_dir, new_folder, read_json, sha256_file, write_json
+from attar.utils.io import new_folder, sha256_file, write_json
 from attar.utils.progress import counting
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_ROWS = 65_536  # paths per Arrow batch: a few megabytes
-_FORMAT = 2  # raise when the layout of the cached files changes
+_FORMAT = 3  # raise when the layout of the cached files changes
 _SETTLED_NS = 2_000_000_000  # no file system in use has coarser times
 
 
@@ -30,107 +39,94 @@ class FolderIndex:
     """Paths of all images below a folder: the folder's own in sorted order, then those of each subfolder in turn.
 
     Attributes:
-        root: The folder.
+        root: The folder, an absolute path or a URL.
         paths: Memory-mapped column of paths relative to `root`, as bytes, with forward slashes.
         fingerprint: SHA-256 over the paths in order; two runs with equal fingerprints see equal rows.
         ignored: Files below the folder that were left out: hidden ones, and those that are no images by their name.
     """
 
-    root: Path
+    root: str
     paths: pa.ChunkedArray
     fingerprint: str
     ignored: int
 
-    def __reduce__(self) -> tuple[Callable[..., FolderIndex], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[Callable[..., FolderIndex], tuple[str, str]]:
         return _reopen, (self.root, self.fingerprint)
 
-    def path(self, row: int) -> Path:
-        """Where the image of a row lies."""
-        return self.root / os.fsdecode(self.paths[row].as_py())
+    def file(self, row: int) -> File:
+        """The image of a row."""
+        return File(f"{self.root.rstrip('/')}/{os.fsdecode(self.paths[row].as_py())}")
 
     def name(self, row: int) -> str:
         """The row's path below `root`, as text that can be printed."""
         return printable(self.paths[row].as_py())
 
 
-def folder_index(root: Path, *, reindex: bool = False) -> FolderIndex:
+def folder_index(root: str | Path, *, reindex: bool = False) -> FolderIndex:
     """Open the cached index of a folder, or make it.
 
     Args:
-        root: Folder of images at any depth; hidden files and folders are left out, symbolic links are followed.
+        root: Folder of images at any depth, or its URL; hidden files and folders are left out, symbolic links are
+            followed.
         reindex: List the folder anew even if no folder's time has changed.
 
     Raises:
         DataError: If the folder does not exist, cannot be listed or holds no image.
     """
-    root = local_path(root)
-    if not root.is_dir():
-        raise DataError(f"image folder {root} does not exist." + _nearest_parent(root))
-    cached = _cached(root)
-    index = None if reindex else _open(cached, root)
-    if index is None or not _is_current(cached, root):
-        _build(root, cached)
-        index = _open(cached, root)
+    root = str(root) if is_url(str(root)) else str(_existing(root))
+    index = None if reindex else known_index(root)
     if index is None:
-        raise DataError(f"the index of {root} cannot be read back from {cached}. Check that disk.")
+        _build(root)
+        index = _open(root)
+    if index is None:
+        raise DataError(
+            f"the index of {without_credentials(root)} cannot be read back from the cache. Check that disk."
+        )
     if len(index.paths) == 0:
         raise DataError(
-            f"folder {root} holds no image ({index.ignored:,} other files)."
+            f"folder {without_credentials(root)} holds no image ({index.ignored:,} other files)."
             f" Known endings: {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return index
 
 
-def local_path(reference: str | Path) -> Path:
-    """The absolute path that a reference means, which need not exist.
+def known_index(root: str) -> FolderIndex | None:
+    """The index that was made before, if it still holds."""
+    index = _open(root)
+    return index if index is not None and (is_url(root) or _is_current(Path(root))) else None
 
-    Raises:
-        DataError: If it cannot be looked at: a home that nobody has, no permission, a link to itself.
-    """
-    try:
-        path = Path(reference).expanduser().resolve()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{reference} cannot be opened: {reason}. Check its name and permissions.") from None
+
+def _existing(root: str | Path) -> Path:
+    path = local_path(root)
+    if not path.is_dir():
+        raise DataError(f"image folder {path} does not exist." + _nearest_parent(path))
     return path
 
 
-def printable(name: bytes) -> str:
-    """A file's name for messages: line breaks, control characters and bytes that are no text become escapes."""
-    text = os.fsdecode(name)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _cached(root: str) -> Path:
+    return cache_folder("index", _FORMAT, root)
 
 
-def _cached(root: Path) -> Path:
-    return cache_dir() / "index" / hashlib.sha256(b"%d:%b" % (_FORMAT, os.fsencode(root))).hexdigest()[:24]
-
-
-def _open(cached: Path, root: Path) -> FolderIndex | None:
+def _open(root: str) -> FolderIndex | None:
     """The index as it was written; None if it is not there or not whole."""
-    try:
-        about = read_json(cached / "about.json")
-        if _hashes(cached) != about["sha256"]:
-            return None
-        table = pa.ipc.open_file(pa.memory_map(str(cached / "paths.arrow"))).read_all()
-        return FolderIndex(root, table["path"], about["fingerprint"], about["ignored"])
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-        return None
+    found = open_cached(_cached(root), "paths.arrow", "fingerprint", "ignored")
+    return None if found is None else FolderIndex(root, found[1]["path"], found[0]["fingerprint"], found[0]["ignored"])
 
 
-def _reopen(root: Path, fingerprint: str) -> FolderIndex:
+def _reopen(root: str, fingerprint: str) -> FolderIndex:
     """The same index in a loader's worker, whatever the folder's times say by now."""
-    index = _open(_cached(root), root)
+    index = _open(root)
     if index is None or index.fingerprint != fingerprint:
-        raise DataError(f"folder {root} was indexed anew, with other images, while this run read it. Start it again.")
+        raise DataError(
+            f"folder {without_credentials(root)} was indexed anew, with other images, while this run read it."
+            " Start it again."
+        )
     return index
 
 
-def _is_current(cached: Path, root: Path) -> bool:
+def _is_current(root: Path) -> bool:
     """Whether every indexed folder still has the times it had: adding, removing or renaming a file changes them."""
-    folders = pa.ipc.open_file(pa.memory_map(str(cached / "folders.arrow")))
+    folders = pa.ipc.open_file(pa.memory_map(str(_cached(str(root)) / "folders.arrow")))
     for number in range(folders.num_record_batches):
         for row in folders.get_batch(number).to_pylist():
             try:
@@ -142,14 +138,15 @@ def _is_current(cached: Path, root: Path) -> bool:
     return True
 
 
-def _build(root: Path, cached: Path) -> None:
+def _build(root: str) -> None:
     digest = hashlib.sha256()
     images = ignored = 0
-    with new_folder(cached) as folder, counting(f"indexing {printable(os.fsencode(root.name))}", unit="images") as show:
-        paths = _ArrowFile(folder / "paths.arrow", {"path": pa.large_binary()})
+    name = printable(os.fsencode(without_credentials(root).rstrip("/").rpartition("/")[2]))
+    with new_folder(_cached(root)) as folder, counting(f"indexing {name}", unit="images") as show:
+        paths = ArrowFile(folder / "paths.arrow", {"path": pa.large_binary()})
         times = {"mtime_ns": pa.int64(), "ctime_ns": pa.int64()}
-        folders = _ArrowFile(folder / "folders.arrow", {"folder": pa.large_binary(), **times})
-        for listed in _walk(root):
+        folders = ArrowFile(folder / "folders.arrow", {"folder": pa.large_binary(), **times})
+        for listed in _walk_url(root) if is_url(root) else _walk(Path(root)):
             folders.append(os.fsencode(listed.relative), listed.mtime_ns, listed.ctime_ns)
             for name in listed.images:
                 path = os.fsencode(_join(listed.relative, name))
@@ -159,13 +156,9 @@ def _build(root: Path, cached: Path) -> None:
             show(images)
         paths.close()
         folders.close()
-        about = {"root": str(root), "images": images, "ignored": ignored, "fingerprint": digest.hexdigest()}
-        write_json(folder / "about.json", {**about, "sha256": _hashes(folder)})
-
-
-def _hashes(cached: Path) -> list[str]:
-    """Arrow does not notice a flipped bit, and may read beyond its file because of one."""
-    return [sha256_file(cached / "paths.arrow"), sha256_file(cached / "folders.arrow")]
+        about = {"images": images, "ignored": ignored, "fingerprint": digest.hexdigest()}
+        hashes = {file: sha256_file(folder / file) for file in ("paths.arrow", "folders.arrow")}
+        write_json(folder / "about.json", {"root": without_credentials(root), **about, "sha256": hashes})
 
 
 class _Listed(NamedTuple):
@@ -201,6 +194,23 @@ def _walk(root: Path) -> Iterator[_Listed]:
         yield _Listed(relative, status.st_mtime_ns if settled else -1, status.st_ctime_ns, sorted(images), others)
 
 
+def _walk_url(url: str) -> Iterator[_Listed]:
+    """All in one listing, which is how servers do it best, in the order that `_walk` has."""
+    found = [path for path in find_below(url) if not any(part.startswith(".") for part in path.split("/"))]
+    images = sorted((path for path in found if _is_image(path)), key=_depth_first)
+    yield _Listed("", -1, -1, images, len(found) - len(images))
+
+
+def _depth_first(path: str) -> list[tuple[bool, str]]:
+    """Sorts the files of a folder before its folders."""
+    *folders, name = path.split("/")
+    return [*((True, folder) for folder in folders), (False, name)]
+
+
+def _is_image(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES
+
+
 def _list(folder: Path) -> tuple[list[str], list[str], int]:
     images, folders, others = [], [], 0
     with os.scandir(folder) as entries:
@@ -209,7 +219,7 @@ def _list(folder: Path) -> tuple[list[str], list[str], int]:
             if _is_folder(entry):
                 if not name.startswith("."):
                     folders.append(name)
-            elif not name.startswith(".") and name[name.rfind(".") :].lower() in IMAGE_SUFFIXES and _is_file(entry):
+            elif not name.startswith(".") and _is_image(name) and _is_file(entry):
                 images.append(name)
             else:
                 others += 1
@@ -230,31 +240,6 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
-
-
-class _ArrowFile:
-    """Rows into an Arrow file, batch by batch."""
-
-    def __init__(self, path: Path, columns: dict[str, Any]) -> None:
-        self.schema = pa.schema(list(columns.items()))
-        self.writer = pa.ipc.new_file(str(path), self.schema)
-        self.rows: list[tuple[object, ...]] = []
-
-    def append(self, *row: object) -> None:
-        self.rows.append(row)
-        if len(self.rows) == _ROWS:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self.writer.close()
-
-    def _flush(self) -> None:
-        if self.rows:
-            columns = [list(column) for column in zip(*self.rows, strict=True)]
-            arrays = [pa.array(values, field.type) for values, field in zip(columns, self.schema, strict=True)]
-            self.writer.write_batch(pa.record_batch(arrays, schema=self.schema))
-            self.rows.clear()
 
 
 def _nearest_parent(path: Path) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.data.base import Labels, Rows, Source
-from attar.data.index import local_path
+from attar.data.files import is_url, local_path
 from attar.data.references import split_reference
 from attar.data.sources import open_source
 from attar.errors import DataError
@@ -55,7 +55,7 @@ def open_labelled(reference: str, *, seed: int, reindex: bool = False) -> tuple[
         DataError: If there are no labels, one class only, or the two parts have different classes.
     """
     place, _ = split_reference(reference)
-    parts = _given_split(local_path(place))
+    parts = None if is_url(place) else _given_split(local_path(place))
     if parts is not None:
         train, test = (_all_rows(str(part) + reference.removeprefix(place), reindex) for part in parts)
         if train.class_names != test.class_names:

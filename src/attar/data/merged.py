@@ -59,6 +59,7 @@ class MergedSource:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = tuple(parts)
+        self.problems = tuple(problem for part in parts for problem in part.source.problems)
         self._ends = np.cumsum([len(part) for part in self.parts])
         described = [f"{part.source.fingerprint}:{part.weight!r}:{part.seed}" for part in self.parts]
         self.fingerprint = hashlib.sha256("\n".join(described).encode()).hexdigest()

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from pydantic import Field, model_validator
 
 from attar.config import Config
-from attar.data.index import local_path
+from attar.data.files import is_url, local_path, without_credentials
 from attar.errors import ConfigError, DataError
 
 
@@ -30,7 +30,7 @@ class Options(Config):
 
 
 def split_reference(reference: str) -> tuple[str, Options]:
-    """(place, options); the playground keeps the options of its own, and a folder the `?` in its name.
+    """(place, options); the playground and web addresses keep what is theirs, and a folder the `?` in its name.
 
     Raises:
         DataError: If an option is unknown, given twice or out of bounds.
@@ -41,17 +41,18 @@ def split_reference(reference: str) -> tuple[str, Options]:
         ('playground:1?n=50', 2.0)
     """
     place, mark, query = reference.rpartition("?")
-    is_playground = reference.startswith("playground")
-    if not mark or (not is_playground and local_path(reference).exists()):
+    has_own = reference.startswith("playground") or (is_url(reference) and "http" in reference.partition("//")[0])
+    if not mark or (not has_own and not is_url(reference) and local_path(reference).exists()):
         return reference, Options()
     words = query.split("&")
-    ours = [word for word in words if not is_playground or word.partition("=")[0] in Options.model_fields]
+    ours = [word for word in words if not has_own or word.partition("=")[0] in Options.model_fields]
+    shown = f"{without_credentials(place)}?{'&'.join(ours)}"
     given = parse_qsl("&".join(ours), keep_blank_values=True)
     if len(dict(given)) < len(given):
-        raise DataError(f"'{reference}' gives an option twice. Keep one.")
+        raise DataError(f"'{shown}' gives an option twice. Keep one.")
     try:
         options = Options.build(dict(given))
     except ConfigError as error:
-        raise DataError(f"'{reference}': {error}") from None
+        raise DataError(f"'{shown}': {error}") from None
     rest = "&".join(word for word in words if word not in ours)
     return (f"{place}?{rest}" if rest or not ours else place), options

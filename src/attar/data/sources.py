@@ -1,4 +1,4 @@
-"""Where images come from: a folder of any depth, a Parquet file, or the playground. One small protocol for all."""
+"""Where images come from: folders, tar shards, Parquet files, the playground, here or behind a URL."""
 
 from __future__ import annotations
 
@@ -6,74 +6,86 @@ import functools
 import hashlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from attar.data.base import Labels, Source
-from attar.data.index import folder_index, local_path, printable
+from attar.data.base import Labels, Problem, Source
+from attar.data.files import SHARD_SUFFIXES, File, find_files, is_url, printable, without_credentials
+from attar.data.index import FolderIndex, folder_index, known_index
+from attar.data.mapped import CachedFiles
 from attar.data.merged import MergedSource, Part
 from attar.data.parquet import parquet_rows
 from attar.data.playground import CLASS_NAMES, render_scene
 from attar.data.references import split_reference
 from attar.data.subset import subset
+from attar.data.tar import shard_rows
 from attar.errors import DataError, DecodeError
+from attar.utils.progress import track
 
-__all__ = ["FolderSource", "Labels", "ParquetSource", "PlaygroundSource", "Source", "open_source"]
+__all__ = ["FolderSource", "Labels", "ParquetSource", "PlaygroundSource", "Source", "TarSource", "open_source"]
 
 _PLAYGROUND = re.compile(r"playground(?::(\d+)(?:\?n=(\d+)(?:&variety=([01](?:\.\d+)?))?)?)?", re.ASCII)
 
 
 def open_source(references: str | Sequence[str], *, reindex: bool = False) -> Source:
-    """Open a folder, a `.parquet` file, or `playground:SEED` (with `?n=COUNT`); several become one, part after part.
+    """Open images by reference; several become one source, part after part.
+
+    A reference is a place and options (`attar.data.references`). A place is a folder of images, a `.tar` or `.parquet`
+    file, a pattern of such files as `x-{000..012}.tar`, a folder of them, or `playground:SEED` (with `?n=COUNT`).
+
+    Args:
+        references: One or several.
+        reindex: List folders of images anew instead of trusting their index.
 
     Raises:
         DataError: If there is nothing to open, or no image in it.
     """
     references = [references] if isinstance(references, str) else list(references)
-    titles = _titles([split_reference(reference)[0] for reference in references])
-    parts = []
-    for reference, title in zip(references, titles, strict=True):
-        place, options = split_reference(reference)
-        source = subset(_open_place(place, reindex=reindex), options, reference=reference)
-        parts.append(Part(source, options.weight, title, options.subset_seed))
-    if len(parts) == 1 and parts[0].weight == 1:
-        return parts[0].source
-    return MergedSource(parts)
+    places, options = zip(*(split_reference(reference) for reference in references), strict=True)
+    sources = [
+        subset(_open_place(place, reindex=reindex), what, reference=without_credentials(reference))
+        for place, what, reference in zip(places, options, references, strict=True)
+    ]
+    if len(sources) == 1 and options[0].weight == 1:
+        return sources[0]
+    parts = zip(sources, options, _titles(places), strict=True)
+    return MergedSource([Part(source, what.weight, title, what.subset_seed) for source, what, title in parts])
 
 
-def _titles(places: list[str]) -> list[str]:
-    """Short names that tell the places apart; one place needs none, nor does the playground, whose rows have it."""
-    if len(places) == 1:
-        return [""]
-    short = {place: place.rstrip("/").rpartition("/")[2] for place in places}
+def _titles(places: Sequence[str]) -> list[str]:
+    """What names of each place's rows shall begin with: as little as tells the places apart."""
+    shown = [without_credentials(place).rstrip("/") for place in places]
+    short = {place: place.rpartition("/")[2] for place in shown}
     is_clear = len(set(short.values())) == len(short)
-    return ["" if place.startswith("playground") else short[place] if is_clear else place for place in places]
+    return [
+        "" if len(shown) == 1 or place.startswith("playground") or (is_clear and place.endswith(SHARD_SUFFIXES))
+        else short[place] if is_clear else place
+        for place in shown
+    ]  # fmt: skip
 
 
 def _open_place(place: str, *, reindex: bool) -> Source:
     if place == "playground" or place.startswith("playground:"):
         return PlaygroundSource.parse(place)
-    path = local_path(place)
-    if path.suffix == ".parquet" and path.is_file():
-        return ParquetSource(path)
-    if path.is_file():
-        raise DataError(f"{path} is a file. Give a folder of images, a .parquet file, or playground:SEED.")
-    if not path.is_dir() and path.suffix == ".parquet":
-        raise DataError(f"Parquet file {path} does not exist.")
-    return FolderSource(path, reindex=reindex)
+    if is_url(place) and not reindex and (index := known_index(place)) is not None:
+        return FolderSource(index)
+    files = find_files(place)
+    if files is None:
+        return FolderSource(folder_index(place, reindex=reindex))
+    return ParquetSource(files) if files[0].name.lower().endswith(".parquet") else TarSource(files)
 
 
 class FolderSource:
     """Image files below a folder, in the order of its sorted index."""
 
-    def __init__(self, root: Path, *, reindex: bool = False) -> None:
-        self._index = folder_index(root, reindex=reindex)
-        self.root = self._index.root
-        self.fingerprint = self._index.fingerprint
+    problems: tuple[Problem, ...] = ()
+
+    def __init__(self, index: FolderIndex) -> None:
+        self._index = index
+        self.root, self.fingerprint = index.root, index.fingerprint
 
     def __len__(self) -> int:
         return len(self._index.paths)
@@ -84,10 +96,7 @@ class FolderSource:
 
     def read(self, row: int) -> bytes:
         """Bytes of the file."""
-        try:
-            return self._index.path(row).read_bytes()
-        except OSError as error:
-            raise DecodeError(f"{self.name(row)}: cannot be read ({error.strerror}).") from None
+        return self._index.file(row).read(name=self.name(row))
 
     def labels(self) -> tuple[Labels, list[str]] | None:
         """The first folder on each path is its class; None where images lie directly in the root."""
@@ -100,23 +109,28 @@ class FolderSource:
 
 
 class ParquetSource:
-    """A Parquet file with an `image` column (bytes, or Hugging Face's {bytes, path}) and perhaps a `label` column."""
+    """Parquet files with an `image` column (bytes, or Hugging Face's {bytes, path}) and perhaps a `label` column."""
 
-    def __init__(self, path: Path) -> None:
-        self._rows = parquet_rows(local_path(path))
-        self.path = self._rows.path
+    problems: tuple[Problem, ...] = ()
+
+    def __init__(self, files: Sequence[File]) -> None:
+        self._rows = CachedFiles([parquet_rows(file) for file in files])
+        if len(self._rows) == 0:
+            raise DataError(f"{_shown(files)} holds no rows.")
         self.fingerprint = self._rows.fingerprint
 
     def __len__(self) -> int:
-        return len(self._rows.table)
+        return len(self._rows)
 
     def name(self, row: int) -> str:
         """File name and row."""
-        return f"{self.path.name}[{row}]"
+        part, own = self._rows.find(row)
+        return f"{part.file.name}[{own}]"
 
     def read(self, row: int) -> bytes:
         """Encoded bytes of the row's image."""
-        value = self._rows.table["image"][row].as_py()
+        part, own = self._rows.find(row)
+        value = part.table["image"][own].as_py()
         if value is None:
             raise DecodeError(f"{self.name(row)}: the row has no image.")
         return bytes(value)
@@ -127,14 +141,68 @@ class ParquetSource:
         Raises:
             DataError: If a row has no label, or a negative one, which is how unlabelled rows are marked.
         """
-        if "label" not in self._rows.table.column_names:
-            return None
-        column = self._rows.table["label"]
-        missing = pc.less(column, 0).fill_null(True) if pa.types.is_integer(column.type) else pc.is_null(column)
-        if (row := pc.index(missing, True).as_py()) >= 0:
-            raise DataError(f"{self.name(row)} has no label ({column[row].as_py()}). Take such rows out of the file.")
-        values, labels = np.unique(column.to_numpy(), return_inverse=True)
-        return labels.astype(np.int64), [str(value) for value in values]
+        return _classes(self, self._rows)
+
+
+class TarSource:
+    """Tar shards in WebDataset's naming, in the order of their members."""
+
+    def __init__(self, files: Sequence[File]) -> None:
+        found = [shard_rows(file) for file in track(files, "indexing shards", total=len(files), unit="shards")]
+        self._rows = CachedFiles([rows for rows, _ in found])
+        self.problems = tuple(problem for _, problems in found for problem in problems)
+        if len(self._rows) == 0:
+            why = (
+                self.problems[0].reason
+                if self.problems
+                else "Samples are named as WebDataset does: 0001.jpg, 0001.cls."
+            )
+            raise DataError(f"{_shown(files)} holds no image that can be read. {why}")
+        self.fingerprint = self._rows.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def name(self, row: int) -> str:
+        """The shard's name and the member's."""
+        part, own = self._rows.find(row)
+        return f"{part.file.name}/{printable(part.table['name'][own].as_py())}"
+
+    def read(self, row: int) -> bytes:
+        """The member's bytes."""
+        part, own = self._rows.find(row)
+        start, size = part.table["offset"][own].as_py(), part.table["size"][own].as_py()
+        return part.file.read(start, start + size, name=self.name(row))
+
+    def labels(self) -> tuple[Labels, list[str]] | None:
+        """The distinct numbers in `.cls` members are the classes, in order; None if there are none.
+
+        Raises:
+            DataError: If some samples have one and others have not.
+        """
+        return _classes(self, self._rows)
+
+
+def _classes(source: Source, rows: CachedFiles) -> tuple[Labels, list[str]] | None:
+    """The distinct values of the rows' `label` columns, and which one each row has."""
+    columns = [part.table["label"] for part in rows.parts if "label" in part.table.column_names]
+    if not columns or sum(column.null_count for column in columns) == len(rows):
+        return None
+    if len(columns) < len(rows.parts) or len({str(column.type) for column in columns}) > 1:
+        first, *_, last = rows.parts
+        raise DataError(
+            f"files from {first.file.name} to {last.file.name} differ in their label column. Give them apart."
+        )
+    column = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+    missing = pc.less(column, 0).fill_null(True) if pa.types.is_integer(column.type) else pc.is_null(column)
+    if (row := pc.index(missing, True).as_py()) >= 0:
+        raise DataError(f"{source.name(row)} has no label ({column[row].as_py()}). Take such rows out of the file.")
+    values, labels = np.unique(column.to_numpy(), return_inverse=True)
+    return labels.astype(np.int64), [str(value) for value in values]
+
+
+def _shown(files: Sequence[File]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1:,} more"
 
 
 @functools.lru_cache(maxsize=4096)  # 50 MB; drawing a scene costs as much as a small student's forward pass
@@ -146,6 +214,8 @@ def _pixels(seed: int, row: int, variety: float) -> NDArray[np.uint8]:
 
 class PlaygroundSource:
     """Procedural scenes with their classes: `playground:SEED?n=COUNT&variety=SHARE`."""
+
+    problems: tuple[Problem, ...] = ()
 
     def __init__(self, seed: int, count: int, variety: float = 1.0) -> None:
         self.seed, self.count, self.variety = seed, count, variety

@@ -18,7 +18,7 @@ class SubsetSource:
     """Chosen rows of a source, in a given order; a row may be chosen many times. Takes 8 bytes a row."""
 
     def __init__(self, source: Source, rows: Rows) -> None:
-        self.source, self.rows = source, rows
+        self.source, self.rows, self.problems = source, rows, source.problems
         self.fingerprint = hashlib.sha256(source.fingerprint.encode() + rows.astype("<i8").tobytes()).hexdigest()
 
     def __len__(self) -> int:

@@ -1,0 +1,20 @@
+"""Tar shards for tests."""
+
+import io
+import tarfile
+
+
+def write_tar(path, members, format=tarfile.USTAR_FORMAT):
+    """A tar with members (name, bytes) in order; returns its path as text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=format) as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return str(path)
+
+
+def sample(key, label, data=None):
+    """An image and its class, as WebDataset names them."""
+    return [(f"{key}.jpg", data if data is not None else key.encode()), (f"{key}.cls", b"%d" % label)]
