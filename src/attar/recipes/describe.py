@@ -12,6 +12,7 @@ from attar.export import model_card
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly
 from attar.reports import Result, markdown_table
+from attar.utils.distributed import world_size
 from attar.utils.progress import Log
 
 
@@ -25,7 +26,7 @@ def say_header(log: Log, built: Assembly) -> None:
     log.say(f"  student  {describe(built.student)}")
     log.say(
         f"  data     {len(built.source):,} images    plan  {built.total_steps:,} steps x {config.batch_size:,}"
-        f" views = {epochs:,.{1 if epochs >= 1 else 2}f} epochs on {built.device}"
+        f" views = {epochs:,.{1 if epochs >= 1 else 2}f} epochs on {_where(built)}"
     )
     if config.batch_size > len(built.source):
         log.say(
@@ -36,6 +37,11 @@ def say_header(log: Log, built: Assembly) -> None:
             f"           the student is wider than its teacher ({built.student.embed_dim} and"
             f" {built.teacher.embed_dim} channels): it will cost more than it can learn"
         )
+
+
+def _where(built: Assembly) -> str:
+    ranks = world_size()
+    return f"{ranks} x {built.device.type} ({built.config.parallel.engine})" if ranks > 1 else str(built.device)
 
 
 def describe(backbone: Backbone) -> str:

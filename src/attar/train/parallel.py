@@ -60,7 +60,6 @@ def distribute(learner: nn.Module, *, engine: Engine, device: torch.device) -> n
         learner,
         device_ids=[device.index] if device.type == "cuda" else None,
         find_unused_parameters=_has_idle_parameters(learner),
-        broadcast_buffers=False,  # synchronised batch norms agree by themselves, other buffers never change
         gradient_as_bucket_view=True,
     )
 
