@@ -15,6 +15,6 @@ def write_tar(path, members, format=tarfile.USTAR_FORMAT):
     return str(path)
 
 
-def sample(key, label, data=None):
+def sample(key, label, data=None, ending="jpg"):
     """An image and its class, as WebDataset names them."""
-    return [(f"{key}.jpg", data if data is not None else key.encode()), (f"{key}.cls", b"%d" % label)]
+    return [(f"{key}.{ending}", data if data is not None else key.encode()), (f"{key}.cls", b"%d" % label)]

@@ -1,5 +1,7 @@
 """Folder, Parquet and playground give the bytes and the labels that were put in, here and in a loader's worker."""
 
+import functools
+import itertools
 import os
 import pickle
 
@@ -8,13 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 import attar.data.mapped as mapped_module
 import attar.data.parquet as parquet_module
+from attar.config import ViewsConfig
+from attar.data.loader import ViewDataset, training_batches
 from attar.data.playground import CLASS_NAMES, render_scene
+from attar.data.sampler import ViewOrder
 from attar.data.sources import FolderSource, ParquetSource, PlaygroundSource, open_source
 from attar.errors import DataError, DecodeError
+from shards import sample, write_tar
 
 
 def write_files(root, *names):
@@ -366,3 +373,131 @@ def test_a_parquet_file_that_is_replaced_meanwhile_is_noticed(tmp_path):
     mapped_module._open_table.cache_clear()  # as in another process
     with pytest.raises(DataError, match="changed while this run read it"):
         pickle.loads(data).read(0)
+
+
+# --- several Parquet files ------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_parquet_files_is_one_source(tmp_path):
+    for name, images, labels in (("b", [b"3"], [2]), ("a", [b"1", b"2"], [9, 2])):
+        write_table(tmp_path / f"{name}.parquet", image=images, label=labels)
+    source = open_source(str(tmp_path))
+    assert [source.read(row) for row in range(3)] == [b"1", b"2", b"3"]
+    assert labels_by_name(source) == {"a.parquet[0]": "9", "a.parquet[1]": "2", "b.parquet[0]": "2"}
+    assert source.labels()[1] == ["2", "9"]
+    one, other = (open_source(str(tmp_path / name)).fingerprint for name in ("a.parquet", "b.parquet"))
+    assert len({source.fingerprint, one, other}) == 3
+    again = pickle.loads(pickle.dumps(source))
+    assert (again.read(2), again.fingerprint) == (b"3", source.fingerprint)
+
+
+def test_more_parquet_files_than_may_be_open(tmp_path, monkeypatch):
+    """Each memory map is an open file, of which a process often may have a thousand."""
+    monkeypatch.setattr(mapped_module, "_open_table", functools.lru_cache(3)(mapped_module._open_table.__wrapped__))
+    for number in range(8):
+        write_table(tmp_path / f"{number}.parquet", image=[b"%d" % number])
+    before = len(os.listdir("/proc/self/fd"))
+    source = open_source(str(tmp_path))
+    assert [source.read(row) for row in (0, 7, 3, 0, 5)] == [b"0", b"7", b"3", b"0", b"5"]
+    assert len(os.listdir("/proc/self/fd")) - before <= 3
+
+
+@pytest.mark.parametrize("second", [{"image": [b"x"]}, {"image": [b"x"], "label": ["cat"]}])
+def test_parquet_files_that_differ_in_their_labels_have_none_together(tmp_path, second):
+    write_table(tmp_path / "a.parquet", image=[b"x"], label=[1])
+    write_table(tmp_path / "b.parquet", **second)
+    with pytest.raises(DataError, match=r"a\.parquet to b\.parquet differ in their label column"):
+        open_source(str(tmp_path)).labels()
+
+
+# --- the same images in any place -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(tmp_path, memory):
+    """Twelve real images of three classes: folder, Parquet, two shards, here and behind memory://"""
+    folder = tmp_path / "images"
+    for row in range(12):
+        path = folder / f"{row % 3}" / f"{row:02}.{('jpg', 'png', 'webp')[row % 3]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(render_scene(0, row, size=40 + row).image).save(path)
+    source = open_source(str(folder))
+    rows = [(source.name(row), source.read(row)) for row in range(12)]
+    write_table(tmp_path / "x.parquet", image=[data for _, data in rows], label=[int(name[0]) for name, _ in rows])
+    for shard in (0, 1):
+        part = rows[shard * 5 : shard * 5 + 5 + 2 * shard]
+        samples = [sample(name.partition(".")[0], int(name[0]), data, ending=name[-3:]) for name, data in part]
+        write_tar(tmp_path / f"x-{shard}.tar", itertools.chain(*samples))
+    memory.put(str(tmp_path) + "/", "/x/", recursive=True)
+    here = {"folder": str(folder), "parquet": f"{tmp_path}/x.parquet", "tar": f"{tmp_path}/x-{{0..1}}.tar"}
+    there = {"folder": "memory://x/images", "parquet": "memory://x/x.parquet", "tar": "memory://x/x-{0..1}.tar"}
+    return {**{f"{kind} here": place for kind, place in here.items()}, **{f"{k} there": p for k, p in there.items()}}
+
+
+def views_of(reference, workers=0):
+    """(view, sample, view id) of two epochs, in the order of training."""
+    source = open_source(reference)
+    dataset = ViewDataset(source, ViewOrder(len(source), seed=3), ViewsConfig(), 24)
+    batches = training_batches(dataset, batch_size=4, start_step=0, num_steps=6, workers=workers)
+    return [(batch.views.numpy().tobytes(), batch.samples.tolist(), batch.view_ids.tolist()) for batch in batches]
+
+
+def test_the_same_images_give_the_same_views_wherever_they_lie(places):
+    expected = views_of(places["folder here"])
+    assert len(expected) == 6
+    assert len({view for view, *_ in expected}) == 6
+    for name, place in places.items():
+        assert views_of(place) == expected, name
+
+
+def test_the_same_images_have_the_same_labels_wherever_they_lie(places):
+    expected = [*([0] * 4), *([1] * 4), *([2] * 4)]
+    for name, place in places.items():
+        labels, classes = open_source(place).labels()
+        assert (labels.tolist(), classes) == (expected, ["0", "1", "2"]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["tar here", "tar there", "parquet there", "folder there"])
+def test_workers_give_the_same_views(places, place):
+    assert views_of(places[place], workers=2) == views_of(places["folder here"])
+
+
+def test_a_folder_and_its_url_are_the_same_source(places):
+    here, there = open_source(places["folder here"]), open_source(places["folder there"])
+    assert here.fingerprint == there.fingerprint
+    assert [here.name(row) for row in range(12)] == [there.name(row) for row in range(12)]
+
+
+def test_a_url_is_listed_once_and_again_when_asked(places, memory):
+    assert len(open_source(places["folder there"])) == 12
+    memory.pipe("/x/images/1/000.png", b"new")
+    assert len(open_source(places["folder there"])) == 12
+    assert len(open_source(places["folder there"], reindex=True)) == 13
+    assert len(open_source(places["folder there"])) == 13
+
+
+def test_files_order_is_that_of_a_folder_here(tmp_path, memory):
+    files = ["b.jpg", "a/z.jpg", "a/b/1.jpg", "a.jpg", "a-b/1.jpg", "a/b.jpg", ".x/1.jpg", "B/.1.jpg", "é/1.jpg"]
+    write_files(tmp_path / "images", *files)
+    memory.put(str(tmp_path / "images") + "/", "/y/", recursive=True)
+    here, there = open_source(str(tmp_path / "images")), open_source("memory://y")
+    assert [there.name(row) for row in range(len(there))] == [here.name(row) for row in range(len(here))]
+    assert len(there) == 7
+
+
+def test_an_image_that_goes_missing_behind_a_url_is_a_decode_error(places, memory):
+    source = open_source(places["folder there"])
+    memory.rm("/x/images/0/00.jpg")
+    with pytest.raises(DecodeError, match=r"^0/00\.jpg: cannot be read"):
+        source.read(0)
+
+
+def test_parquet_behind_a_url_is_fetched_once_and_leaves_only_its_rows(places, memory, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    there = open_source(places["parquet there"])
+    assert there.fingerprint == open_source(places["parquet here"]).fingerprint
+    assert not list((tmp_path / "cache").rglob("fetched*"))
+    memory.pipe("/x/x.parquet", b"other")
+    with pytest.raises(DataError, match=r"memory://x/x\.parquet is not a Parquet file"):
+        open_source(places["parquet there"])

@@ -104,7 +104,7 @@ def test_the_playground_keeps_its_own_options():
     )
 
 
-# --- crops of one image -------------------------------------------------------------------------------------------
+# --- crops of one image ---------------------------------------------------------------------------------------------
 
 
 def test_crops_are_rows_of_one_image(folder):

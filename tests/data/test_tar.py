@@ -33,7 +33,7 @@ def labels_of(source):
     return [classes[label] for label in labels]
 
 
-# --- what a row is ------------------------------------------------------------------------------------------------
+# --- what a row is --------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_the_images_in_the_order_of_the_members(tmp_path):
@@ -102,7 +102,7 @@ def test_without_classes_there_are_no_labels_and_with_some_it_is_an_error(tmp_pa
         words.labels()
 
 
-# --- several shards -----------------------------------------------------------------------------------------------
+# --- several shards -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_the_fingerprint_tells_names_sizes_and_labels_but_not_the_place(tmp_path
     assert len(set(found.values())) == 4
 
 
-# --- the index ----------------------------------------------------------------------------------------------------
+# --- the index ------------------------------------------------------------------------------------------------------
 
 
 def test_a_shard_is_walked_once_and_again_when_it_changes(tmp_path, monkeypatch):
@@ -195,7 +195,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, monkeypatch):
     assert peaks[1] < 2 * peaks[0]
 
 
-# --- damage -------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------------------------
 
 BLOCK = tarfile.BLOCKSIZE
 
