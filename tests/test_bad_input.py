@@ -125,6 +125,38 @@ def sixty(*broken):
     return make
 
 
+def classes(count):
+    """Pictures in so many class folders."""
+
+    def make(folder):
+        for number in range(count):
+            write_pictures(folder / "classes" / str(number), 4)
+        return ["--data", str(folder / "classes")]
+
+    return make
+
+
+def learning(method, num_classes, features, *more):
+    """A method that learns classes, with a classifier of that shape, on pictures of two classes."""
+
+    def make(folder):
+        torch.save({"fc.weight": torch.ones(num_classes, features)}, folder / "classifier.pth")
+        return [*with_classifier(method)(folder), *classes(2)(folder), *more]
+
+    return make
+
+
+def with_classifier(method, write=None):
+    """A method and the file that `write` makes for its classifier."""
+
+    def make(folder):
+        if write is not None:
+            write(folder / "classifier.pth")
+        return ["--method", method, "--teacher-classifier", str(folder / "classifier.pth")]
+
+    return make
+
+
 def truncated_jpeg(path):
     picture(3, (64, 64)).save(path, quality=90)
     path.write_bytes(path.read_bytes()[:900])
@@ -474,7 +506,53 @@ RUN_DIRECTORY = [
     Row("checkpoints damaged", after_a_run(damage_all), 0, ("step-00000001 is damaged", "from the beginning"), trained),
 ]
 
-TABLE = [*SETTINGS, *CONFIG_FILES, *MODELS, *WEIGHTS, *IMAGES, *MONITOR, *RUN_DIRECTORY]
+METHODS = [
+    Row("method unknown", flags("--method", "logit"), 2, ("setting 'method' is 'logit'", "'soft_logits' or 'hint'")),
+    Row("logits without classifier", flags("--method", "logits"), 2, ("method logits", "Try --teacher-classifier")),
+    Row("classifier without logits", with_classifier("proteus"), 2, ("no use for it", "Try --method logits")),
+    Row("classifier absent", with_classifier("soft_logits"), 2, ("classifier.pth does not exist",), nothing_started),
+    Row("classifier cut short", with_classifier("soft_logits", save_truncated), 2, ("classifier.pth cannot be read",)),
+    Row("classifier in code", with_classifier("soft_logits", save_with_code), 2, ("never runs",), no_canary),
+    Row(
+        "classifier a backbone",
+        with_classifier("soft_logits", lambda path: torch.save(teacher_state(), path)),
+        2,
+        ("holds no linear classifiers", "fc.weight"),
+    ),
+    Row(
+        "classifier of another width",
+        learning("soft_logits", 2, 48),
+        2,
+        ("reads 48 features", "has 32", "class token and mean patch"),
+        nothing_started,
+    ),
+    Row(
+        "classifier of other classes",
+        learning("logits", 3, 32),
+        2,
+        ("has 3 classes, the data has 2", "Try --method soft_logits"),
+        lambda folder: then_runs(*with_classifier("soft_logits")(folder))(folder),
+    ),
+    Row("classifier that fits", learning("logits", 2, 32), 0, ("labels", "logits"), trained),
+    Row(
+        "labels of none",
+        flags("--method", "labels"),
+        2,
+        ("method labels learns from labels", "has none", "a folder of its own", "--method proteus"),
+        nothing_started,
+    ),
+    Row(
+        "labels of one class",
+        lambda folder: ["--method", "labels", *classes(1)(folder)],
+        2,
+        ("of 1 class", "two at least"),
+        nothing_started,
+    ),
+    Row("hint with a rest", flags("--method", "hint", "--img-size", "30"), 2, ("leave a rest", "Try --img-size 32")),
+    Row("hint of one view", flags("--method", "hint", "--batch-size", "1"), 0, ("hint",), trained),
+]
+
+TABLE = [*SETTINGS, *CONFIG_FILES, *MODELS, *WEIGHTS, *IMAGES, *MONITOR, *METHODS, *RUN_DIRECTORY]
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in TABLE])

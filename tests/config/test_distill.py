@@ -1,4 +1,4 @@
-"""Where images lie is one place or several, and is written so that older runs still compare equal."""
+"""What settings allow together; where images lie, written so that older runs still compare equal."""
 
 import pytest
 import yaml
@@ -62,3 +62,39 @@ def test_a_run_whose_settings_name_one_place_as_a_string_resumes(tmp_path):
     (run.checkpoints / "step-00000001").mkdir(parents=True)
     assert "\ndata: a\n" in (tmp_path / "run/config.yaml").read_text()
     assert not open_run(tmp_path / "run", DistillConfig(**NEEDED, data=("a",))).is_new
+
+
+# --- methods --------------------------------------------------------------------------------------------------------
+
+
+def config_of(**settings):
+    return DistillConfig(**NEEDED, data="a", **settings)
+
+
+@pytest.mark.parametrize("method", ["logits", "soft_logits"])
+def test_methods_that_learn_the_teachers_classes_need_its_classifier(method):
+    with pytest.raises(ConfigError, match=rf"method {method} learns .* Try --teacher-classifier FILE"):
+        config_of(method=method)
+    assert config_of(method=method, teacher_classifier="c.pth").method == method
+
+
+@pytest.mark.parametrize("method", ["proteus", "labels", "hint"])
+def test_a_classifier_that_nobody_reads_is_an_error(method):
+    # most likely --method was forgotten, and the run would be another than meant
+    with pytest.raises(ConfigError, match=rf"teacher_classifier is c.pth, and method {method} has no use for it"):
+        config_of(method=method, teacher_classifier="c.pth")
+
+
+@pytest.mark.parametrize("method", ["labels", "hint"])
+def test_rules_of_proteus_bind_proteus_alone(method):
+    nothing = {"token_weight": 0.0, "feature_weight": 0.0, "patch_weight": 0.0}
+    for settings in ({"batch_size": 1}, {"proteus": nothing}):
+        assert config_of(method=method, **settings).method == method
+        with pytest.raises(ConfigError, match=r"masks none|nothing to learn"):
+            config_of(method="proteus", **settings)
+
+
+@pytest.mark.parametrize("settings", [{"teacher_weight": 0.0}, {"teacher_weight": 1.0}, {"temperature": 0.0}])
+def test_shares_that_leave_a_side_out_and_no_temperature_are_errors(settings):
+    with pytest.raises(ConfigError, match=f"'logits.{next(iter(settings))}'"):
+        DistillConfig.build({**NEEDED, "data": "a", "logits": settings})

@@ -282,6 +282,33 @@ def test_a_file_that_vanishes_while_the_run_reads_is_replaced(tmp_path):
     assert "No such file" in bad.reason
 
 
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+def labelled(folder):
+    """The dataset with a label for each picture that no other number in a batch equals: 1000 and its row."""
+    plain = dataset_of(folder)
+    return ViewDataset(plain.source, plain.order, plain.config, SIZE, labels=1000 + np.arange(len(plain.source)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_labels_follow_their_samples_through_the_stream(images, workers):
+    for batch in batches(labelled(images), start=3, stop=9, workers=workers):  # places 48 to 55 are of two epochs
+        assert batch.labels.dtype == torch.int64
+        assert batch.labels.tolist() == (1000 + batch.samples).tolist()
+
+
+def test_a_replaced_image_brings_its_own_label(with_broken):
+    # the label of the unreadable image beside another's view would teach a wrong class
+    (batch,) = batches(labelled(with_broken), stop=1, batch_size=50)
+    assert {bad.sample for bad in batch.bad_files} == BROKEN
+    assert batch.labels.tolist() == (1000 + batch.samples).tolist()
+
+
+def test_without_labels_wanted_there_are_none(images):
+    assert {batch.labels for batch in batches(dataset_of(images), stop=2)} == {None}
+
+
 # --- evaluation -----------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,78 @@
+"""Each method through the whole run: it learns, says who it is, and goes on exactly where it stopped."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import attar
+from small_runs import MODEL, write_pictures
+
+METHODS = {
+    "proteus": "Proteus",
+    "labels": "labels only",
+    "logits": "logit distillation",
+    "soft_logits": "soft logits",
+    "hint": "hint on the class token",
+}
+
+
+def config_of(method, folder):
+    """Two steps on two classes of six pictures, with a classifier where the method asks for one."""
+    if not (folder / "images").exists():
+        for name in ("cat", "dog"):
+            write_pictures(folder / "images" / name, 6)
+        torch.save({"fc.weight": torch.randn(2, 32, generator=torch.Generator().manual_seed(0))}, folder / "fc.pth")
+    return attar.DistillConfig(
+        teacher=MODEL,
+        teacher_weights="random",
+        student=MODEL,
+        data=str(folder / "images"),
+        out=str(folder / "run"),
+        method=method,
+        teacher_classifier=str(folder / "fc.pth") if "logits" in method else None,
+        img_size=32,
+        batch_size=8,
+        max_steps=2,
+        workers=0,
+        device="cpu",
+        precision="fp32",
+        checkpoint={"every": 1, "keep": 5},
+        log_every=1,
+        optim={"lr": 1e-3},
+    )
+
+
+def steps_of(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        for changing in ("time", "images_per_second"):
+            del line[changing]
+    return lines
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_of_each_method_goes_on_exactly(method, tmp_path):
+    config = config_of(method, tmp_path)
+    report = attar.distill(config)
+    steps, weights = steps_of(report.run), (report.student / "model.safetensors").read_bytes()
+    assert [line["step"] for line in steps] == [1, 2]
+    shutil.rmtree(report.run / "checkpoints/step-00000002")  # as if it had been stopped after the first step
+    shutil.rmtree(report.student)
+    again = attar.distill(config)
+    assert "from step-00000001" in (report.run / "log.txt").read_text()
+    assert steps_of(again.run) == steps
+    assert (again.student / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(("method", "title"), METHODS.items())
+def test_console_card_and_page_name_the_method(method, title, tmp_path):
+    report = attar.distill(config_of(method, tmp_path))
+    card = (report.student / "README.md").read_text()
+    assert f"  method   {title}" in (report.run / "log.txt").read_text()
+    assert f"| method | {title}" in card
+    assert title in (report.run / "report.html").read_text()
+    assert ("teacher classifier | fc.pth" in card) is ("logits" in method)
+    assert ("from labels" in card) is (method == "labels")  # its teacher is only measured
+    assert ("(taught nothing)" in card) is (method == "labels")
