@@ -1,0 +1,155 @@
+"""Check (c): one process and two ranks learn the same, under DDP and FSDP2 (design §2.3)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+from torch import nn
+
+from attar.errors import ConfigError
+from attar.models import load_backbone
+from attar.train import parallel
+from attar.train.parallel import _has_idle_parameters, share_like, synchronise_statistics, whole, without_sync
+from small_runs import environment
+
+ENGINES = ("ddp", "fsdp2")
+SCRIPT = Path(__file__).with_name("ranks.py")
+
+
+def two_ranks(folder: Path, engine: str, *scenes: str) -> None:
+    """Play scenes on two ranks; what they leave lies in the folder."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(folder), engine, *scenes],
+        env=environment(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def played(request, tmp_path_factory):
+    """Folder of what two ranks did in all scenes but the checkpoints', in one launch an engine."""
+    folder = tmp_path_factory.mktemp(request.param)
+    two_ranks(folder, request.param, "views", "gradients", "not finite", "stopped", "past forward")
+    return folder, request.param
+
+
+def result(played, name):
+    folder, engine = played
+    return torch.load(folder / f"{name}.{engine}.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same scenes on one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    return {name: ranks.SCENES[name](folder, "ddp") for name in ("views", "gradients")}
+
+
+@pytest.mark.slow
+def test_order_views_and_masks_are_the_same_bits(played, alone) -> None:
+    # catches a stream that each rank shuffles for itself, masks that count positions within a rank
+    here, there = alone["views"], result(played, "views")
+    assert here["place"].tolist() == list(range(3 * ranks.BATCH))
+    assert here["hidden"].any()
+    for name in here:
+        assert torch.equal(here[name], there[name]), name
+
+
+@pytest.mark.slow
+def test_gradients_are_the_same_to_nine_digits(played, alone) -> None:
+    # catches a mean of means, a patch term divided by a rank's own count, a sum where the wrapper averages, a missing
+    # synchronisation of micro-batches; "one masked" holds a rank without any masked image
+    here, there = alone["gradients"], result(played, "gradients")
+    names = {name for name in here if not name.startswith("paper/")}
+    assert names <= set(there)
+    for name in names:
+        scale = here[name].abs().max()
+        assert scale > 0, name
+        assert (here[name] - there[name]).abs().max() <= 1e-9 * scale, name
+
+
+@pytest.mark.slow
+def test_released_mask_rule_counts_within_a_rank(played, alone) -> None:
+    # the first half of each rank's batch, as released: as many masked images, others than on one process
+    here, there = alone["gradients"], result(played, "gradients")
+    token = "paper/patch_head.1.bias"
+    assert there[token].isfinite().all()
+    assert not torch.allclose(here[token], there[token])
+    assert torch.allclose(here["paper/token_head.1.bias"], there["paper/token_head.1.bias"], rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_the_same_reason(played) -> None:
+    first, second = result(played, "not finite")["errors"]
+    assert first == second
+    assert first.startswith("NonFiniteError: the loss of step 1 is nan")
+    assert first.count("playground:0[") == ranks.BATCH // ranks.MICRO_BATCHES // 2  # the images of that rank alone
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(played) -> None:
+    first, second = result(played, "stopped")["errors"]
+    assert first == second
+    assert first.startswith("Interrupted: stopped by SIGTERM after step 2")
+
+
+@pytest.mark.slow
+def test_a_call_past_forward_fails_loudly(played) -> None:
+    errors = result(played, "past forward")["errors"]
+    expected = {"ddp": "TrainingError: the gradients of step 1 differ between ranks", "fsdp2": "mixed torch.Tensor and"}
+    assert all(expected[played[1]] in error for error in errors), errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_checkpoint_goes_from_two_ranks_to_one_and_back(engine, tmp_path) -> None:
+    # 2 -> 1 -> 2 ranks, two steps each, against six on one process
+    straight, moved = tmp_path / "straight", tmp_path / "moved"
+    other = {"ddp": "fsdp2", "fsdp2": "ddp"}[engine]
+    expected = [ranks.scene_two_more_steps(straight, "ddp") for _ in range(3)]
+    moved.mkdir()
+    two_ranks(moved, engine, "two more steps")
+    first = torch.load(moved / f"two more steps.{engine}.pt", weights_only=True)
+    second = ranks.scene_two_more_steps(moved, "ddp")
+    two_ranks(moved, other, "two more steps")
+    third = torch.load(moved / f"two more steps.{other}.pt", weights_only=True)
+    for here, there in zip(expected, (first, second, third), strict=True):
+        assert here.keys() == there.keys()
+        assert here["step"] == there["step"]
+        for name in here.keys() - {"step"}:
+            torch.testing.assert_close(there[name], here[name], rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_one_process_is_left_as_it_is() -> None:
+    module = nn.Linear(2, 2)
+    assert parallel.distribute(module, engine="fsdp2", device=ranks.CPU) is module
+    tensor = torch.ones(2)
+    assert whole(tensor) is tensor
+    assert share_like(tensor, tensor) is tensor
+    with without_sync(module, last=False):
+        pass
+
+
+def test_parameters_that_take_no_part_are_noticed() -> None:
+    # MobileNetV3 carries a layer of its classifier, which no token passes: DDP would wait for its gradient
+    assert _has_idle_parameters(load_backbone("mobilenetv3_small_050", weights="random", img_size=32))
+    assert not _has_idle_parameters(load_backbone(ranks.STUDENT, weights="random", img_size=32))
+    assert not _has_idle_parameters(load_backbone("resnet10t", weights="random", img_size=32))
+
+
+def test_batch_norms_on_several_cpu_ranks_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    conv = load_backbone("resnet10t", weights="random", img_size=32)
+    with pytest.raises(ConfigError, match="batch norms, whose statistics must span all 2 ranks"):
+        synchronise_statistics(conv, ranks.CPU)
+    synchronise_statistics(load_backbone(ranks.STUDENT, weights="random", img_size=32), ranks.CPU)
