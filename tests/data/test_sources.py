@@ -418,7 +418,7 @@ def places(tmp_path, memory):
     """Twelve real images of three classes: folder, Parquet, two shards, here and behind memory://"""
     folder = tmp_path / "images"
     for row in range(12):
-        path = folder / f"{row % 3}" / f"{row:02}.{('jpg', 'png', 'webp')[row % 3]}"
+        path = folder / f"{row % 3}" / f"{row:02}.{('jpg', 'png', 'bmp')[row % 3]}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(render_scene(0, row, size=40 + row).image).save(path)
     source = open_source(str(folder))
