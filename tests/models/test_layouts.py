@@ -220,6 +220,12 @@ def test_dinov3_biases_of_the_keys_must_be_masked(tmp_path):
         load_backbone(DINOV3, weights=save(state, tmp_path), img_size=64)
 
 
+def test_dinov3_periods_are_refused_where_rotations_were_computed_before(tmp_path):
+    file = save(files.dinov3_state(), tmp_path)
+    with pytest.raises(WeightsError, match=r"not in the model: rope_embed\.periods\n"):
+        load_backbone(f"{DINOV3}&dynamic_img_size=False", weights=file, img_size=64)
+
+
 def test_dinov3_norm_of_small_crops_is_explained(tmp_path):
     state = files.dinov3_state() | {"local_cls_norm.weight": torch.ones(48), "local_cls_norm.bias": torch.ones(48)}
     source = load_backbone(DINOV3, weights=save(state, tmp_path), img_size=64).source

@@ -143,7 +143,7 @@ def load_weights(
     """
     state = read_state_dict(path, trust_torchscript=trust_torchscript)
     layout, prefix = recognise(state, model.state_dict())
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in layout.buffers}
+    buffers = _buffers_to_fill(model, layout)
     wanted = model.state_dict() | buffers
     converted = convert(state, wanted, layout, prefix)
     config = getattr(model, "pretrained_cfg", None) or {}
@@ -157,6 +157,14 @@ def load_weights(
         buffer.copy_(converted.state.pop(name))
     model.load_state_dict(converted.state, strict=True)
     return converted
+
+
+def _buffers_to_fill(model: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """Buffers outside the state dict that the file fills; none once others were computed from them (fixed size)."""
+    buffers = dict(model.named_buffers())
+    if "rope.pos_embed_cached" in buffers:
+        return {}
+    return {name: buffers[name] for name in layout.buffers if name in buffers}
 
 
 def _drop_classifier(converted: Converted, model: nn.Module) -> None:
