@@ -338,7 +338,7 @@ SETTINGS = [
         ("mask_ratio 0.05 hides none of the 16 patches", "Try --proteus.mask-ratio 0.07"),
         then_runs("--proteus.mask-ratio", "0.07"),
     ),
-    Row("data an empty word", flags("--data", ""), 2, ("setting 'data' is ''", "at least 1 character")),
+    Row("data an empty word", flags("--data", ""), 2, ("setting 'data.0' is ''", "at least 1 character")),
     Row("seed -1", flags("--seed", "-1"), 2, ("setting 'seed' is '-1'", "greater than or equal to 0")),
     Row("precision unknown", flags("--precision", "fp16"), 2, ("'precision' is 'fp16'", "'auto', 'bf16' or 'fp32'")),
     Row("learning rate inf", flags("--optim.lr", "inf"), 2, ("setting 'optim.lr' is 'inf'", "finite")),
@@ -669,7 +669,7 @@ def test_too_little_memory_names_the_setting_to_turn(tmp_path, monkeypatch, caps
     assert main(distill_words(tmp_path, "--optim.accumulate", "2")) == 1
     assert capsys.readouterr().err == (
         "TrainingError: 4 views at a time need too much memory (CUDA out of memory. Tried to allocate 20.00 GiB)."
-        " Try --optim.accumulate 4, the same batch in smaller parts.\n"
+        " Try --optim.accumulate 4, the same batch in smaller pieces.\n"
     )
     assert main(distill_words(tmp_path, "--optim.accumulate", "8")) == 1
     assert "1 views at a time" in (err := capsys.readouterr().err)
