@@ -116,7 +116,7 @@ def test_a_file_behind_a_url_is_read_in_parts(memory):
 
 
 def test_what_cannot_be_reached_is_an_error_of_ours(memory):
-    with pytest.raises(DataError, match=r"^memory://x\.tar does not exist"):
+    with pytest.raises(DataError, match=r"^memory://x\.tar does not exist or cannot be reached"):
         open_source("memory://x.tar")
     with pytest.raises(DataError, match=r"^memory://nowhere/ does not exist"):
         open_source("memory://nowhere/")

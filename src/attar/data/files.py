@@ -46,7 +46,9 @@ class File:
                 status = os.stat(self.address)
                 return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
             system, path = _connect(self.address)
-            return {"bytes": int(system.info(path)["size"]), "version": str(system.ukey(path))}
+            about = system.info(path)
+            version = f"{system.ukey(path)} {about.get('ETag', '')}"  # for https, ukey is the address alone
+            return {"bytes": int(about["size"]), "version": version}
 
     @contextlib.contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -240,6 +242,7 @@ def _in_words(what: str, kind: type[DataError]) -> Iterator[None]:
         raise DataError(f"{what} needs a package that is not installed: {error}.") from None
     except Exception as error:  # each protocol's package has errors of its own
         if isinstance(error, FileNotFoundError) and kind is DataError:
-            raise DataError(f"{what} does not exist. Check its name.") from None
+            rule = "does not exist or cannot be reached" if is_url(what) else "does not exist"
+            raise DataError(f"{what} {rule}. Check its name.") from None
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise kind(f"{what}: cannot be read ({without_credentials(reason)}).") from None

@@ -12,8 +12,11 @@ from attar.export import model_card
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly
 from attar.reports import Result, markdown_table
-from attar.utils.distributed import world_size
+from attar.utils.distributed import is_main, world_size
+from attar.utils.io import append_line, read_lines
 from attar.utils.progress import Log
+
+_SHOWN = 3  # damaged shards named in the log
 
 
 def say_header(log: Log, built: Assembly) -> None:
@@ -37,6 +40,20 @@ def say_header(log: Log, built: Assembly) -> None:
             f"           the student is wider than its teacher ({built.student.embed_dim} and"
             f" {built.teacher.embed_dim} channels): it will cost more than it can learn"
         )
+
+
+def say_damage(log: Log, built: Assembly, bad_files: Path) -> None:
+    """What of the data is passed over, as damaged shards: in the log, and once in `bad_files.jsonl`."""
+    problems = built.source.problems
+    for problem in problems[:_SHOWN]:
+        log.say(f"           {problem.reason}")
+    if len(problems) > _SHOWN:
+        log.say(f"           and {len(problems) - _SHOWN:,} more (see {bad_files.name})")
+    if problems and is_main():
+        known = {line.get("reason") for line in read_lines(bad_files)}
+        for problem in problems:
+            if problem.reason not in known:
+                append_line(bad_files, {"path": problem.name, "reason": problem.reason})
 
 
 def _where(built: Assembly) -> str:

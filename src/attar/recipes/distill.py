@@ -22,7 +22,7 @@ from attar.evaluation import wilson_interval
 from attar.export import write_student
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly, assemble, load_student
-from attar.recipes.describe import card, facts, say_header, say_results, short
+from attar.recipes.describe import card, facts, say_damage, say_header, say_results, short
 from attar.reports import Result, Role, read_results, verdict, write_page, write_result
 from attar.train import (
     BadFiles,
@@ -94,6 +94,7 @@ def distill(config: DistillConfig) -> DistillReport:
         run = from_main(lambda: start_run(directory))
         log = Log(run.log, is_silent=not is_main())
         say_header(log, built)
+        say_damage(log, built, run.bad_files)
         state = build_state(
             built.method.learner, built.student, config.optim, engine=config.parallel.engine, device=device
         )

@@ -1,0 +1,30 @@
+"""A run on several places at once, one of them damaged, and a second start of it."""
+
+import itertools
+import json
+
+from attar.cli import main
+from shards import sample, write_tar
+from small_runs import distill_words, picture, write_pictures
+
+
+def png(tmp_path, seed):
+    picture(seed).save(tmp_path / "one.png")
+    return (tmp_path / "one.png").read_bytes()
+
+
+def test_a_damaged_shard_is_said_and_written_down_once(tmp_path, capsys):
+    write_pictures(tmp_path / "images")
+    for number in (0, 1):
+        samples = [sample(f"{n}", n % 2, png(tmp_path, n), ending="png") for n in range(4)]
+        write_tar(tmp_path / f"shards/x-{number}.tar", itertools.chain(*samples))
+    shard = tmp_path / "shards/x-1.tar"
+    shard.write_bytes(shard.read_bytes()[: 3 * 512 + 2048])
+    words = distill_words(tmp_path, "--data", str(tmp_path / "images"), f"{tmp_path}/shards?weight=2")
+    for _ in range(2):
+        assert main(words) == 0
+        assert "x-1.tar: passed over from byte" in capsys.readouterr().out
+    (line,) = (tmp_path / "out/bad_files.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == "x-1.tar"
+    about = json.loads((tmp_path / "out/about.json").read_text())
+    assert about["images"].startswith(f"{12 + 2 * 5},")
