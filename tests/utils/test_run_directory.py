@@ -1,0 +1,121 @@
+"""Whose directory it is: a new run, the same run again, another one, or none of attar's."""
+
+import os
+
+import pytest
+
+from attar.config import DistillConfig
+from attar.errors import RunDirectoryError
+from attar.utils.io import read_json
+from attar.utils.run_directory import open_run, record_settings, start_run, versions
+
+NEEDED = {"teacher": "t", "student": "s", "data": "d", "out": "o"}
+CONFIG = DistillConfig(**NEEDED)
+
+
+def started(path, config=CONFIG, *, step=1):
+    """A run that has been started, with a checkpoint unless `step` is 0."""
+    run = start_run(open_run(path, config))
+    record_settings(run, config, version="0.1")
+    if step:
+        (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
+    return run
+
+
+def test_opening_leaves_an_empty_directory_and_starting_names_the_run(tmp_path):
+    run = open_run(tmp_path / "a/b", CONFIG)
+    assert run.is_new
+    assert list(run.path.iterdir()) == []
+    assert read_json(start_run(run).path / "run.json")["run_id"] == run.run_id
+
+
+def test_the_same_settings_go_on_with_the_same_run(tmp_path):
+    first = started(tmp_path)
+    again = open_run(tmp_path, DistillConfig(**NEEDED))
+    assert (again.is_new, again.run_id) == (False, first.run_id)
+    assert read_json(start_run(again).path / "run.json")["run_id"] == first.run_id
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"workers": 3, "device": "cpu", "log_every": 7, "max_bad_share": 0.5},
+        {"checkpoint": {"every": 5}, "parallel": {"engine": "fsdp2"}},
+        {"out": "elsewhere", "recipe": None, "resume_anyway": False},
+    ],
+)
+def test_settings_that_change_nothing_learned_may_differ(settings, tmp_path):
+    started(tmp_path)
+    assert not open_run(tmp_path, CONFIG.replace(**settings)).is_new
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"seed": 1}, "seed was 0, now 1"),
+        ({"method": "hint"}, "method was proteus, now hint"),
+        ({"optim": {"lr": 0.5}}, r"optim\.lr was None, now 0\.5"),
+        ({"data": ("d", "e")}, r"data was d, now \['d', 'e'\]"),
+    ],
+)
+def test_settings_that_change_what_is_learned_are_another_run(settings, says, tmp_path):
+    first, other = started(tmp_path), CONFIG.replace(**settings)
+    with pytest.raises(RunDirectoryError, match=rf"other settings: {says}.*--resume-anyway"):
+        open_run(tmp_path, other)
+    assert open_run(tmp_path, other, resume_anyway=True).run_id == first.run_id
+
+
+def test_without_a_checkpoint_it_may_start_again_with_other_settings(tmp_path):
+    first = started(tmp_path, step=0)
+    first.metrics.write_text("{}\n")
+    (first.results).mkdir()
+    again = start_run(open_run(tmp_path, CONFIG.replace(seed=1)))
+    assert again.is_new
+    assert again.run_id != first.run_id
+    assert not first.metrics.exists()
+    assert not first.results.exists()
+
+
+def test_going_on_keeps_what_the_run_wrote_and_removes_what_a_killed_writer_left(tmp_path):
+    run = started(tmp_path)
+    run.metrics.write_text("{}\n")
+    leftovers = [run.path / ".student.abc", run.checkpoints / ".step-00000002.xyz"]
+    for path in leftovers:
+        path.mkdir()
+    start_run(open_run(tmp_path, CONFIG))
+    assert run.metrics.exists()
+    assert not any(path.exists() for path in leftovers)
+    assert (run.checkpoints / "step-00000001").is_dir()
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunDirectoryError, match="is not empty and holds no attar run"):
+        open_run(tmp_path, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_hidden_files_do_not_make_it_something_else(tmp_path):
+    (tmp_path / ".DS_Store").touch()
+    assert open_run(tmp_path, CONFIG).is_new
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", "null"])
+def test_a_damaged_run_json_is_named(text, tmp_path):
+    started(tmp_path)
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunDirectoryError, match=r"run\.json is damaged: it names no run_id"):
+        open_run(tmp_path, CONFIG)
+
+
+def test_a_path_that_leads_nowhere_is_named(tmp_path):
+    os.symlink(tmp_path / "loop", tmp_path / "loop")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "loop", tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(RunDirectoryError, match=r"Give (a|another) directory|--out"):
+            open_run(path, CONFIG)
+
+
+def test_versions_name_what_shapes_a_result():
+    assert {"python", "platform", "torch", "timm", "numpy"} <= versions().keys()
+    assert versions()["torch"] != "not installed"
