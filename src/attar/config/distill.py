@@ -123,7 +123,8 @@ class DistillConfig(Config):
     teacher: str = Field(min_length=1, description="model reference of the teacher, such as vit_base_patch14_dinov2")
     student: str = Field(min_length=1, description="model reference of the student, such as vit_small_patch14_dinov2")
     data: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        min_length=1, description="where images lie, one place or several: a folder, a Parquet file, playground:SEED"
+        min_length=1,
+        description="images, one place or several: folder, tar, Parquet, URL, playground:SEED (see docs/data.md)",
     )
     out: str = Field(min_length=1, description="run directory; the same command in the same directory resumes")
     teacher_weights: str = Field("pretrained", min_length=1, description="pretrained, random, or a weight file")

@@ -42,7 +42,8 @@ class Part:
         size = len(self.source)
         rows: Rows = virtual % size
         chosen = virtual >= len(self) // size * size
-        rows[chosen] = permute(rows[chosen], size, derive(self.seed, "weight"))
+        if chosen.any():  # else a permutation of nothing would take the time of a small image
+            rows[chosen] = permute(rows[chosen], size, derive(self.seed, "weight"))
         return rows
 
     def titled(self, text: str) -> str:
