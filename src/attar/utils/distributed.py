@@ -63,7 +63,8 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        own = device if device.type == "cuda" else None
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), device_id=own)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"the {launched_ranks()} ranks cannot meet ({_first_line(error)})."
