@@ -116,7 +116,7 @@ def test_positions_in_a_folder_are_resampled_by_its_architecture_not_by_its_name
 @pytest.mark.parametrize(
     "config",
     ["not json", "[]", "{}", '{"architecture": "vit_nowhere", "pretrained_cfg": {}}', '{"architecture": "resnet10t"}',
-     '{"model_type": "dinov2", "hidden_size": 384}', '{"architecture": 3, "pretrained_cfg": {}}'],
+     '{"hidden_size": 384}', '{"architecture": 3, "pretrained_cfg": {}}'],
 )  # fmt: skip
 def test_a_folder_of_another_library_is_refused(config, tmp_path):
     (tmp_path / "config.json").write_text(config)

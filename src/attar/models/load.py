@@ -19,6 +19,7 @@ from attar.models.layouts import Statistics
 from attar.models.open_clip import load_open_clip
 from attar.models.positions import PosEmbed
 from attar.models.references import Reference, parse_reference
+from attar.models.transformers import is_transformers_folder, load_transformers
 from attar.models.weights import Converted, load_weights
 from attar.utils.io import read_json, sha256_file
 from attar.utils.seeding import seeded_torch
@@ -36,8 +37,8 @@ def load_backbone(
     """Load a model by reference as a `Backbone` on the CPU, in eval mode.
 
     Args:
-        reference: timm name with arguments, `open_clip:NAME?pretrained=TAG`, `module:package.mod:factory`, or a
-            directory that timm or attar wrote.
+        reference: timm name with arguments, `open_clip:NAME?pretrained=TAG`, `hf:DIR` or `hf:OWNER/REPOSITORY`,
+            `module:package.mod:factory`, or a directory that timm, transformers or attar wrote.
         weights: `pretrained` (the directory's own, or timm's published ones from the model hub), `random`, or a file.
         img_size: Input size in pixels; the model's own by default.
         pos_embed: How position tables of DINOv2 weights are resampled to another input size.
@@ -60,6 +61,8 @@ def load_backbone(
         return load_open_clip(
             parsed, weights=weights, img_size=img_size, trust_torchscript=trust_torchscript, seed=seed
         )
+    if parsed.kind == "hf" or (parsed.kind == "directory" and is_transformers_folder(parsed.name)):
+        return load_transformers(parsed, weights=weights, img_size=img_size, pos_embed=pos_embed, seed=seed)
     with seeded_torch(seed, "initialisation"):
         model = _build_timm(parsed, img_size)
     size = _input_size(model, img_size)

@@ -21,12 +21,10 @@ class Tower(nn.Module, ABC):
     Attributes:
         depth: Number of blocks, or stages of a conv net.
         patch_size: Pixels per token side.
-        patch_embed: The module that embeds each patch from its own pixels alone; None where patches cannot be hidden.
     """
 
     depth: int
     patch_size: int
-    patch_embed: nn.Module | None = None
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tokens:
@@ -35,6 +33,11 @@ class Tower(nn.Module, ABC):
     @abstractmethod
     def intermediates(self, pixels: Tensor, layers: list[int], *, norm: bool) -> list[Tokens]:
         """Tokens after blocks `layers`, which are sorted and lie in 0 to depth - 1."""
+
+    @property
+    def patch_embed(self) -> nn.Module | None:
+        """The module that embeds each patch from its own pixels alone; None where patches cannot be hidden."""
+        return None
 
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, E): the library's own image embedding; the class token (or pooling) where it has no projection."""
