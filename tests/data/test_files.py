@@ -1,5 +1,7 @@
 """What a user's word names: one file, a pattern, a folder of shards, here or behind a URL; and never a password."""
 
+import errno
+
 import pytest
 
 from attar.data.files import File, expand_braces, find_files, without_credentials
@@ -124,6 +126,12 @@ def test_what_cannot_be_reached_is_an_error_of_ours(memory):
         open_source("nosuch://x.tar")
     with pytest.raises(DecodeError, match=r"^n: cannot be read"):
         File("memory://gone.jpg").read(name="n")
+
+
+def test_a_full_disk_is_not_blamed_on_the_file_that_is_read(tmp_path):
+    touch(tmp_path, "x")
+    with pytest.raises(OSError, match="No space"), File(str(tmp_path / "x")).open():
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_protocol_whose_package_is_missing_is_an_error_that_names_it():

@@ -7,6 +7,7 @@ import pytest
 
 from attar.data.labelled import open_labelled
 from attar.errors import DataError
+from shards import sample, write_tar
 
 
 def write_classes(root, **classes):
@@ -45,6 +46,13 @@ def test_a_given_split_of_folders_is_kept(tmp_path, held_out):
     assert test.source.root == str(tmp_path / held_out)
     assert_labels_are_right(train)
     assert_labels_are_right(test)
+
+
+def test_a_given_split_of_tars_is_kept(tmp_path):
+    write_tar(tmp_path / "train.tar", [*sample("0", 0), *sample("1", 1), *sample("2", 1)])
+    write_tar(tmp_path / "val.tar", [*sample("0", 1), *sample("1", 0)])
+    train, test = open_labelled(str(tmp_path), seed=0)
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1, 1], [1, 0])
 
 
 def test_options_hold_for_both_parts_of_a_given_split(tmp_path):

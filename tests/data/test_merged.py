@@ -118,6 +118,15 @@ def test_folders_of_equal_name_are_told_apart_by_their_paths(tmp_path):
     assert [source.name(row) for row in range(2)] == [f"{here}/cat/0.jpg", f"{there}/cat/0.jpg"]
 
 
+def test_rows_of_shards_are_named_by_their_files(tmp_path):
+    for number in (0, 1):
+        write_table(tmp_path / f"x-{number}.parquet", [1])
+    table = write_table(tmp_path / "y.parquet", [1])
+    source = open_source((f"{tmp_path}/x-{{0..1}}.parquet", table, "playground:1?n=1"))
+    names = [source.name(row) for row in range(4)]
+    assert names == ["x-0.parquet[0]", "x-1.parquet[0]", "y.parquet[0]", "playground:1[0]"]
+
+
 def test_an_unreadable_row_is_named_with_its_part(tmp_path):
     source = open_source((write_classes(tmp_path / "a", cat=1), write_classes(tmp_path / "b", dog=1)))
     (tmp_path / "b/dog/0.jpg").unlink()

@@ -97,9 +97,10 @@ def test_without_classes_there_are_no_labels_and_with_some_it_is_an_error(tmp_pa
     some = open_source(write_tar(tmp_path / "2.tar", [*sample("a", 0), ("b.jpg", b"b")]))
     with pytest.raises(DataError, match=r"2\.tar/b\.jpg has no label"):
         some.labels()
-    words = open_source(write_tar(tmp_path / "3.tar", [*sample("a", 0), ("b.jpg", b"b"), ("b.cls", b"cat")]))
-    with pytest.raises(DataError, match=r"3\.tar/b\.jpg has no label"):
-        words.labels()
+    for label in (b"cat", b"", b"-1", b"9" * 30):
+        odd = open_source(write_tar(tmp_path / "3.tar", [*sample("a", 0), ("b.jpg", b"b"), ("b.cls", label)]))
+        with pytest.raises(DataError, match=r"3\.tar/b\.jpg has no label"):
+            odd.labels()
 
 
 # --- several shards -------------------------------------------------------------------------------------------------

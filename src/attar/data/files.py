@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".
 SHARD_SUFFIXES = (".tar", ".parquet")
 _COMPRESSED = (".tgz", *(f".tar.{ending}" for ending in ("gz", "bz2", "xz", "zst", "lz4")))
 _SPLITS = ("train", "val", "test")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_FILES = 100_000  # that one brace pattern may name
 
 
@@ -194,9 +196,13 @@ def _suffix(name: str) -> str:
 
 
 def _list_folder(folder: Path) -> Iterator[tuple[str, bool]]:
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:  # the index of images will say what is wrong
+    try:
+        entries = os.scandir(folder)
+    except OSError:  # the index of images will say what is wrong
+        return
+    with entries:
         for entry in entries:
-            yield entry.name, entry.is_dir()
+            yield entry.name, os.path.isdir(entry.path)
 
 
 def _list_url(url: str) -> Iterator[tuple[str, bool]]:
@@ -241,6 +247,8 @@ def _in_words(what: str, kind: type[DataError]) -> Iterator[None]:
     except ImportError as error:
         raise DataError(f"{what} needs a package that is not installed: {error}.") from None
     except Exception as error:  # each protocol's package has errors of its own
+        if getattr(error, "errno", None) in _NO_ROOM:  # of what is written meanwhile, not of what is read
+            raise
         if isinstance(error, FileNotFoundError) and kind is DataError:
             rule = "does not exist or cannot be reached" if is_url(what) else "does not exist"
             raise DataError(f"{what} {rule}. Check its name.") from None

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.data.base import Labels, Rows, Source
-from attar.data.files import is_url, local_path
+from attar.data.files import SHARD_SUFFIXES, is_url, local_path
 from attar.data.references import split_reference
 from attar.data.sources import open_source
 from attar.errors import DataError
@@ -47,9 +47,9 @@ class Labelled:
 def open_labelled(reference: str, *, seed: int, reindex: bool = False) -> tuple[Labelled, Labelled]:
     """Open labelled images as (train, test).
 
-    A folder with `train` and `val` (or `test`), each one folder per class or a Parquet file, keeps that split.
-    One folder per class, one Parquet file or the playground is split in halves by seed, class by class. Options after
-    `?` hold for both parts.
+    A folder with `train` and `val` (or `test`), each one folder per class, a Parquet file or a tar, keeps that split.
+    One folder per class, Parquet files, tar shards or the playground is split in halves by seed, class by class.
+    Options after `?` hold for both parts.
 
     Raises:
         DataError: If there are no labels, one class only, or the two parts have different classes.
@@ -68,7 +68,7 @@ def open_labelled(reference: str, *, seed: int, reindex: bool = False) -> tuple[
 
 
 def _given_split(folder: Path) -> tuple[Path, Path] | None:
-    for ending in ("", ".parquet"):
+    for ending in ("", *SHARD_SUFFIXES):
         train = folder / f"train{ending}"
         tests = [folder / f"{name}{ending}" for name in _TEST_NAMES if (folder / f"{name}{ending}").exists()]
         if train.exists() and tests:

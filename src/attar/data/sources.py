@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from attar.data.base import Labels, Problem, Source
-from attar.data.files import SHARD_SUFFIXES, File, find_files, is_url, printable, without_credentials
+from attar.data.files import File, find_files, is_url, printable, without_credentials
 from attar.data.index import FolderIndex, folder_index, known_index
 from attar.data.mapped import CachedFiles
 from attar.data.merged import MergedSource, Part
@@ -57,14 +57,12 @@ def open_source(references: str | Sequence[str], *, reindex: bool = False) -> So
 
 def _titles(places: Sequence[str]) -> list[str]:
     """What names of each place's rows shall begin with: as little as tells the places apart."""
+    if len(places) == 1:
+        return [""]
     shown = [without_credentials(place).rstrip("/") for place in places]
-    short = {place: place.rpartition("/")[2] for place in shown}
+    short = {place: place.rpartition("/")[2].partition("{")[0] for place in shown}
     is_clear = len(set(short.values())) == len(short)
-    return [
-        "" if len(shown) == 1 or place.startswith("playground") or (is_clear and place.endswith(SHARD_SUFFIXES))
-        else short[place] if is_clear else place
-        for place in shown
-    ]  # fmt: skip
+    return ["" if place.startswith("playground") else short[place] if is_clear else place for place in shown]
 
 
 def _open_place(place: str, *, reindex: bool) -> Source:

@@ -127,9 +127,10 @@ def _samples(file: BinaryIO) -> Iterator[_Sample]:
 
 def _label(text: bytes) -> int | None:
     try:
-        return int(text)
+        label = int(text)
     except ValueError:
         return None
+    return label if 0 <= label < 2**63 else None
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
