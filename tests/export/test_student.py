@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from attar.export import model_card, write_student
+from attar.export import library_of, model_card, write_student
 from attar.models import Backbone, load_backbone
 
 STUDENTS = [
@@ -114,3 +114,38 @@ def test_student_of_a_users_own_module_is_written_with_its_reference(
     back = load_backbone(written["reference"], weights=tmp_path / "student" / "model.safetensors", img_size=32)
     images = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(back.tokens(images).patch, student.tokens(images).patch, rtol=0, atol=0)
+
+
+PLAIN_TRANSFORMERS = """
+import sys
+sys.modules["attar"] = None  # importing attar now fails
+import torch
+from transformers import AutoImageProcessor, AutoModel
+folder, images_file, out = sys.argv[1:]
+processor = AutoImageProcessor.from_pretrained(folder)
+mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (processor.image_mean, processor.image_std))
+with torch.no_grad():
+    model = AutoModel.from_pretrained(folder).eval()
+    torch.save(model((torch.load(images_file) - mean) / std).last_hidden_state, out)
+"""
+
+
+def test_student_of_transformers_loads_with_plain_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(
+        hidden_size=48, num_hidden_layers=1, num_attention_heads=3, image_size=70, patch_size=14
+    )
+    config.save_pretrained(tmp_path / "model")
+    student = load_backbone(f"hf:{tmp_path / 'model'}", weights="random", img_size=56)
+    assert library_of(student) == "transformers"
+    write_student(tmp_path / "student", student, card=model_card("x", {}, "", library=library_of(student)))
+    assert "AutoModel.from_pretrained" in (tmp_path / "student" / "README.md").read_text()
+    images = torch.rand(2, 3, 56, 56)
+    torch.save(images, tmp_path / "images.pt")
+    files = [str(tmp_path / name) for name in ("student", "images.pt", "features.pt")]
+    done = subprocess.run([sys.executable, "-c", PLAIN_TRANSFORMERS, *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    features = torch.load(tmp_path / "features.pt")
+    torch.testing.assert_close(features[:, 1:], student.tokens(images).patch, rtol=0, atol=1e-6)
+    back = load_backbone(str(tmp_path / "student"))
+    assert (back.img_size, back.preprocess) == (56, student.preprocess)

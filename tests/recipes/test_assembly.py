@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from attar.config import DistillConfig
+from attar.errors import ConfigError
 from attar.models import Backbone, Preprocess, load_backbone
 from attar.recipes.assembly import assemble
 from attar.recipes.distill import distill
@@ -105,3 +106,31 @@ def test_a_selected_start_is_the_same_each_time(tmp_path: Path) -> None:
     config = settings(tmp_path, teacher=f"{VIT}&embed_dim=48&depth=2", student_weights="teacher")
     once, again = (assemble(config, CPU).student.model.state_dict() for _ in range(2))
     assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_an_open_clip_student_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    config = settings(tmp_path, student="open_clip:ViT-B-32", data="nowhere")
+    with pytest.raises(ConfigError, match=r"could not ship: .* Take timm's form of it"):
+        assemble(config, CPU)
+
+
+def test_transformers_teach_and_learn(tmp_path: Path) -> None:
+    """Three terms, masks among them, with a model of transformers on both sides; what ships is judged as it lies."""
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
+    transformers.ViTConfig(**shape, image_size=64, patch_size=8).save_pretrained(tmp_path / "vit")
+    teacher = transformers.Dinov2WithRegistersConfig(**shape, image_size=32, patch_size=8)
+    transformers.Dinov2WithRegistersModel(teacher).save_pretrained(tmp_path / "teacher")
+    config = settings(
+        tmp_path,
+        teacher=f"hf:{tmp_path / 'teacher'}",
+        teacher_weights="pretrained",
+        student=f"hf:{tmp_path / 'vit'}",
+        monitor="playground:1?n=40&variety=0",
+    )
+    report = distill(config)
+    student = load_backbone(str(report.student))
+    assert (student.img_size, student.preprocess) == (32, IMAGENET)
+    assert {result.role for result in report.results} == {"teacher", "student", "random"}
+    before = load_backbone(config.student, weights="random", img_size=32)
+    assert not torch.equal(student.model.state_dict()["model.layernorm.weight"], before.model.model.layernorm.weight)

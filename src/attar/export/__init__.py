@@ -1,5 +1,5 @@
 """Files that other tools read."""
 
-from attar.export.student import model_card, write_student
+from attar.export.student import library_of, model_card, write_student
 
-__all__ = ["model_card", "write_student"]
+__all__ = ["library_of", "model_card", "write_student"]

@@ -1,25 +1,36 @@
-"""A finished student as an ordinary model: a timm directory with a model card, loadable without attar."""
+"""A finished student as an ordinary model: a directory of timm or transformers with a model card, no attar needed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from attar.models import Backbone
+from attar.models.transformers import TransformersTower
 from attar.utils.io import new_folder, read_json, write_json
 
 _NOT_OURS = ("license", "origin_url", "paper_name", "paper_ids", "notes", "tag", "hf_hub_id", "hf_hub_filename", "url")
+
+Library = Literal["timm", "transformers", "attar"]
+
+
+def library_of(student: Backbone) -> Library:
+    """The library with which a student loads once it is written."""
+    if isinstance(student.model, TransformersTower):
+        return "transformers"
+    return "timm" if isinstance(getattr(student.model, "pretrained_cfg", None), dict) else "attar"
 
 
 def write_student(folder: Path, student: Backbone, *, card: str) -> None:
     """Write `config.json`, `model.safetensors` and `README.md`; what stood in the folder is replaced in one rename.
 
-    A timm model loads with `timm.create_model("local-dir:FOLDER", pretrained=True)`. A module of the user's own is
-    written as its state dict beside the reference of its factory and the statistics it learned with.
+    A timm model loads with `timm.create_model("local-dir:FOLDER", pretrained=True)`, one of transformers with
+    `AutoModel.from_pretrained(FOLDER)`. A module of the user's own is written as its state dict beside the reference
+    of its factory and the statistics it learned with.
 
     Args:
         folder: Where the student goes.
@@ -27,7 +38,9 @@ def write_student(folder: Path, student: Backbone, *, card: str) -> None:
         card: Text of the model card.
     """
     with new_folder(folder) as temporary:
-        if isinstance(getattr(student.model, "pretrained_cfg", None), dict):
+        if isinstance(student.model, TransformersTower):
+            student.model.save(temporary, student.preprocess, img_size=student.img_size)
+        elif library_of(student) == "timm":
             _write_timm(temporary, student)
         else:
             save_file(
@@ -67,6 +80,14 @@ import timm
 model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()
 tokens = model.forward_features(images)  # images normalised with mean and std of config.json
 ```"""
+_TRANSFORMERS_CARD = """It is an ordinary transformers model:
+
+```python
+from transformers import AutoImageProcessor, AutoModel
+processor = AutoImageProcessor.from_pretrained("path/to/this/folder")
+model = AutoModel.from_pretrained("path/to/this/folder").eval()
+tokens = model(**processor(images, return_tensors="pt")).last_hidden_state
+```"""
 _MODULE_CARD = """It is a module of your own: `config.json` names its factory, `model.safetensors` is its state dict.
 
 ```python
@@ -75,12 +96,15 @@ model = attar.load_backbone("module:…", weights="path/to/this/folder/model.saf
 ```"""
 
 
-def model_card(title: str, facts: Mapping[str, str], table: str, *, is_timm: bool = True) -> str:
+_CARDS: dict[Library, str] = {"timm": _TIMM_CARD, "transformers": _TRANSFORMERS_CARD, "attar": _MODULE_CARD}
+
+
+def model_card(title: str, facts: Mapping[str, str], table: str, *, library: Library = "timm") -> str:
     """Markdown of a model card: how to load, where it comes from, how it was measured."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return (
         f"# {title}\n\n"
-        f"A vision backbone trained with attar. {_TIMM_CARD if is_timm else _MODULE_CARD}\n\n"
+        f"A vision backbone trained with attar. {_CARDS[library]}\n\n"
         f"| | |\n|---|---|\n{rows}\n\n"
         f"## Measured\n\n{table}\n\n"
         "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and the"

@@ -16,6 +16,7 @@ from attar.errors import ConfigError, DataError
 from attar.evaluation import KnnMonitor
 from attar.methods import Hint, LogitDistillation, Method, Proteus, SoftLogits, Supervised
 from attar.models import Backbone, LinearClassifier, Preprocess, load_backbone, load_classifier
+from attar.models.references import parse_reference
 from attar.models.selection import start_from_teacher
 from attar.train import shard
 from attar.utils.distributed import world_size
@@ -62,6 +63,7 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
         UserError: If something is missing or does not fit.
     """
     _check_shares(config)
+    _check_ships(config)
     workers = default_workers() if config.workers is None else config.workers
     source = open_source(config.data, reindex=config.reindex)
     order = ViewOrder(len(source), config.seed, config.views.repeats)
@@ -111,6 +113,15 @@ def _check_shares(config: DistillConfig) -> None:
         raise ConfigError(
             f"proteus.mask_probability {terms.mask_probability:g} of the {images} images of a rank masks none."
             " Try a larger --batch-size or fewer ranks, or --proteus.mask-rule random."
+        )
+
+
+def _check_ships(config: DistillConfig) -> None:
+    """open_clip loads no image tower without its text tower, so that a student of its own could be no one's model."""
+    if parse_reference(config.student).kind == "open_clip":
+        raise ConfigError(
+            f"student {config.student} could not ship: open_clip loads whole models only, of image and text."
+            " Take timm's form of it, such as vit_base_patch32_clip_224, or hf:DIR of a clip model."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from attar._version import __version__
 from attar.config import DistillConfig
-from attar.export import model_card
+from attar.export import library_of, model_card
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly
 from attar.reports import Result, markdown_table
@@ -126,5 +126,4 @@ def card(built: Assembly, best: Mapping[str, Any], results: list[Result]) -> str
     """The model card."""
     origin = short(built.config.teacher) if _has_teacher(built.config) else "labels"
     title = f"{short(built.config.student)} from {origin}"
-    is_timm = isinstance(getattr(built.student.model, "pretrained_cfg", None), dict)
-    return model_card(title, facts(built, best), markdown_table(results), is_timm=is_timm)
+    return model_card(title, facts(built, best), markdown_table(results), library=library_of(built.student))
