@@ -49,13 +49,21 @@ def test_settings_that_change_nothing_learned_may_differ(settings, tmp_path):
     assert not open_run(tmp_path, CONFIG.replace(**settings)).is_new
 
 
+def test_a_run_of_an_older_version_goes_on_without_the_settings_it_did_not_know(tmp_path):
+    started(tmp_path)
+    (tmp_path / "config.yaml").write_text("teacher: t\nstudent: s\ndata: d\nout: o\n")
+    assert not open_run(tmp_path, CONFIG).is_new
+    with pytest.raises(RunDirectoryError, match="method was proteus, now hint"):
+        open_run(tmp_path, CONFIG.replace(method="hint"))
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"seed": 1}, "seed was 0, now 1"),
         ({"method": "hint"}, "method was proteus, now hint"),
         ({"optim": {"lr": 0.5}}, r"optim\.lr was None, now 0\.5"),
-        ({"data": ("d", "e")}, r"data was d, now \['d', 'e'\]"),
+        ({"data": ("d", "e")}, r"data was \['d'\], now \['d', 'e'\]"),
     ],
 )
 def test_settings_that_change_what_is_learned_are_another_run(settings, says, tmp_path):

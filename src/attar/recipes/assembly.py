@@ -175,7 +175,7 @@ def _open_classes(config: DistillConfig, source: Source) -> tuple[Labels, list[s
     classes = source.labels()
     if classes is None:
         raise DataError(
-            f"method {config.method} learns from labels, and {config.data} has none. Put each class into a folder of"
+            f"method {config.method} learns from labels, and {", ".join(config.data)} has none. Put each class into a folder of"
             " its own, give a Parquet file a column 'label', or use --method proteus."
         )
     return classes

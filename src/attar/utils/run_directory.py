@@ -13,7 +13,7 @@ from typing import Any
 
 from attar.config import VOLATILE, Config
 from attar.config.files import read_settings, to_yaml
-from attar.errors import RunDirectoryError
+from attar.errors import ConfigError, RunDirectoryError
 from attar.utils.io import read_json, storage_errors, write_json, write_text
 
 
@@ -129,7 +129,7 @@ def _run_id(file: Path) -> str:
 
 
 def _check_same(path: Path, config: Config) -> None:
-    before, now = read_settings(path / "config.yaml"), config.model_dump(mode="json")
+    before, now = _with_defaults(read_settings(path / "config.yaml"), config), config.model_dump(mode="json")
     changed = [
         f"{key} was {old}, now {new}"
         for key, (old, new) in _flat_changes(before, now).items()
@@ -140,6 +140,14 @@ def _check_same(path: Path, config: Config) -> None:
             f"--out {path} holds a run with other settings: {'; '.join(changed[:6])}."
             " Choose a new --out, or add --resume-anyway to go on with the new settings."
         )
+
+
+def _with_defaults(settings: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Recorded settings with today's defaults where they are older than a setting; as they are if no longer valid."""
+    try:
+        return type(config).build(settings).model_dump(mode="json")
+    except ConfigError:
+        return settings
 
 
 def _flat_changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
