@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from attar._version import __version__
-from attar.errors import AttarError, ConfigError, did_you_mean
+from attar.errors import AttarError, ConfigError, LostRankError, did_you_mean
 
 if TYPE_CHECKING:
     from attar.config import Config, DistillConfig
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         if not error.is_shared or _rank() in ("", "0"):
             _complain(f"{type(error).__name__}: {error}")
-        _tell_launcher(error)
+        _tell_launcher(error, debug=debug)
         return error.exit_code
     except KeyboardInterrupt:
         _complain("stopped by SIGINT.")
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{type(error).__name__}: {reason}\n"
             "  This is not an error attar knows. Run again with --debug to see where it comes from."
         )
-        _tell_launcher(error)
+        _tell_launcher(error, debug=debug)
         return 1
 
 
@@ -185,12 +187,15 @@ def _complain(text: str) -> None:
     print(f"[rank {rank}] {text}" if rank else text, file=sys.stderr)
 
 
-def _tell_launcher(error: Exception) -> None:
+def _tell_launcher(error: Exception, *, debug: bool) -> None:
     """Leave the reason where torchrun looks for it: its summary then says why the job ended."""
-    if "TORCHELASTIC_ERROR_FILE" in os.environ:
-        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-        get_error_handler().record_exception(error)
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file is None or isinstance(error, LostRankError):  # torchrun takes the earliest reason for the root of all
+        return
+    text = traceback.format_exc() if debug else f"{type(error).__name__}: {error}"
+    reason = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}
+    with contextlib.suppress(OSError):
+        Path(file).write_text(json.dumps({"message": reason}), encoding="utf-8")
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {"distill": _distill, "quickstart": _quickstart, "doctor": _doctor}

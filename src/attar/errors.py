@@ -11,7 +11,8 @@ AttarError
 │   ├── RunDirectoryError     the output directory belongs to another run or cannot be written
 │   └── CheckpointError       a checkpoint is damaged or does not belong to this run
 ├── TrainingError             the run itself failed; exit code 1
-│   └── NonFiniteError        a loss or gradient is not finite; the weights were not changed
+│   ├── NonFiniteError        a loss or gradient is not finite; the weights were not changed
+│   └── LostRankError         another rank has gone; it says why, or its launcher does
 └── Interrupted               SIGINT or SIGTERM; what was done is saved, exit code 130 or 143
 """
 
@@ -77,14 +78,21 @@ class NonFiniteError(TrainingError):
     is_shared = True
 
 
+class LostRankError(TrainingError):
+    """Another rank has gone. The reason is there, not here."""
+
+
 class Interrupted(AttarError):  # noqa: N818  (it is no error of anybody)
     """A signal asked the run to stop; the same command goes on from what was saved."""
 
     is_shared = True
 
     def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(signal_number, message)  # as given, so that it can be sent to other ranks
         self.exit_code = 128 + signal_number
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

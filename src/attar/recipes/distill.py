@@ -227,10 +227,15 @@ def _judge_baselines(built: Assembly, run: RunDirectory, state: TrainState, log:
     if built.monitor is None:
         log.say("  monitor  none: without --monitor nobody will know whether it helped")
         return ""
-    if is_main() or is_sharded(built.teacher):  # a sharded one answers only when all ranks ask it
-        teacher = _judge(built, run, "teacher", built.teacher)
-    if not is_main():
-        return ""
+    judge_teacher = partial(_judge, built, run, "teacher", built.teacher)
+    # a sharded one answers only when all ranks ask it
+    teacher = judge_teacher() if is_sharded(built.teacher) else from_main(judge_teacher)
+    return from_main(partial(_judge_random, built, run, state, log, teacher))
+
+
+def _judge_random(built: Assembly, run: RunDirectory, state: TrainState, log: Log, teacher: Result) -> str:
+    """The untrained student beside its teacher, and what the reader must know of both."""
+    assert built.monitor is not None
     write_json(run.path / "monitor.json", built.monitor.describe())
     if state.notes.get("protocol") != built.monitor.protocol:  # other scores than these cannot be compared with
         state.notes.pop("best", None)

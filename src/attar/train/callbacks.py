@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from attar.train.checkpoint import save_checkpoint
 from attar.train.loop import StepRecord
 from attar.train.state import TrainState
 from attar.types import Evaluator
-from attar.utils.distributed import is_main
+from attar.utils.distributed import from_main, is_main
 from attar.utils.io import append_line, read_lines, write_text
 from attar.utils.progress import Log, duration, progress_bar
 
@@ -198,9 +199,9 @@ class Monitor(NoEffect):
         line: dict[str, Any] = {"step": state.step}
         shown = []
         for role, backbone in state.students():
+            scores = from_main(partial(self._scores, backbone))  # on all ranks, as is a signal that comes meanwhile
             if not is_main():
                 continue
-            scores = dict(self.evaluator.run(backbone))
             line |= {f"{role}_{name}": value for name, value in scores.items()}
             selected = next(value for name, value in scores.items() if name.endswith("select"))
             shown.append(f"{role} {100 * selected:.1f}")
@@ -212,6 +213,9 @@ class Monitor(NoEffect):
             return
         self.metrics.write(line)
         self.log.say(f"  k-NN (selection half) at step {state.step:,}  {'  '.join(shown)}  {self.beside}")
+
+    def _scores(self, backbone: Backbone) -> dict[str, float]:
+        return dict(self.evaluator.run(backbone))
 
 
 class Checkpoints(NoEffect):

@@ -15,9 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from attar.errors import ConfigError, TrainingError
+from attar.errors import ConfigError, Interrupted, LostRankError, TrainingError
 
 T = TypeVar("T")
+
+# how the transports say that the other end is no more
+_LOST = ("connection closed", "connection reset", "broken pipe", "timed out", "remote process exited")
 
 
 def launched_ranks() -> int:
@@ -79,16 +82,16 @@ def peers_in_words() -> Iterator[None]:
     """Say in words that another rank has gone, where a collective operation fails because of it.
 
     Raises:
-        TrainingError: In place of the transport's own error.
+        LostRankError: In place of the transport's own error.
     """
     try:
         yield
     except RuntimeError as error:
-        lost = ("connection closed", "connection reset", "broken pipe", "timed out", "remote process exited")
-        if world_size() == 1 or not any(word in str(error).lower() for word in lost):
+        how = next((words for words in _LOST if words in str(error).lower()), None)
+        if world_size() == 1 or how is None:
             raise
-        raise TrainingError(
-            f"rank {rank()} lost another rank ({_first_line(error)}). What that rank says is the reason;"
+        raise LostRankError(
+            f"rank {rank()} lost another rank ({how}). That rank or the launcher says why;"
             " the same command goes on from the last checkpoint."
         ) from None
 
@@ -117,11 +120,22 @@ def gather(value: T) -> list[T]:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What `make` gives on the main rank, on each rank. For small plain objects; an error ends the main rank first."""
+    """What `make` gives on the main rank, on each rank. For small plain objects.
+
+    Raises:
+        Interrupted: On all ranks, where a signal stopped `make`. Any other error ends the main rank alone.
+    """
     if world_size() == 1:
         return make()
-    held: list[Any] = [make() if is_main() else None]
+    held: list[Any] = [None]
+    if is_main():
+        try:
+            held = [make()]
+        except Interrupted as stop:
+            held = [stop]
     dist.broadcast_object_list(held, src=0)
+    if isinstance(held[0], Interrupted):
+        raise held[0]
     return held[0]  # type: ignore[no-any-return]
 
 
