@@ -176,8 +176,8 @@ def _open_classes(config: DistillConfig, source: Source) -> tuple[Labels, list[s
     if classes is None:
         places = ", ".join(config.data)
         raise DataError(
-            f"method {config.method} learns from labels, and {places} has none. Put each class into a folder of its own,"
-            " give a Parquet file a column 'label', or use --method proteus."
+            f"method {config.method} learns from labels, and {places} has none. Put each class into a folder of its"
+            " own, give a Parquet file a column 'label', or use --method proteus."
         )
     return classes
 
