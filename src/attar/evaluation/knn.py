@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attar.data.labelled import Labelled, Rows
-from attar.data.loader import EvaluationDataset, evaluation_batches
 from attar.errors import DataError
+from attar.evaluation.embedding import embed, evaluation_views
 from attar.types import FrozenBackbone
-from attar.utils.progress import track
 from attar.utils.seeding import numpy_generator
 
 TEMPERATURE = 0.07  # DINO's
@@ -49,6 +48,13 @@ def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int, temper
     return torch.cat(predicted)
 
 
+def knn_accuracy(
+    bank: tuple[Tensor, Tensor], queries: tuple[Tensor, Tensor], *, k: int, temperature: float = TEMPERATURE
+) -> float:
+    """Share of queries whose class `knn_predict` finds; both arguments are (features, labels)."""
+    return (knn_predict(*bank, queries[0], k=k, temperature=temperature) == queries[1]).double().mean().item()
+
+
 class KnnMonitor:
     """k-NN on labelled images that no step trains on; the queries are two halves, one to select by, one to report.
 
@@ -78,11 +84,10 @@ class KnnMonitor:
 
     def run(self, backbone: FrozenBackbone) -> Iterator[tuple[str, float]]:
         """Yield the top-1 shares `knn_select` and `knn_report`, and `knn_images`, the number behind the report."""
-        bank, bank_labels = self._embed(backbone, self.bank, "bank")
+        bank = self._embed(backbone, self.bank, "bank")
         for name, part in (("knn_select", self.select), ("knn_report", self.report)):
             features, labels = self._embed(backbone, part, name)
-            hits = knn_predict(bank, bank_labels, features, k=self.k) == labels
-            yield name, hits.double().mean().item()
+            yield name, knn_accuracy(bank, (features, labels), k=self.k)
         yield "knn_images", len(labels)
 
     @property
@@ -101,14 +106,7 @@ class KnnMonitor:
 
     def _embed(self, backbone: FrozenBackbone, part: Labelled, name: str) -> tuple[Tensor, Tensor]:
         """((n, D) features, (n,) labels) of the readable images of a part."""
-        features, positions = [], []
-        for images, where in self._batches(part, name, backbone.img_size):
-            if len(where):
-                features.append(backbone.tokens(images).cls.cpu())
-                positions.append(where)
-        if not features:
-            raise DataError(f"none of the {len(part)} monitor images can be read, such as {part.source.name(0)}.")
-        return torch.cat(features), torch.from_numpy(part.labels)[torch.cat(positions)]
+        return embed(backbone, part, self._batches(part, name, backbone.img_size), name="monitor images")
 
     def _batches(self, part: Labelled, name: str, img_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         if (img_size, name) in self._pixels:
@@ -116,9 +114,10 @@ class KnnMonitor:
             return
         keep = (len(self.bank) + len(self.select) + len(self.report)) * 3 * img_size**2 <= _KEEP_PIXELS
         kept = []
-        dataset = EvaluationDataset(part.source, part.rows, img_size=img_size, crop_pct=self.crop_pct)
-        loader = evaluation_batches(dataset, batch_size=64, workers=self.workers)
-        for batch in track(loader, f"monitor images, {name.removeprefix('knn_')}", total=len(loader), unit="batches"):
+        shown = f"monitor images, {name.removeprefix('knn_')}"
+        for batch in evaluation_views(
+            part, img_size=img_size, crop_pct=self.crop_pct, workers=self.workers, name=shown
+        ):
             kept.append(batch) if keep else None
             yield batch
         if keep:

@@ -1,0 +1,65 @@
+"""Class-token features of labelled images, the one door through which every classification protocol looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from attar.data.labelled import Labelled
+from attar.data.loader import EvaluationDataset, evaluation_batches
+from attar.errors import DataError
+from attar.types import FrozenBackbone
+from attar.utils.progress import track
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def embed_labelled(
+    backbone: FrozenBackbone, labelled: Labelled, *, crop_pct: float = 1.0, workers: int = 0, name: str = "images"
+) -> tuple[Tensor, Tensor]:
+    """Features and classes of the readable images, in order.
+
+    Args:
+        backbone: Frozen model.
+        labelled: Images with classes.
+        crop_pct: Share of the resized image that the centre crop keeps.
+        workers: Loader processes.
+        name: What progress and messages call them, in the plural.
+
+    Returns:
+        ((n, D) float32, (n,) int64) on the CPU.
+
+    Raises:
+        DataError: If no image can be read.
+    """
+    batches = evaluation_views(labelled, img_size=backbone.img_size, crop_pct=crop_pct, workers=workers, name=name)
+    return embed(backbone, labelled, batches, name=name)
+
+
+def evaluation_views(
+    labelled: Labelled, *, img_size: int, crop_pct: float, workers: int, name: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(views (B, 3, S, S) uint8, their positions (B,)) once through the images, with a progress bar."""
+    dataset = EvaluationDataset(labelled.source, labelled.rows, img_size=img_size, crop_pct=crop_pct)
+    loader = evaluation_batches(dataset, batch_size=64, workers=workers)
+    yield from track(loader, name, total=len(loader), unit="batches")
+
+
+def embed(
+    backbone: FrozenBackbone, labelled: Labelled, batches: Batches, *, name: str = "images"
+) -> tuple[Tensor, Tensor]:
+    """`embed_labelled` on views that were made already.
+
+    Raises:
+        DataError: If no image can be read.
+    """
+    features, positions = [], []
+    for images, where in batches:
+        if len(where):
+            features.append(backbone.tokens(images).cls.cpu())
+            positions.append(where)
+    if not features:
+        raise DataError(f"none of the {len(labelled)} {name} can be read, such as {labelled.source.name(0)}.")
+    return torch.cat(features), torch.from_numpy(labelled.labels)[torch.cat(positions)]
