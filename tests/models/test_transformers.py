@@ -191,18 +191,17 @@ def test_siglip2_takes_the_patches_that_its_processor_cuts(tmp_path):
 @pytest.mark.parametrize("size", [32, 48])
 def test_dinov2_of_transformers_and_of_timm_agree(size, tmp_path):
     """The same weights through two libraries, and positions resampled by one rule."""
-    model = write_encoder(tmp_path, "dinov2")
+    write_encoder(tmp_path, "dinov2")
     state = {}
-    for key, value in model.state_dict().items():
+    for key, value in load_file(tmp_path / "model.safetensors").items():
         key = key.replace("encoder.layer.", "blocks.").replace("layer_scale", "ls").replace("lambda1", "gamma")
-        key = key.replace("attention.o_proj", "attn.proj").replace("layernorm.", "norm.")
+        key = key.replace("attention.output.dense", "attn.proj").replace("layernorm.", "norm.")
         key = key.replace("patch_embeddings.projection", "patch_embed.proj").replace("position_embeddings", "pos_embed")
-        key = key.removeprefix("embeddings.")
-        state[key] = value
+        state[key.removeprefix("embeddings.")] = value
     del state["mask_token"]
     for block in ("blocks.0", "blocks.1"):
         for kind in ("weight", "bias"):
-            parts = [state.pop(f"{block}.attention.{part}_proj.{kind}") for part in "qkv"]
+            parts = [state.pop(f"{block}.attention.attention.{part}.{kind}") for part in ("query", "key", "value")]
             state[f"{block}.attn.qkv.{kind}"] = torch.cat(parts)
     torch.save(state, tmp_path / "timm.pth")
     reference = "vit_small_patch14_dinov2?embed_dim=48&depth=2&num_heads=3&patch_size=8"
@@ -508,6 +507,12 @@ def test_a_repository_is_read_like_a_directory(tmp_path, monkeypatch):
 def test_missing_transformers_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelReferenceError, match=re.escape('Try: pip install "attar[hf]"')):
+        load_backbone("hf:somewhere", weights="random")
+
+
+def test_an_old_transformers_is_refused(monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", "4.57.6")
+    with pytest.raises(ModelReferenceError, match=r"need transformers 5\.6 or newer, 4\.57\.6 is installed"):
         load_backbone("hf:somewhere", weights="random")
 
 

@@ -31,6 +31,7 @@ from attar.types import Tokens
 from attar.utils.io import read_json, sha256_file
 from attar.utils.seeding import seeded_torch
 
+_OLDEST = (5, 6)  # older ones name the parts of clip and siglip otherwise
 _DESCRIPTIONS = ["config.json", "preprocessor_config.json", "README.md"]
 _WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
 _TABLE = re.compile(r"(?:^|\.)embeddings\.position_embeddings?(?:\.weight)?$")
@@ -244,6 +245,11 @@ def _library() -> Any:
         raise ModelReferenceError(
             'hf: references need transformers, which is not installed. Try: pip install "attar[hf]".'
         ) from None
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < _OLDEST:
+        raise ModelReferenceError(
+            f"hf: references need transformers {'.'.join(map(str, _OLDEST))} or newer, {transformers.__version__} is"
+            ' installed. Try: pip install "attar[hf]".'
+        )
     return transformers
 
 
