@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,14 +22,27 @@ from attar.config import OptimConfig, ProteusConfig, ViewsConfig
 from attar.data.loader import ViewDataset, training_batches
 from attar.data.sampler import ViewOrder
 from attar.data.sources import open_source
-from attar.errors import AttarError
+from attar.errors import AttarError, Interrupted
 from attar.methods import Hint, Method, Proteus, Supervised
 from attar.methods.proteus import draw_masks
 from attar.models import Backbone, load_backbone
-from attar.train import LoopSettings, Schedule, TrainState, build_state, fit, load_checkpoint, save_checkpoint
+from attar.train import (
+    Callback,
+    Checkpoints,
+    LoopSettings,
+    Metrics,
+    Monitor,
+    Schedule,
+    TrainState,
+    build_state,
+    fit,
+    load_checkpoint,
+    save_checkpoint,
+)
 from attar.train.parallel import Engine, is_sharded, shard, whole
 from attar.types import Batch, StepOutput
 from attar.utils.distributed import gather, is_main, process_group, rank, world_size
+from attar.utils.progress import Log
 from attar.utils.signals import polite_stop
 
 CPU = torch.device("cpu")
@@ -145,11 +158,18 @@ class Losses:
 
 
 def fit_steps(
-    method: Method, state: TrainState, *, stop: int, losses: list[float], stream: Iterator[Batch] | None = None
+    method: Method,
+    state: TrainState,
+    *,
+    stop: int,
+    losses: list[float],
+    stream: Iterator[Batch] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     schedule = Schedule(1e-3, STEPS, 4.0, OptimConfig())
     settings = LoopSettings(total_steps=stop, micro_batches=MICRO_BATCHES)
-    fit(method, state, stream or batches(start=state.step, stop=stop), schedule, settings, [Losses(losses)])
+    callbacks = [Losses(losses), *callbacks]
+    fit(method, state, stream or batches(start=state.step, stop=stop), schedule, settings, callbacks)
 
 
 def started(method: Method, engine: Engine) -> TrainState:
@@ -213,6 +233,26 @@ def scene_stopped(_folder: Path, engine: Engine) -> Result:
         return complaint(lambda: fit_steps(method, started(method, engine), stop=4, losses=[], stream=stream()))
 
 
+class Stopping:
+    """A judge of students whom a signal stops."""
+
+    def run(self, _backbone: Backbone) -> Iterator[tuple[str, float]]:
+        yield "knn_select", 0.5
+        raise Interrupted(signal.SIGTERM, "stopped by SIGTERM while judging.")
+
+
+def scene_stopped_while_judging(folder: Path, engine: Engine) -> Result:
+    """A signal while the main rank judges and the others wait for it; a step later there would be a checkpoint."""
+    method = method_of()
+    log = Log(folder / "log.txt", is_silent=True)
+    metrics = Metrics(folder / "metrics.jsonl", every=1, total_steps=STEPS)
+    judge = partial(Monitor, Stopping(), metrics, log, every=1, total_steps=STEPS, beside="", keep_best=print)
+    saves = folder / f"judged-{engine}"
+    callbacks = [judge(), Checkpoints(saves, IDENTITY, every=2, keep=1)]
+    found = complaint(lambda: fit_steps(method, started(method, engine), stop=4, losses=[], callbacks=callbacks))
+    return found | {"saved": [path.name for path in saves.iterdir()]}
+
+
 def complaint(run: Any) -> Result:
     """The error of each rank."""
     try:
@@ -230,6 +270,7 @@ SCENES = {
     "past forward": scene_past_forward,
     "not finite": scene_not_finite,
     "stopped": scene_stopped,
+    "stopped while judging": scene_stopped_while_judging,
 }
 
 

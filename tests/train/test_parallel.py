@@ -39,7 +39,8 @@ def two_ranks(folder: Path, engine: str, *scenes: str) -> None:
 def played(request, tmp_path_factory):
     """Folder of what two ranks did in all scenes but the checkpoints', in one launch an engine."""
     folder = tmp_path_factory.mktemp(request.param)
-    two_ranks(folder, request.param, "views", "gradients", "not finite", "stopped", "past forward")
+    scenes = ("views", "gradients", "not finite", "stopped", "stopped while judging", "past forward")
+    two_ranks(folder, request.param, *scenes)
     return folder, request.param
 
 
@@ -101,6 +102,14 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(played) -> None:
     first, second = result(played, "stopped")["errors"]
     assert first == second
     assert first.startswith("Interrupted: stopped by SIGTERM after step 2")
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_main_rank_judges_stops_all_with_a_checkpoint(played) -> None:
+    # catches a main rank that saves while the others already wait in the next step's operation: they would hang
+    found = result(played, "stopped while judging")
+    assert found["errors"] == ["Interrupted: stopped by SIGTERM while judging."] * 2
+    assert found["saved"] == ["step-00000001"]
 
 
 @pytest.mark.slow
