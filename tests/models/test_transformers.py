@@ -511,7 +511,7 @@ def test_missing_transformers_name_the_extra(monkeypatch):
 
 
 def test_an_old_transformers_is_refused(monkeypatch):
-    monkeypatch.setattr(transformers, "__version__", "4.57.6")
+    monkeypatch.setattr("transformers.__version__", "4.57.6")
     with pytest.raises(ModelReferenceError, match=r"need transformers 5\.6 or newer, 4\.57\.6 is installed"):
         load_backbone("hf:somewhere", weights="random")
 
