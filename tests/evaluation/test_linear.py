@@ -78,9 +78,9 @@ def test_the_penalty_is_chosen_on_rows_it_was_not_fitted_on() -> None:
     features = torch.randn(500, 300, generator=torch.Generator().manual_seed(0))
     features[:, 0] += 2.0 * labels
     on_fitted = [(head.predict(features) == labels).double().mean().item() for head in fit_logistic(features, labels)]
-    assert max(on_fitted) == on_fitted[-1]
+    assert on_fitted == sorted(on_fitted)
     chosen = choose_logistic(features, labels, seed=0).C
-    assert chosen < GRID[-1]
+    assert chosen <= 1e-2
 
 
 def test_of_equal_penalties_the_strongest_is_chosen() -> None:
