@@ -126,9 +126,13 @@ class Study:
         }
         self.check_settings()
 
+    def settings(self) -> dict[str, Any]:
+        """All that shapes a figure."""
+        return describe_settings(self.steps, self.limit, self.precision)
+
     def check_settings(self) -> None:
         """Cells of other settings cannot be mixed."""
-        settings, file = describe_settings(self.steps, self.limit, self.precision), self.out / "settings.json"
+        settings, file = self.settings(), self.out / "settings.json"
         if file.exists() and read_json(file) != settings:
             raise SystemExit(f"{self.out} holds a study with other settings. Take another --out.")
         self.out.mkdir(parents=True, exist_ok=True)
@@ -190,11 +194,14 @@ class Study:
         classifiers = {"fitted": self.out / "classifier_36.safetensors", "shipped": self.shipped_classifier}
         if "teacher_classifier" in method:
             method["teacher_classifier"] = str(classifiers[method["teacher_classifier"]])
+        return self.distil(row, seed, {"data": self.training_data(), **method})
+
+    def distil(self, row: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
+        """The run all rows share, with what makes this one."""
         config = attar.DistillConfig.build(
             {
                 "teacher": f"{self.teacher}?output_stride=8",
                 "student": STUDENT,
-                "data": self.training_data(),
                 "out": str(self.out / "runs" / f"{row}-{seed}"),
                 "img_size": IMG_SIZE,
                 "batch_size": BATCH_SIZE,
@@ -205,7 +212,7 @@ class Study:
                 "optim": OPTIM,
                 "log_every": 2,
                 "workers": self.workers,
-                **method,
+                **changes,
             }
         )
         report = attar.distill(config)
@@ -374,7 +381,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "proteus_small",
         "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/proteus_small.py --data DATA --out OUT --seeds {' '.join(map(str, args.seeds))}",
+        "command": command("proteus_small", args),
         "machine": machine(),
         "settings": describe_settings(args.steps, args.limit, args.precision),
         "paper": {row: {"fine_grained": a, "ade20k_miou": b, "tag": "second-hand"} for row, (a, b) in PAPER.items()},
@@ -383,6 +390,15 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         "trainings": [c for c in cells if "loss_curve" in c],
         "results": [c for c in cells if "column" in c],
     }
+
+
+def command(script: str, args: argparse.Namespace) -> str:
+    """As it was given, with names for this machine's places."""
+    rows = f" --rows {' '.join(args.rows)}" if "rows" in args else ""
+    return (
+        f"python benchmarks/{script}.py --data DATA --out OUT{rows} --seeds {' '.join(map(str, args.seeds))}"
+        f" --workers {args.workers} --threads {torch.get_num_threads()} --precision {args.precision}"
+    )
 
 
 def machine() -> dict[str, Any]:
@@ -423,19 +439,24 @@ def share(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with cifar10, caltech_51, camvid and teachers")
-    parser.add_argument("--out", default="runs/proteus_small", help="where runs and finished cells lie")
+def add_options(parser: argparse.ArgumentParser, *, out: str, steps: int) -> None:
+    """What the studies have in common."""
+    parser.add_argument("--data", help="folder with the data sets and teachers")
+    parser.add_argument("--out", default=out, help="where runs and finished cells lie")
     parser.add_argument("--results", type=Path, help="result file; by default results.json in --out")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=[row for row in ROWS if row not in EXTRA])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     parser.add_argument("--threads", type=int, help="threads of torch; by default one for each core")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of all trainings")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--limit", type=int, help="images of each part of an evaluation, to try the script")
     parser.add_argument("--table", action="store_true", help="print the table of the result file and end")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, out="runs/proteus_small", steps=STEPS)
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=[row for row in ROWS if row not in EXTRA])
     args = parser.parse_args()
     file = args.results or Path(args.out) / "results.json"
     if args.table:
@@ -444,8 +465,11 @@ def main() -> None:
     if args.data is None:
         parser.error("--data is needed")
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
-    write: Callable[[], None] = lambda: write_json(file, collect(args))  # noqa: E731
     study = Study(args)
+
+    def write() -> None:
+        write_json(file, collect(args))
+
     study.run(args.rows, args.seeds, write)
     write()
     print(table(read_json(file)))

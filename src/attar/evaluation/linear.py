@@ -16,7 +16,7 @@ from attar.evaluation.embedding import embed_labelled
 from attar.types import FrozenBackbone
 from attar.utils.seeding import numpy_generator
 
-GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of C = 1 / lambda that are tried, from the strongest penalty to the weakest."""
 
 _HELD_OUT = 5  # one image in so many chooses C
