@@ -237,6 +237,19 @@ def test_gradients_g_reach_mask_token_and_never_the_teacher_or_the_masked_class_
     assert all(p.grad is not None for p in learner.parameters())
 
 
+@pytest.mark.parametrize("settings", [{}, {"token_weight": 0.0, "feature_weight": 0.0}])
+def test_a_part_without_masked_images_still_reaches_every_parameter(settings: dict[str, float]) -> None:
+    # on several ranks the others wait for its gradients, and under FSDP2 for its share of the student's weights
+    method = proteus(mask_probability=1 / 8, **settings)
+    parts = [batch_of(1, start=start, total=8) for start in range(8)]
+    empty = [part for part in parts if len(draw_masks(part, 16, method.config, seed=0).rows) == 0]
+    assert len(empty) == 7
+    output = method.training_step(empty[0])
+    output.loss.backward()
+    assert output.terms["patch"].item() == 0
+    assert [name for name, p in method.learner.named_parameters() if p.grad is None] == []
+
+
 def test_packed_h_pass_equals_two_separate_passes() -> None:
     method = proteus()
     learner: ProteusLearner = method.learner  # type: ignore[assignment]

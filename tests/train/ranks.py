@@ -51,6 +51,7 @@ TEACHER = "vit_tiny_patch16_224?patch_size=8&embed_dim=48&depth=2&num_heads=2"
 BATCH, MICRO_BATCHES, STEPS = 8, 2, 6
 IDENTITY = {"run_id": "ranks", "data_fingerprint": "playground"}
 ONE_MASKED = ProteusConfig(mask_probability=1 / BATCH)  # one image of eight: each other rank has none
+PATCH_ALONE = ONE_MASKED.replace(token_weight=0.0, feature_weight=0.0)  # without it a rank has nothing to compute
 Result = dict[str, Any]
 
 
@@ -119,6 +120,7 @@ def scene_gradients(_folder: Path, engine: Engine) -> Result:
     methods = {
         "proteus": method_of(),
         "one masked": method_of(config=ONE_MASKED),
+        "patch alone": method_of(config=PATCH_ALONE),
         "paper": method_of(config=ProteusConfig(mask_rule="paper")),
         "hint": method_of("hint"),
         "labels": method_of("labels"),

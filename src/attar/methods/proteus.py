@@ -152,10 +152,12 @@ class ProteusLearner(nn.Module):
     def _passes(self, views: Tensor, masks: PatchMasks | None) -> tuple[Tokens | None, Tensor | None]:
         """Clean tokens of all views and patch tokens of the masked ones, in one pass through the student."""
         wants_clean = bool(self.config.token_weight or self.config.feature_weight)
-        if masks is None or len(masks.rows) == 0:
-            return (self.student(views) if wants_clean else None), None
+        if masks is None or (wants_clean and len(masks.rows) == 0):
+            return self.student(views), None
         masked_views = views[masks.rows.to(views.device)]
         hidden = masks.hidden.to(views.device)
+        if not wants_clean and len(masks.rows) == 0:  # one view whole: other ranks wait for this one's student
+            masked_views, hidden = views[:1], hidden.new_zeros(1, hidden.shape[1])
         if not wants_clean:
             return None, self.student(masked_views, masks=hidden, mask_token=self.mask_token).patch
         everything = torch.cat([views, masked_views])
@@ -176,8 +178,9 @@ class ProteusLearner(nn.Module):
         return terms
 
     def _patch_term(self, masked: Tensor | None, target: Tokens, masks: PatchMasks) -> Tensor:
-        if masked is None:  # no masked image in this part: a zero that still reaches head and mask token
-            return sum((p.sum() * 0 for p in (self.mask_token, *self.patch_head.parameters())), torch.zeros(()))
+        if masked is None or len(masks.rows) == 0:  # nothing masked in this part: a zero that still reaches all of it
+            reached = [self.mask_token, *self.patch_head.parameters(), *([] if masked is None else [masked])]
+            return sum((part.sum() * 0 for part in reached), torch.zeros(()))
         hidden = masks.hidden.to(masked.device)
         wanted = target.patch[masks.rows.to(masked.device)][hidden]  # (n, D)
         return (
