@@ -1,4 +1,4 @@
-"""What travels between rooms: tokens, batches, a step's outcome, and who may evaluate a backbone."""
+"""What travels between rooms: tokens, batches, a step's outcome, statistics of images, who may evaluate a backbone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of the channels of RGB images in [0, 1]."""
+
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Of ImageNet's images: most models normalise by them, and random erasing fills with them."""
 
 
 @dataclass(frozen=True)

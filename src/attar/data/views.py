@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attar.config.distill import ViewsConfig
 from attar.data.decode import Box, EncodedImage, Size
+from attar.types import IMAGENET
 from attar.utils.seeding import numpy_generator
 
 VIEW_IMPLEMENTATION = "pil-1"
@@ -25,7 +26,7 @@ VIEW_IMPLEMENTATION = "pil-1"
 _ATTEMPTS = 10
 _MAGNITUDE, _MAGNITUDE_STD, _MAX_LEVEL = 9.0, 0.5, 10.0
 _NUM_OPERATIONS, _OPERATION_PROBABILITY = 2, 0.5
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_MEAN, _STD = IMAGENET
 _FILL = tuple(round(255 * mean) for mean in _MEAN)
 _ERASE_AREA, _ERASE_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)
 

@@ -13,9 +13,8 @@ from attar.errors import ModelReferenceError, ShapeError
 from attar.models.features import read_intermediates, read_tokens
 from attar.models.masking import MaskedPatchEmbed, patch_embedding
 from attar.models.tower import Tower
-from attar.types import Tokens
+from attar.types import IMAGENET, Tokens
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _REFUSALS = (AssertionError, RuntimeError, ValueError)  # how models complain about an image's size
 
 
@@ -23,9 +22,8 @@ _REFUSALS = (AssertionError, RuntimeError, ValueError)  # how models complain ab
 class Preprocess:
     """How a model wants its images: statistics of the normalisation that the backbone applies itself."""
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import torch
 from timm.layers.activations import GELU, GELUTanh, QuickGELU
 from torch import Tensor, nn
 
-StateDict = dict[str, Tensor]
-Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and std of [0, 1] RGB
+from attar.types import IMAGENET, Statistics
 
-IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+StateDict = dict[str, Tensor]
+
 OPENAI: Statistics = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -15,12 +15,12 @@ from torch import nn
 
 from attar.errors import ModelReferenceError, WeightsError, did_you_mean
 from attar.models.backbone import Backbone, Preprocess, Provenance
-from attar.models.layouts import Statistics
 from attar.models.open_clip import load_open_clip
 from attar.models.positions import PosEmbed
 from attar.models.references import Reference, parse_reference
 from attar.models.transformers import is_transformers_folder, load_transformers
 from attar.models.weights import Converted, load_weights
+from attar.types import Statistics
 from attar.utils.io import read_json, sha256_file
 from attar.utils.seeding import seeded_torch
 
@@ -147,11 +147,7 @@ def _preprocess(model: nn.Module, statistics: Statistics | None = None) -> Prepr
     config = getattr(model, "pretrained_cfg", None) or {}
     default = Preprocess()
     mean, std = statistics or (config.get("mean") or default.mean, config.get("std") or default.std)
-    return Preprocess(
-        mean=tuple(mean),
-        std=tuple(std),
-        interpolation=config.get("interpolation") or default.interpolation,
-    )
+    return Preprocess(tuple(mean), tuple(std))
 
 
 def _locate(reference: Reference, model: nn.Module, weights: str | Path) -> tuple[Path | None, str | None]:

@@ -247,7 +247,7 @@ def _preprocess(library: Any, name: str, tag: str | None) -> Preprocess:
     configs = [library.get_pretrained_cfg(name, known) for known in tags]
     found = {(tuple(config.get("mean") or default.mean), tuple(config.get("std") or default.std)) for config in configs}
     mean, std = found.pop() if len(found) == 1 else (tuple(default.mean), tuple(default.std))
-    return Preprocess(mean=mean, std=std, interpolation=default.interpolation)
+    return Preprocess(mean, std)
 
 
 def _download(library: Any, name: str, tag: str) -> Path:

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from attar.errors import ModelReferenceError, WeightsError
 from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.features import map_tokens
-from attar.models.layouts import HALF, IMAGENET, OPENAI, Statistics
+from attar.models.layouts import HALF, OPENAI
 from attar.models.positions import PosEmbed, resample_positions
 from attar.models.references import Reference
 from attar.models.tower import Tower, described, misfit
 from attar.models.weights import read_state_dict
-from attar.types import Tokens
+from attar.types import IMAGENET, Statistics, Tokens
 from attar.utils.io import read_json, sha256_file
 from attar.utils.seeding import seeded_torch
 
