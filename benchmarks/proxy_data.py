@@ -100,7 +100,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """Markdown: mean over seeds in per cent, with half the range over seeds; the paper's figures beside."""
-    heading = ["trained on", *(name.strip() for name in COLUMNS), "paper, fine-grained"]
+    heading = ["trained on", *(name.strip() for name in COLUMNS), "paper's fine-grained mean"]
     lines = [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]
     for row, name in NAMES.items():
         figures = [
