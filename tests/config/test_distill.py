@@ -35,6 +35,7 @@ def test_no_place_is_an_error(given):
         (["--data", "a", "b?weight=2", "c"], ("a", "b?weight=2", "c")),
         (["--data=a", "b"], ("a", "b")),
         (["--data", "a", "b", "--seed", "1"], ("a", "b")),
+        (["--data", "a", "--seed", "1", "--data", "b", "c"], ("a", "b", "c")),  # as users of other tools would write it
     ],
 )
 def test_flags_take_several_places(words, data):

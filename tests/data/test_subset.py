@@ -104,6 +104,15 @@ def test_the_playground_keeps_its_own_options():
     )
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("option", ["classes", "images"])
+def test_fewer_scenes_than_classes_are_a_share_of_those_there_are(option):
+    """A share of a class without images would be searched for without end, or be an empty source."""
+    source = open_source(f"playground:3?n=3&{option}=0.5")
+    assert len(source) == {"classes": 2, "images": 3}[option]
+    assert len(source.labels()[1]) == len(source)
+
+
 # --- crops of one image ---------------------------------------------------------------------------------------------
 
 

@@ -245,5 +245,5 @@ class PlaygroundSource:
         return _pixels(self.seed, row, self.variety)
 
     def labels(self) -> tuple[Labels, list[str]]:
-        """Shape classes."""
-        return np.arange(self.count, dtype=np.int64) % len(CLASS_NAMES), list(CLASS_NAMES)
+        """Shape classes, as many as there are scenes at most."""
+        return np.arange(self.count, dtype=np.int64) % len(CLASS_NAMES), list(CLASS_NAMES[: self.count])
