@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,8 +16,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from attar.errors import ConfigError, Interrupted, LostRankError, TrainingError
+from attar.utils.signals import stop_if_requested
 
 T = TypeVar("T")
 
@@ -58,6 +63,7 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
 
     Raises:
         TrainingError: If the others do not come.
+        Interrupted: If a signal comes while this rank waits for them.
     """
     if launched_ranks() == 1 or _is_together():
         yield
@@ -65,9 +71,11 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    own, timeout = device if device.type == "cuda" else None, timedelta(seconds=timeout_s)
     try:
-        own = device if device.type == "cuda" else None
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), device_id=own)
+        store, number, size = next(rendezvous("env://", timeout=timeout))
+        store = PrefixStore(_agree_on_name(store, number, size, timeout_s=timeout_s), store)
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout, device_id=own)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"the {launched_ranks()} ranks cannot meet ({_first_line(error)})."
@@ -75,6 +83,37 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
         ) from None
     yield
     dist.destroy_process_group()  # not after an error: it would wait for ranks that have gone
+
+
+def _agree_on_name(store: Store, number: int, size: int, *, timeout_s: float) -> str:
+    """A name that the ranks of this start have in common, and no earlier start had.
+
+    torchrun keeps one store for a job and its restarts (pytorch issue 135712): what a rank that has died left there
+    would be taken for its successor's. So each rank calls by a word of its own, the main one answers whatever it
+    hears, and goes on when the caller has heard it, which the dead do not.
+    """
+    own, deadline = uuid.uuid4().hex, time.monotonic() + timeout_s
+
+    def until(key: str, *, call: str | None = None) -> None:
+        while not store.check([key]):
+            if call is not None:
+                store.set(f"attar/answer/{store.get(call).decode()}", own)
+            stop_if_requested("waiting for the other ranks")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"they have not come within {timeout_s:g} s")
+            time.sleep(0.02)
+
+    if number > 0:
+        store.set(f"attar/call/{number}", own)
+        until(f"attar/answer/{own}")
+        name: str = store.get(f"attar/answer/{own}").decode()
+        store.set(f"attar/heard/{name}/{number}", "")
+        return name
+    for other in range(1, size):
+        call = f"attar/call/{other}"
+        until(call)
+        until(f"attar/heard/{own}/{other}", call=call)
+    return own
 
 
 @contextlib.contextmanager
