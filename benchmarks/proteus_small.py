@@ -141,8 +141,6 @@ class Study:
     def run(self, rows: list[str], seeds: list[int], write: Callable[[], None]) -> None:
         """Every cell that is missing; `write` is called after each."""
         self.cell("check-labels", self.check_labels, write)
-        for row, arguments in TEACHERS.items():
-            self.judge(row, 0, lambda a=arguments: self.load(f"{self.teacher}{a}"), write)
         for seed in seeds:
             for row in rows:
                 if ROWS[row] is None:
@@ -151,6 +149,8 @@ class Study:
                 self.cell(f"training-{row}-{seed}", lambda r=row, s=seed: self.train(r, s), write)
                 student = self.out / "runs" / f"{row}-{seed}" / "student"
                 self.judge(row, seed, lambda s=student: self.load(str(s)), write)
+        for row, arguments in TEACHERS.items():
+            self.judge(row, 0, lambda a=arguments: self.load(f"{self.teacher}{a}"), write)
 
     def judge(self, row: str, seed: int, load: Callable[[], attar.Backbone], write: Callable[[], None]) -> None:
         """All columns of one backbone."""
