@@ -190,10 +190,12 @@ def _complain(text: str) -> None:
 def _tell_launcher(error: Exception, *, debug: bool) -> None:
     """Leave the reason where torchrun looks for it: its summary then says why the job ended."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if file is None or isinstance(error, LostRankError):  # torchrun takes the earliest reason for the root of all
+    if file is None:
         return
     text = traceback.format_exc() if debug else f"{type(error).__name__}: {error}"
-    reason = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}
+    # the earliest is taken for the root of all, and to have lost a rank is none
+    when = int(time.time()) + isinstance(error, LostRankError)
+    reason = {"message": text, "extraInfo": {"timestamp": str(when)}}
     with contextlib.suppress(OSError):
         Path(file).write_text(json.dumps({"message": reason}), encoding="utf-8")
 
