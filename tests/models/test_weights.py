@@ -20,7 +20,8 @@ from torch import nn
 
 from attar.errors import WeightsError
 from attar.models import load_backbone
-from attar.models.weights import load_weights, read_state_dict
+from attar.models.files import read_state_dict
+from attar.models.weights import load_weights
 
 NAME = "vit_small_patch14_dinov2?depth=2&embed_dim=48&num_heads=3"
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from attar.models.features import read_intermediates, read_tokens
 from attar.models.masking import MaskedPatchEmbed, patch_embedding
 from attar.models.tower import Tower
 from attar.types import IMAGENET, Tokens
+from attar.utils.io import sha256_file
 
 _REFUSALS = (AssertionError, RuntimeError, ValueError)  # how models complain about an image's size
 
@@ -34,7 +38,7 @@ class Provenance:
         name: The model reference.
         weights: `random`, or what was loaded (a layout such as `timm` or `dinov2`). `factory` where a `module:` factory
             decided for itself: attar cannot initialise such a model anew, so that `random` leaves it as it was made.
-        file: Path of the weight file, None for random weights.
+        file: Path of the weight file, or of the folder of its parts; None for random weights.
         sha256: Of that file.
         licence: Of the weights as far as the source says, else `unknown`; None for random weights.
         explained: Keys of the file that the model has no use for, with the reason.
@@ -46,6 +50,21 @@ class Provenance:
     sha256: str | None = None
     licence: str | None = None
     explained: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of_files(
+        cls, name: str, files: Sequence[Path], *, weights: str, licence: str | None, explained: Mapping[str, str]
+    ) -> Provenance:
+        """Of weights in a file, or in several of one folder: then `sha256` is that of their hashes in order."""
+        hashes = [sha256_file(file) for file in files]
+        return cls(
+            name=name,
+            weights=weights,
+            file=str(files[0] if len(files) == 1 else files[0].parent),
+            sha256=hashes[0] if len(files) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+            licence=licence,
+            explained=tuple(explained.items()),
+        )
 
 
 class Backbone(nn.Module):

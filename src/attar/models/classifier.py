@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attar.errors import WeightsError
 from attar.models.backbone import Backbone
-from attar.models.weights import StateDict, read_state_dict
+from attar.models.files import StateDict, read_state_dict
 from attar.types import Tokens
 
 _NAMES = ("", "fc.", "head.", "head.fc.", "classifier.", "linear_head.")

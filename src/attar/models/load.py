@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,15 @@ from torch import nn
 
 from attar.errors import ModelReferenceError, WeightsError, did_you_mean
 from attar.models.backbone import Backbone, Preprocess, Provenance
+from attar.models.files import not_fetched
+from attar.models.layouts import Converted
 from attar.models.open_clip import load_open_clip
 from attar.models.positions import PosEmbed
 from attar.models.references import Reference, parse_reference
 from attar.models.transformers import is_transformers_folder, load_transformers
-from attar.models.weights import Converted, load_weights
+from attar.models.weights import load_weights
 from attar.types import Statistics
-from attar.utils.io import read_json, sha256_file
+from attar.utils.io import read_json
 from attar.utils.seeding import seeded_torch
 
 
@@ -172,22 +173,21 @@ def _download(repository: str, file: str, name: str) -> Path:
     try:
         return Path(hf_hub_download(repository, file))
     except Exception as error:  # the hub client raises many kinds; each means the file did not arrive
-        reason = textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
-        raise WeightsError(
-            f"pretrained weights of '{name}' could not be fetched from the model hub ({reason.rstrip('.')})."
-            " Without a network, give a weight file: --teacher-weights FILE (weights=FILE in Python)."
+        raise not_fetched(
+            f"pretrained weights of '{name}'",
+            error,
+            instead="a weight file: --teacher-weights FILE (weights=FILE in Python)",
         ) from None
 
 
 def _provenance(reference: str, file: Path, converted: Converted, licence: str | None) -> Provenance:
-    """Where the weights came from, with the hash of the file as it was read."""
-    return Provenance(
-        name=reference,
+    """Where the weights came from; a licence that the family is known for stands before what timm says."""
+    return Provenance.of_files(
+        reference,
+        [file],
         weights=converted.layout,
-        file=str(file),
-        sha256=sha256_file(file),
         licence=converted.licence or licence,
-        explained=tuple(converted.explained.items()),
+        explained=converted.explained,
     )
 
 

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attar.errors import ModelReferenceError, WeightsError, did_you_mean
+from attar.errors import ModelReferenceError, did_you_mean
 from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.features import map_tokens, read_intermediates, read_tokens
+from attar.models.files import StateDict, not_fetched, read_state_dict
+from attar.models.layouts import Converted, convert
+from attar.models.official import OPEN_CLIPS_OWN, is_openai
 from attar.models.positions import resample_positions
 from attar.models.references import Reference
-from attar.models.tower import Tower, described, misfit
-from attar.models.weights import read_state_dict
+from attar.models.tower import Tower
+from attar.models.weights import check_keys
 from attar.types import Tokens
-from attar.utils.io import sha256_file
 from attar.utils.seeding import seeded_torch
 
-# What a CLIP file holds beside its `visual.` keys, in open_clip's names and OpenAI's.
-_TEXT = re.compile(
-    r"(text\.|token_embedding\.|transformer\.|ln_final\.|positional_embedding$|text_projection|attn_mask$"
-    r"|cls_emb$|logit_scale$|logit_bias$|input_resolution$|context_length$|vocab_size$)"
-)
-_TABLES = ("positional_embedding", "attnpool.positional_embedding")  # of a ViT; of a ResNet's pooling
+_TABLES = {"positional_embedding", "attnpool.positional_embedding"}  # of a ViT; of a ResNet's pooling
 
 
-class VisionTransformerTower(Tower):
-    """open_clip's own `VisionTransformer`: `cls` is what it pools and norms before its projection."""
+class OpenClipTower(Tower):
+    """An image tower of open_clip, whose own output is the embedding."""
 
     def __init__(self, visual: Any) -> None:
         super().__init__()
         self.visual = visual
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """(B, E): the image embedding after its projection, not normalised."""
+        return self.visual(pixels)  # type: ignore[no-any-return]
+
+
+class VisionTransformerTower(OpenClipTower):
+    """open_clip's own `VisionTransformer`: `cls` is what it pools and norms before its projection."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__(visual)
         self.depth = len(visual.transformer.resblocks)
         self.patch_size = visual.patch_size[0]
 
@@ -52,10 +57,6 @@ class VisionTransformerTower(Tower):
         pairs = zip(found["image_intermediates_prefix"], found["image_intermediates"], strict=True)
         return [self._read(torch.cat(pair, dim=1), norm=norm) for pair in pairs]
 
-    def embed(self, pixels: Tensor) -> Tensor:
-        """The projected image embedding, not normalised."""
-        return self.visual(pixels)  # type: ignore[no-any-return]
-
     def _read(self, sequence: Tensor, *, norm: bool) -> Tokens:
         """Tokens of a block's output (B, 1 + N, D)."""
         patch = (self.visual.ln_post(sequence) if norm else sequence)[:, 1:]
@@ -63,15 +64,11 @@ class VisionTransformerTower(Tower):
         return Tokens(cls, patch, self.visual.grid_size, patch[:, :0])
 
 
-class ResNetTower(Tower):
+class ResNetTower(OpenClipTower):
     """open_clip's `ModifiedResNet`: the last map. Its attention pooling projects, so that `cls` is the map's mean."""
 
     depth = 5  # stem and four stages
     patch_size = 32
-
-    def __init__(self, visual: Any) -> None:
-        super().__init__()
-        self.visual = visual
 
     def forward(self, pixels: Tensor) -> Tokens:
         """Tokens of the last map."""
@@ -82,17 +79,12 @@ class ResNetTower(Tower):
         found = self.visual.forward_intermediates(pixels, indices=layers, intermediates_only=True)
         return [map_tokens(image) for image in found["image_intermediates"]]
 
-    def embed(self, pixels: Tensor) -> Tensor:
-        """The projected image embedding, not normalised."""
-        return self.visual(pixels)  # type: ignore[no-any-return]
 
-
-class TimmTower(Tower):
+class TimmTower(OpenClipTower):
     """open_clip's `TimmModel`: the tokens of timm's trunk, the embedding of trunk and projection."""
 
     def __init__(self, visual: Any) -> None:
-        super().__init__()
-        self.visual = visual
+        super().__init__(visual)
         self.depth = len(visual.trunk.feature_info)
         self.patch_size = int(visual.trunk.feature_info[-1]["reduction"])
 
@@ -104,10 +96,6 @@ class TimmTower(Tower):
         """Tokens after chosen blocks or stages of the trunk."""
         trunk = self.visual.trunk
         return read_intermediates(trunk, pixels, layers, norm=norm, embed_dim=trunk.num_features)
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        """The projected image embedding, not normalised."""
-        return self.visual(pixels)  # type: ignore[no-any-return]
 
 
 def load_open_clip(
@@ -142,17 +130,12 @@ def load_open_clip(
         _check_activation(library, reference.name, tower, is_quick=is_quick)
     if weights != "random":
         file = Path(weights).expanduser() if tag is None else _download(library, reference.name, tag)
-        state, explained = _visual_part(read_state_dict(file, trust_torchscript=trust_torchscript))
-        if "input_resolution" in explained:  # only OpenAI's own archives hold it, and all of them mean QuickGELU
+        state = read_state_dict(file, trust_torchscript=trust_torchscript)
+        if is_openai(state, "visual."):
             _check_activation(library, reference.name, tower, is_quick=True)
-        _load(tower.visual, state, file)  # type: ignore[arg-type]
-        source = replace(
-            source,
-            weights="open_clip",
-            file=str(file),
-            sha256=sha256_file(file),
-            licence="unknown",
-            explained=tuple(explained.items()),
+        converted = _load(tower.visual, file, state)
+        source = Provenance.of_files(
+            source.name, [file], weights="open_clip", licence="unknown", explained=converted.explained
         )
     if img_size is not None and isinstance(tower, TimmTower) and hasattr(tower.visual.trunk, "set_input_size"):
         tower.visual.set_input_size(img_size)
@@ -216,17 +199,17 @@ def _check_activation(library: Any, name: str, tower: Tower, *, is_quick: bool) 
         )
 
 
-def _build(config: dict[str, Any], img_size: int | None, reference: Reference) -> Tower:
+def _build(config: dict[str, Any], img_size: int | None, reference: Reference) -> OpenClipTower:
     """The image tower with fresh weights."""
-    from open_clip.model import ModifiedResNet, TimmModel, VisionTransformer, _build_vision_tower
-
     vision = {**config["vision_cfg"], "timm_model_pretrained": False, "patch_dropout": 0.0, "output_tokens": False}
     if img_size is not None:
         vision["image_size"] = img_size
     try:
+        from open_clip.model import ModifiedResNet, TimmModel, VisionTransformer, _build_vision_tower
+
         # the whole model would build its text tower too, for some with a download
         visual = _build_vision_tower(config["embed_dim"], vision, quick_gelu=config.get("quick_gelu", False))
-    except Exception as error:  # constructors raise many kinds; each means that this makes no model
+    except Exception as error:  # constructors raise many kinds, other versions of open_clip ImportError
         raise ModelReferenceError(f"model 'open_clip:{reference}' cannot be built: {error}.") from error
     if isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type != "none":
         return VisionTransformerTower(visual)
@@ -254,39 +237,25 @@ def _download(library: Any, name: str, tag: str) -> Path:
     try:
         return Path(library.download_pretrained(library.get_pretrained_cfg(name, tag)))
     except Exception as error:  # hub and web raise many kinds; each means the file did not arrive
-        reason = textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
-        raise WeightsError(
-            f"weights '{tag}' of open_clip:{name} could not be fetched ({reason.rstrip('.')})."
-            " Without a network, give a weight file: --teacher-weights FILE (weights=FILE in Python)."
+        raise not_fetched(
+            f"weights '{tag}' of open_clip:{name}",
+            error,
+            instead="a weight file: --teacher-weights FILE (weights=FILE in Python)",
         ) from None
 
 
-def _visual_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The image tower's tensors under its own names, and keys of the rest with the reason to leave them out."""
-    if all(key.startswith("module.") for key in state):  # saved from a distributed run of open_clip
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    if not any(key.startswith("visual.") for key in state):
-        return state, {}
-    explained = {key: "text tower and logit scale; a backbone has none" for key in state if _TEXT.match(key)}
-    return {key.removeprefix("visual."): value for key, value in state.items() if key not in explained}, explained
-
-
-def _load(visual: nn.Module, state: dict[str, Tensor], file: Path) -> None:
-    """Load strictly; position tables of another input size are resampled."""
-    wanted = visual.state_dict()
-    for key in _TABLES:
-        if key in state and key in wanted and state[key].shape != wanted[key].shape:
-            state[key] = _resample(state[key], wanted[key])
-    misshapen = [
-        f"{key} is {described(state[key])}, the model has {described(wanted[key])}"
-        for key in wanted
-        if key in state and described(state[key]) != described(wanted[key])
-    ]
-    if misshapen or wanted.keys() != state.keys():
-        raise misfit(
-            str(file), missing=wanted.keys() - state.keys(), left_over=state.keys() - wanted.keys(), misshapen=misshapen
-        )
-    visual.load_state_dict(state, strict=True)
+def _load(visual: nn.Module, file: Path, state: StateDict) -> Converted:
+    """Load strictly the image tower of a whole model, or one alone; position tables of another size are resampled."""
+    wanted: StateDict = visual.state_dict()
+    layout, prefix = next(
+        (layout, prefix) for layout in OPEN_CLIPS_OWN if (prefix := layout.prefix_in(state)) is not None
+    )
+    converted = convert(state, wanted, layout, prefix)
+    for name in _TABLES & converted.state.keys():
+        converted.state[name] = _resample(converted.state[name], wanted[name])
+    check_keys(converted, wanted, state=state, path=file)
+    visual.load_state_dict(converted.state, strict=True)
+    return converted
 
 
 def _resample(table: Tensor, wanted: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Position tables: resampling a learned grid of embeddings to another input size, DINOv2's way or timm's."""
+"""Position tables: resampling a learned grid of embeddings to another input size, by whose formula you say."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from torch import Tensor
 from attar.errors import WeightsError
 
 PosEmbed = Literal["official", "timm"]
+Formula = Literal["official", "timm", "transformers"]
 
 
 def resample_positions(
-    table: Tensor, grid: tuple[int, int], *, num_prefix: int, how: PosEmbed, has_registers: bool = False
+    table: Tensor, grid: tuple[int, int], *, num_prefix: int, how: Formula, has_registers: bool = False
 ) -> Tensor:
     """Resample a table of position embeddings to a patch grid.
 
     `official` follows the hub code of DINOv2 (dinov2/models/vision_transformer.py): bicubic; models without
     registers scale by (size + 0.1) / old size without antialiasing, models with registers go to the exact size
-    with antialiasing. `timm` is bicubic to the exact size with antialiasing for all.
+    with antialiasing. `timm` is bicubic to the exact size with antialiasing for all, `transformers` without (its
+    `interpolate_pos_encoding`).
 
     Args:
         table: (1, num_prefix + n * n, D), the raw table of the file.
@@ -50,8 +52,8 @@ def resample_positions(
         return resampled
     prefix, patches = table[:, :num_prefix], table[:, num_prefix:]
     image = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, n, n)
-    if has_registers:
-        image = F.interpolate(image, size=grid, mode="bicubic", antialias=True)
+    if how == "transformers" or has_registers:
+        image = F.interpolate(image, size=grid, mode="bicubic", antialias=how == "official")
     else:
         scale = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
         image = F.interpolate(image, scale_factor=scale, mode="bicubic")

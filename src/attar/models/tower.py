@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from attar.errors import WeightsError
 from attar.types import Tokens
-
-_SHOWN = 6  # keys named in a message before "and N more"
 
 
 class Tower(nn.Module, ABC):
@@ -42,21 +38,3 @@ class Tower(nn.Module, ABC):
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, E): the library's own image embedding; the class token (or pooling) where it has no projection."""
         return self.forward(pixels).cls
-
-
-def misfit(
-    path: str, *, missing: Iterable[str], left_over: Iterable[str] = (), misshapen: Iterable[str] = ()
-) -> WeightsError:
-    """The error for weights that do not fit a tower, naming keys as the library writes them."""
-    lines = [f"weights in {path} do not fit the model."]
-    for what, keys in (("not in the file", missing), ("not in the model", left_over), ("other shapes", misshapen)):
-        if names := sorted(keys):
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            lines.append(f"  {what}: {', '.join(names[:_SHOWN])}{more}")
-    lines.append("  They are of another architecture or size, or cut short. Check the name of the model.")
-    return WeightsError("\n".join(lines))
-
-
-def described(tensor: Tensor) -> str:
-    """Shape, and whether it holds whole numbers: a quantised file must not be copied into floats unnoticed."""
-    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of ' + str(tensor.dtype)}"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import math
 import re
-import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from huggingface_hub import snapshot_download
 from huggingface_hub.repocard import metadata_load
 from torch import Tensor, nn
@@ -22,13 +19,14 @@ from torch import Tensor, nn
 from attar.errors import ModelReferenceError, WeightsError
 from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.features import map_tokens
-from attar.models.layouts import HALF, OPENAI
+from attar.models.files import not_fetched, read_state_dict
+from attar.models.official import HALF, OPENAI
 from attar.models.positions import PosEmbed, resample_positions
 from attar.models.references import Reference
-from attar.models.tower import Tower, described, misfit
-from attar.models.weights import read_state_dict
+from attar.models.tower import Tower
+from attar.models.weights import described, misfit
 from attar.types import IMAGENET, Statistics, Tokens
-from attar.utils.io import read_json, sha256_file
+from attar.utils.io import read_json
 from attar.utils.seeding import seeded_torch
 
 _OLDEST = (5, 6)  # older ones name the parts of clip and siglip otherwise
@@ -218,13 +216,12 @@ def load_transformers(
         _fit_positions(state, family, config, pos_embed)
         is_projected = weights == "pretrained" and config.model_type == "clip_vision_model" and _projects(folder)
         model = _load(library, family, config, state, is_projected=is_projected, where=", ".join(map(str, files)))
-        source = replace(
-            source,
+        source = Provenance.of_files(
+            name,
+            files,
             weights="transformers",
-            file=str(files[0] if len(files) == 1 else folder),
-            sha256=_sha256(files),
             licence=_licence(folder) if weights == "pretrained" else "unknown",
-            explained=tuple(explained.items()),
+            explained=explained,
         )
     return Backbone(TransformersTower(model, family), img_size=size, preprocess=preprocess, source=source).eval()
 
@@ -283,11 +280,7 @@ def _folder(reference: Reference, weights: str | Path) -> Path:
     try:
         return Path(snapshot_download(reference.name, allow_patterns=wanted))
     except Exception as error:  # the hub client raises many kinds; each means the files did not arrive
-        reason = textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
-        raise WeightsError(
-            f"'hf:{reference.name}' could not be fetched from the model hub ({reason.rstrip('.')})."
-            " Without a network, give a directory: hf:DIR."
-        ) from None
+        raise not_fetched(f"'hf:{reference.name}'", error, instead="a directory: hf:DIR") from None
 
 
 def _vision_config(library: Any, folder: Path, name: str) -> Any:
@@ -360,7 +353,7 @@ def _image_part(files: list[Path]) -> tuple[dict[str, Tensor], dict[str, str]]:
     kept = {key: value for key, value in state.items() if key not in explained}
     quantised = [f"{key} is {described(value)}" for key, value in kept.items() if not value.is_floating_point()]
     if quantised:
-        raise misfit(str(files[0]), missing=(), misshapen=quantised)
+        raise misfit(str(files[0]), misshapen=quantised)
     return kept, explained
 
 
@@ -373,24 +366,14 @@ def _fit_positions(state: dict[str, Tensor], family: Family, config: Any, pos_em
         side, num_cls = config.image_size // config.patch_size, int(family.has_cls)
         if table.ndim != 3 or math.isqrt(table.shape[1] - num_cls) ** 2 != table.shape[1] - num_cls:
             continue
-        if family.has_dinov2_positions:
-            has_registers = hasattr(config, "num_register_tokens")
-            fitted = resample_positions(
-                table, (side, side), num_prefix=num_cls, how=pos_embed, has_registers=has_registers
-            )
-        else:
-            fitted = _interpolate(table, side, num_cls)
+        fitted = resample_positions(
+            table,
+            (side, side),
+            num_prefix=num_cls,
+            how=pos_embed if family.has_dinov2_positions else "transformers",
+            has_registers=hasattr(config, "num_register_tokens"),
+        )
         state[key] = fitted.view(-1, fitted.shape[-1]) if state[key].ndim == 2 else fitted
-
-
-def _interpolate(table: Tensor, side: int, num_prefix: int) -> Tensor:
-    """As `interpolate_pos_encoding` of transformers: bicubic to the exact size, no antialiasing."""
-    given = math.isqrt(table.shape[1] - num_prefix)
-    if given == side:
-        return table
-    image = table[:, num_prefix:].float().reshape(1, given, given, -1).permute(0, 3, 1, 2)  # (1, D, n, n)
-    image = F.interpolate(image, size=(side, side), mode="bicubic")
-    return torch.cat([table[:, :num_prefix], image.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
 def _projects(folder: Path) -> bool:
@@ -432,12 +415,6 @@ def _in_file(model: nn.Module, key: str) -> str:
     from transformers.core_model_loading import revert_weight_conversion
 
     return str(next(iter(revert_weight_conversion(model, {key: torch.zeros(1)}))))
-
-
-def _sha256(files: list[Path]) -> str:
-    """Of the file; of the shards' hashes in order, where there are several."""
-    hashes = [sha256_file(file) for file in files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _licence(folder: Path) -> str:

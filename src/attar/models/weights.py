@@ -1,123 +1,20 @@
-"""Weight files: read safely, recognise the layout, account for every key, or say which do not fit."""
+"""From a weight file to a model, strictly: each key is used or explained, or the error says which do not fit."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import math
-import warnings
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
-import torch
-from safetensors.torch import load_file
+from timm.layers.activations import GELU, GELUTanh, QuickGELU
 from torch import Tensor, nn
 
 from attar.errors import WeightsError
-from attar.models.layouts import Converted, Layout, StateDict, activation_name, convert, recognise
+from attar.models.files import StateDict, read_state_dict, some
+from attar.models.layouts import Converted, Layout, convert
+from attar.models.official import recognise
 from attar.models.positions import PosEmbed, resample_positions
-
-__all__ = ["Converted", "StateDict", "load_weights", "read_state_dict"]
-
-_WRAPPERS = ("model", "state_dict", "teacher", "student")
-_SHOWN = 6  # keys named in a message before "and N more"
-
-
-def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> StateDict:
-    """Read tensors from a safetensors file, a torch checkpoint or a NumPy archive, without running any code in it.
-
-    A checkpoint that holds one state dict under `model`, `state_dict`, `teacher` or `student` is unwrapped.
-
-    Args:
-        path: The file; `.safetensors` and `.npz` are told by their names.
-        trust_torchscript: Read a TorchScript archive as well. Loading one can run code that is in it.
-
-    Raises:
-        WeightsError: If the file is missing, damaged, holds other objects than tensors, or no tensors at all; or is a
-            TorchScript archive that is not trusted.
-    """
-    if not path.is_file():
-        raise WeightsError(f"weight file {path} does not exist. Give random, pretrained or the path of a file.")
-    if path.stat().st_size == 0:
-        raise WeightsError(f"weight file {path} is empty. Copy or download it again.")
-    is_torchscript = _is_torchscript(path)
-    if is_torchscript and not trust_torchscript:
-        raise WeightsError(
-            f"weight file {path} is a TorchScript archive, and loading one can run code that is in it."
-            " Where you trust its origin, as OpenAI's own CLIP, add --trust-torchscript (trust_torchscript=True)."
-        )
-    try:
-        loaded = _load_torchscript(path) if is_torchscript else _load_plain(path)
-    except Exception as error:  # damaged files raise many kinds, from struct.error to SafetensorError
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise WeightsError(
-            f"weight file {path} cannot be read as plain tensors ({reason.rstrip('.')}). It is damaged or cut short,"
-            " or it holds code, which attar never runs: convert it to safetensors where you trust it."
-        ) from None
-    return _unwrap(loaded, path)
-
-
-def _load_plain(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix == ".npz":
-        return _load_npz(path)
-    # the arguments of the training script, which many checkpoints keep, are a bare container
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, "cpu", weights_only=True)
-
-
-def _load_npz(path: Path) -> StateDict:
-    """A Flax checkpoint: bfloat16 is told by its width, and blocks that were trained as one array are taken apart."""
-    state: StateDict = {}
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        for key, value in archive.items():
-            is_bfloat16 = value.dtype.kind == "V" and value.dtype.itemsize == 2
-            tensor = (
-                torch.from_numpy(value.view(np.int16)).view(torch.bfloat16) if is_bfloat16 else torch.from_numpy(value)
-            )
-            if "/encoderblock/" in key:
-                state |= {key.replace("/encoderblock/", f"/encoderblock_{i}/"): row for i, row in enumerate(tensor)}
-            else:
-                state[key] = tensor
-    return state
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:  # another kind of file, or a damaged one: reading it will tell
-        return False
-
-
-def _load_torchscript(path: Path) -> StateDict:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch means to retire TorchScript; the files stay
-        state: StateDict = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-    return state
-
-
-def _unwrap(loaded: object, path: Path) -> StateDict:
-    while isinstance(loaded, Mapping) and not any(isinstance(value, Tensor) for value in loaded.values()):
-        inner = [name for name in _WRAPPERS if isinstance(loaded.get(name), Mapping)]
-        if len(inner) != 1:
-            raise WeightsError(
-                f"weight file {path} holds {len(inner) or 'no'} state dicts: its top level has"
-                f" {_some(map(str, loaded)) or 'nothing'}. Expected tensors, or one of {', '.join(_WRAPPERS)}."
-            )
-        loaded = loaded[inner[0]]
-    if not isinstance(loaded, Mapping):
-        raise WeightsError(f"weight file {path} holds a {type(loaded).__name__}, not a dictionary of tensors.")
-    others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
-    if others:
-        raise WeightsError(
-            f"weight file {path} holds {_some(others)} among its tensors, which are none."
-            " Save the state dict alone, so that each entry is accounted for."
-        )
-    return {str(key): value for key, value in loaded.items()}
 
 
 def load_weights(
@@ -132,7 +29,7 @@ def load_weights(
 
     Args:
         model: A timm model whose input size is already the wanted one.
-        path: A file in timm's names or in one of the official layouts (`attar.models.layouts`).
+        path: A file in timm's names or in one of the official layouts (`attar.models.official`).
         pos_embed: How DINOv2 position tables of another input size are resampled.
         dinov2: The file holds DINOv2 weights even if its keys are timm's.
         trust_torchscript: Read a TorchScript archive, which can run code.
@@ -151,7 +48,7 @@ def load_weights(
         converted.licence = None
     _drop_classifier(converted, model)
     _fit_positions(converted, model, pos_embed if dinov2 or layout.has_dinov2_positions else "timm")
-    _check_keys(state, converted, wanted, path)
+    check_keys(converted, wanted, state=state, path=path)
     _settle_activation(converted, layout, model, path)
     for name, buffer in buffers.items():
         buffer.copy_(converted.state.pop(name))
@@ -196,7 +93,7 @@ def _fit_positions(converted: Converted, model: nn.Module, how: PosEmbed) -> Non
 
 def _settle_activation(converted: Converted, layout: Layout, model: nn.Module, path: Path) -> None:
     """No file says which activation it was trained with: refuse one that is surely wrong, write down the rest."""
-    found = next((name for module in model.modules() if (name := activation_name(module))), "no GELU")
+    found = next((name for module in model.modules() if (name := _activation_name(module))), "no GELU")
     if layout.activation in (None, found) and layout.name != "open_clip":
         return
     if layout.activation == "quick_gelu":
@@ -208,55 +105,78 @@ def _settle_activation(converted: Converted, layout: Layout, model: nn.Module, p
     converted.layout += f" ({found}{f' in place of {layout.activation}' if layout.activation else ''})"
 
 
-def _check_keys(state: StateDict, converted: Converted, wanted: Mapping[str, Tensor], path: Path) -> None:
-    missing, left_over = converted.missing, converted.left_over
+def _activation_name(module: nn.Module) -> str | None:
+    """timm's name of a GELU, None for modules that are none."""
+    if isinstance(module, nn.GELU):
+        return "gelu" if module.approximate == "none" else "gelu_tanh"
+    return {GELU: "gelu", GELUTanh: "gelu_tanh", QuickGELU: "quick_gelu"}.get(type(module))
+
+
+def check_keys(converted: Converted, wanted: Mapping[str, Tensor], *, state: StateDict, path: Path) -> None:
+    """Refuse a file of which a key is missing, left over or of another shape.
+
+    Args:
+        converted: What was made of the file.
+        wanted: The model's tensors.
+        state: The file's tensors, under its own keys.
+        path: The file.
+
+    Raises:
+        WeightsError: With these keys, as the file names them.
+    """
     misshapen = converted.misfits + [
-        _misfit(converted.sources[name], state, tensor, wanted[name])
+        _other_shape(converted.sources[name], state, tensor, wanted[name])
         for name, tensor in converted.state.items()
-        if _described(tensor) != _described(wanted[name])
+        if described(tensor) != described(wanted[name])
     ]
-    if not (missing or left_over or misshapen):
-        return
-    lines = [f"weight file {path} does not fit the model (layout {converted.layout}, {len(state)} keys)."]
+    if converted.missing or converted.left_over or misshapen:
+        raise misfit(
+            f"{path} (layout {converted.layout}, {len(state)} keys)",
+            missing=converted.missing,
+            left_over=converted.left_over,
+            misshapen=misshapen,
+        )
+
+
+def misfit(
+    where: str, *, missing: Iterable[str] = (), left_over: Iterable[str] = (), misshapen: Iterable[str] = ()
+) -> WeightsError:
+    """The error for weights that do not fit a model: which keys of the file, and a guess at why."""
+    missing, left_over, misshapen = list(missing), list(left_over), list(misshapen)
+    lines = [f"weights in {where} do not fit the model."]
     if missing:
-        lines.append(f"  not in the file: {_some(missing)}")
+        lines.append(f"  not in the file: {some(missing)}")
     if left_over:
-        lines.append(f"  not in the model: {_some(left_over)}")
+        lines.append(f"  not in the model: {some(left_over)}")
     if misshapen:
-        lines.append(f"  other shapes: {_some(misshapen, separator='; ')}")
+        lines.append(f"  other shapes: {some(misshapen, separator='; ')}")
     lines.append(f"  {_guess(missing, left_over, misshapen)}")
-    raise WeightsError("\n".join(lines))
+    return WeightsError("\n".join(lines))
 
 
-def _misfit(sources: tuple[str, ...], state: StateDict, given: Tensor, wanted: Tensor) -> str:
-    names = " with ".join(sources)
-    verb = "is" if _described(state[sources[0]]) == _described(given) else "gives"
-    return f"{names} {verb} {_described(given)}, the model has {_described(wanted)}"
-
-
-def _described(tensor: Tensor) -> str:
+def described(tensor: Tensor) -> str:
     """Shape, and whether it holds whole numbers: a quantised file must not be copied into floats unnoticed."""
     return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of ' + str(tensor.dtype)}"
 
 
+def _other_shape(sources: tuple[str, ...], state: StateDict, given: Tensor, wanted: Tensor) -> str:
+    names = " with ".join(sources)
+    verb = "is" if described(state[sources[0]]) == described(given) else "gives"
+    return f"{names} {verb} {described(given)}, the model has {described(wanted)}"
+
+
 def _guess(missing: list[str], left_over: list[str], misshapen: list[str]) -> str:
     """The most likely reason, in one sentence."""
-    for want in missing[:_SHOWN]:
+    for want in missing[:6]:
         for prefix in {key.removesuffix(want) for key in left_over if key.endswith("." + want)}:
             if all(key.startswith(prefix) for key in left_over):
                 return f"Every key starts with '{prefix}': strip that prefix and save the file again."
     pairs = [(key, difflib.get_close_matches(key, missing, n=1, cutoff=0.8)) for key in left_over[:20]]
     renamed = [f"'{key}' may be '{close[0]}'" for key, close in pairs if close]
     if renamed:
-        return f"Renamed keys: {', '.join(renamed[:_SHOWN])}."
+        return f"Renamed keys: {some(renamed)}."
     if left_over and not missing and all(key.endswith(("attn.qkv.bias", "attn.qkv.bias_mask")) for key in left_over):
         return "The file has biases where the model has none: take the architecture whose name ends in _qkvb."
     if misshapen and not missing and not left_over:
         return "The names agree and the shapes do not: the file is of another size, patch size or input size."
-    return "The file is of another architecture, or cut short. Check the name after --teacher or --student."
-
-
-def _some(items: object, *, separator: str = ", ") -> str:
-    names = [str(item) for item in items]  # type: ignore[attr-defined]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return separator.join(names[:_SHOWN]) + more
+    return "They are of another architecture, or cut short. Check the name after --teacher or --student."

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from attar.errors import WeightsError
 from attar.models import load_backbone
-from attar.models.layouts import LAYOUTS
+from attar.models.official import LAYOUTS
 from attar.models.weights import load_weights
 
 TINY = "depth=2&embed_dim=48&num_heads=3"
