@@ -14,7 +14,7 @@ from torch import nn
 from attar.errors import ConfigError
 from attar.models import load_backbone
 from attar.train import parallel
-from attar.train.parallel import _has_idle_parameters, share_like, synchronise_statistics, whole, without_sync
+from attar.train.parallel import _blocks, _has_idle_parameters, share_like, synchronise_statistics, whole, without_sync
 from small_runs import environment
 
 ENGINES = ("ddp", "fsdp2")
@@ -154,6 +154,27 @@ def test_parameters_that_take_no_part_are_noticed() -> None:
     assert _has_idle_parameters(load_backbone("mobilenetv3_small_050", weights="random", img_size=32))
     assert not _has_idle_parameters(load_backbone(ranks.STUDENT, weights="random", img_size=32))
     assert not _has_idle_parameters(load_backbone("resnet10t", weights="random", img_size=32))
+
+
+def test_blocks_are_found_in_the_models_of_each_library(tmp_path) -> None:
+    # a model whose blocks are not found is gathered whole at its first forward, and stays so on every rank
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3}
+    references = ["vit_tiny_patch16_224?patch_size=8&embed_dim=24&depth=3&num_heads=3"]
+    for name in ("ViT", "Dinov2", "DINOv3ViT", "CLIPVision", "SiglipVision"):
+        config = getattr(transformers, f"{name}Config")(**shape, image_size=32, patch_size=8)
+        config.save_pretrained(tmp_path / name)
+        references.append(f"hf:{tmp_path / name}")
+    for reference in references:
+        backbone = load_backbone(reference, weights="random", img_size=32)
+        assert len(list(_blocks(backbone.model))) == 3, reference
+
+
+def test_blocks_of_open_clip_are_found() -> None:
+    pytest.importorskip("open_clip")
+    with torch.device("meta"):
+        backbone = load_backbone("open_clip:ViT-B-32", weights="random", img_size=224)
+    assert len(list(_blocks(backbone.model))) == 12
 
 
 def test_batch_norms_on_several_cpu_ranks_are_refused(monkeypatch) -> None:

@@ -25,6 +25,7 @@ from attar.models import Backbone
 from attar.utils.distributed import world_size
 
 Engine = Literal["ddp", "fsdp2"]
+_REPEATED = ("blocks", "stages", "layers", "layer", "resblocks")  # timm, transformers, open_clip
 
 
 def synchronise_statistics(learner: nn.Module, device: torch.device) -> None:
@@ -99,8 +100,8 @@ def share_like(value: Tensor, owner: Tensor) -> Tensor:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether any parameter is a share."""
-    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+    """Whether a module is sharded, be its weights gathered at the moment or not."""
+    return isinstance(module, FSDPModule)
 
 
 def _mesh(device: torch.device) -> DeviceMesh:
@@ -108,11 +109,10 @@ def _mesh(device: torch.device) -> DeviceMesh:
 
 
 def _blocks(model: nn.Module) -> Iterable[nn.Module]:
-    """Repeated parts of a model: a transformer's blocks, a conv net's stages."""
-    for name in ("blocks", "stages", "layers"):
-        found = getattr(model, name, None)
-        if isinstance(found, nn.ModuleList | nn.Sequential):
-            return found
+    """Repeated parts of a model: a transformer's blocks, a conv net's stages, however deep they lie."""
+    for name, part in model.named_modules():
+        if name.rpartition(".")[2] in _REPEATED and isinstance(part, nn.ModuleList | nn.Sequential):
+            return part
     return ()
 
 
