@@ -111,7 +111,7 @@ def distill(config: DistillConfig) -> DistillReport:
         if state.step < built.total_steps or _is_unjudged(built, state):
             with _memory_in_words(config):
                 _train(built, run, state, log, baselines)
-        student = dict(state.students())["student"]
+        _, student = next(state.students())  # the first of them; the average would come in the same copy
         return from_main(lambda: _finish(built, run, state, log, student))
 
 
