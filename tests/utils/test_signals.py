@@ -79,11 +79,28 @@ with polite_stop():
     print("here")
 """
 WORKER = """
-leave_signals_to_parent(0)
-signal.raise_signal(signal.SIGTERM)
-print("still here", flush=True)
-signal.raise_signal(signal.SIGINT)
-print("never")
+import multiprocessing, time
+def work(pipe):
+    leave_signals_to_parent(0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+        time.sleep(0.1)
+    pipe.send("still here")
+    time.sleep(60)
+context = multiprocessing.get_context("fork")
+ours, theirs = context.Pipe()
+worker = context.Process(target=work, args=(theirs,))
+worker.start()
+print(ours.recv())
+worker.terminate()
+worker.join(10)
+print(worker.exitcode)
+"""
+CRASH = """
+from torch.utils.data import DataLoader
+batches = iter(DataLoader(range(9), num_workers=1, worker_init_fn=leave_signals_to_parent))
+print(next(batches), flush=True)
+raise ValueError
 """
 FORKED = """
 with polite_stop():
@@ -103,8 +120,13 @@ def test_under_torchrun_a_repeated_signal_is_the_same_request():
     assert ended(TWICE, TORCHELASTIC_RUN_ID="a") == (0, "here")
 
 
-def test_a_worker_takes_no_notice_of_the_first_and_ends_at_the_second():
-    assert ended(WORKER) == (128 + signal.SIGINT, "still here")
+def test_a_worker_obeys_its_parent_and_nobody_else():
+    assert ended(WORKER) == (0, "still here\n0")
+
+
+def test_a_process_that_fails_ends_although_it_holds_a_loader():
+    # catches workers that ignore their parent, which waits for them at its exit
+    assert ended(CRASH) == (1, "tensor([0])")
 
 
 def test_a_forked_child_takes_no_notice():

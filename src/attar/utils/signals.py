@@ -50,20 +50,22 @@ def polite_stop() -> Iterator[None]:
 
 
 def leave_signals_to_parent(_worker: int) -> None:
-    """First thing in a loader's worker: take no notice of the first SIGINT or SIGTERM, and end at the second.
+    """First thing in a loader's worker: SIGINT and SIGTERM count only when the training process sends them.
 
-    Terminals and schedulers send a signal to every process of a job. The main one still needs its workers to finish
-    the step, and torch lets a SIGTERM kill them.
+    Terminals, schedulers and launchers signal every process of a job, some of them twice, and the training process
+    still needs its workers to finish the step. It ends them itself; when it is killed they notice and end, too.
     """
-    seen: list[int] = []
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not tell who has sent a signal
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-    def ignore_once(number: int, _frame: FrameType | None) -> None:
-        if seen:
-            os._exit(128 + number)
-        seen.append(number)
+    def end_with_parent() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ignore_once)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def stop_requested() -> int | None:
