@@ -163,6 +163,12 @@ def test_parquet_without_a_usable_label_column_has_no_labels(tmp_path):
     assert open_source(str(many)).labels() is None
 
 
+def test_parquet_whose_rows_are_all_marked_unlabelled_has_no_labels(tmp_path):
+    path = write_table(tmp_path / "test.parquet", image=[b"x"] * 4, label=[-1, -1, -1, None])
+    assert open_source(str(path)).labels() is None
+    assert len(open_source(f"{path}?images=0.5")) == 2  # a share of all, as of a folder without classes
+
+
 @pytest.mark.parametrize("labels", [[0, 1, None], [0, 1, -1], ["a", "b", None]])
 def test_a_row_without_a_label_is_an_error_only_when_labels_are_asked_for(tmp_path, labels):
     source = open_source(str(write_table(tmp_path / "x.parquet", image=[b"x"] * 3, label=labels)))

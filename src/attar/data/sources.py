@@ -182,9 +182,9 @@ class TarSource:
 
 
 def _classes(source: Source, rows: CachedFiles) -> tuple[Labels, list[str]] | None:
-    """The distinct values of the rows' `label` columns, and which one each row has."""
+    """The distinct values of the rows' `label` columns, and which one each row has; None if no row has any."""
     columns = [part.table["label"] for part in rows.parts if "label" in part.table.column_names]
-    if not columns or sum(column.null_count for column in columns) == len(rows):
+    if not columns or sum(pc.sum(_unlabelled(column)).as_py() or 0 for column in columns) == len(rows):
         return None
     if len(columns) < len(rows.parts) or len({str(column.type) for column in columns}) > 1:
         first, *_, last = rows.parts
@@ -192,11 +192,15 @@ def _classes(source: Source, rows: CachedFiles) -> tuple[Labels, list[str]] | No
             f"files from {first.file.name} to {last.file.name} differ in their label column. Give them apart."
         )
     column = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
-    missing = pc.less(column, 0).fill_null(True) if pa.types.is_integer(column.type) else pc.is_null(column)
-    if (row := pc.index(missing, True).as_py()) >= 0:
+    if (row := pc.index(_unlabelled(column), True).as_py()) >= 0:
         raise DataError(f"{source.name(row)} has no label ({column[row].as_py()}). Take such rows out of the file.")
     values, labels = np.unique(column.to_numpy(), return_inverse=True)
     return labels.astype(np.int64), [str(value) for value in values]
+
+
+def _unlabelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Where a label column holds nothing, or a negative number."""
+    return pc.less(column, 0).fill_null(True) if pa.types.is_integer(column.type) else pc.is_null(column)
 
 
 def _shown(files: Sequence[File]) -> str:
