@@ -254,6 +254,14 @@ def test_a_factory_takes_a_weight_file_strictly(factories, tmp_path):
         load_backbone(f"module:{factories}:Patches?width=9", weights=tmp_path / "own.pth", img_size=64)
 
 
+def test_a_folder_of_a_students_own_module_names_the_reference_to_load_it_by(tmp_path):
+    """It runs somebody's code, so that a folder alone must not do it."""
+    content = {"attar": {"reference": "module:mine:net", "mean": [0.5] * 3, "std": [0.5] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ModelReferenceError, match=r"module:mine:net.*--teacher-weights .*model\.safetensors"):
+        load_backbone(str(tmp_path))
+
+
 def test_a_module_with_official_names_takes_an_official_file_as_it_is(factories, tmp_path):
     """DINOv2's own code as a factory: its keys must not be translated into timm's."""
     source = load_backbone(f"module:{factories}:Masked", weights="random", img_size=64, seed=1)

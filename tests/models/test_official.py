@@ -317,6 +317,24 @@ def test_synclr_tokens_equal_the_original(name, prefix, tmp_path):
     assert gap(all_tokens(backbone), theirs) <= 1e-4
 
 
+@pytest.mark.parametrize("text", ["token_embedding.weight", "module.transformer.resblocks.0.ln_1.weight"])
+def test_a_vit_with_a_text_tower_is_not_synclrs(text, tmp_path):
+    """SLIP's files have the same names for images, and neither SynCLR's licence nor its statistics."""
+    file = save(files.synclr_state() | {text: torch.ones(4)}, tmp_path)
+    with pytest.raises(WeightsError, match="layout timm, ") as caught:
+        load_backbone(f"vit_base_patch16_224?{TINY}", weights=file, img_size=64)
+    assert "module.visual.cls_token" in str(caught.value)
+
+
+@pytest.mark.parametrize(("tag", "mean"), [("", 0.48145466), (".laion2b", 0.5)])
+def test_open_clips_files_are_normalised_as_openais_unless_a_tag_says_otherwise(tag, mean, tmp_path):
+    """timm's entry without a tag is that of other weights: 0.5 for vit_large_patch14_clip_224."""
+    name, size = f"vit_large_patch14_clip_224{tag}?depth=2&embed_dim=128&num_heads=2&patch_size=16", 64
+    assert timm.get_pretrained_cfg("vit_large_patch14_clip_224").mean == (0.5,) * 3
+    backbone = load_backbone(name, weights=save(files.open_clip_state(), tmp_path), img_size=size)
+    assert backbone.preprocess.mean[0] == mean
+
+
 @pytest.mark.parametrize("wrapper", ["model", "state_dict"])
 def test_synclr_is_found_under_either_wrapper(wrapper, tmp_path):
     torch.save({wrapper: files.synclr_state(), "epoch": 3}, tmp_path / "synclr.pth")

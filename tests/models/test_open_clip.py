@@ -349,6 +349,28 @@ def test_openais_own_files_are_refused_by_a_model_with_gelu(tmp_path):
         load_backbone("open_clip:attar-vit", weights=tmp_path / "openai.pt")
 
 
+def test_matrices_in_float16_beside_norms_in_float32_are_openais_too(tmp_path):
+    """Its files without the sizes, by the rule that `attar.models.official` has for all architectures."""
+    state = whole_model("attar-vit", tmp_path / "clip.pt").state_dict()
+    torch.save({k: v.half() if v.ndim > 1 else v for k, v in state.items()}, tmp_path / "openai.pt")
+    with pytest.raises(ModelReferenceError, match="Try open_clip:attar-vit-quickgelu"):
+        load_backbone("open_clip:attar-vit", weights=tmp_path / "openai.pt")
+
+
+def test_a_deeper_tower_alone_is_not_taken_for_a_text_tower(tmp_path):
+    state = whole_model("attar-vit", tmp_path / "clip.pt").visual.state_dict()
+    extra = "transformer.resblocks.2.ln_1.weight"
+    torch.save(state | {extra: torch.ones(48)}, tmp_path / "deeper.pt")
+    with pytest.raises(WeightsError, match=f"not in the model: {re.escape(extra)}"):
+        load_backbone("open_clip:attar-vit", weights=tmp_path / "deeper.pt")
+
+
+def test_another_open_clip_whose_parts_have_other_names_is_an_error(monkeypatch):
+    monkeypatch.delattr("open_clip.model._build_vision_tower")
+    with pytest.raises(ModelReferenceError, match=r"'open_clip:attar-vit' cannot be built: .*_build_vision_tower"):
+        load_backbone("open_clip:attar-vit", weights="random")
+
+
 def test_a_missing_open_clip_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ModelReferenceError, match=re.escape('Try: pip install "attar[vl]"')):

@@ -319,8 +319,14 @@ def test_provenance_is_that_of_the_file(tmp_path):
     file = tmp_path / "model.safetensors"
     assert (source.name, source.weights, source.licence) == (f"hf:{tmp_path}", "transformers", "apache-2.0")
     assert (source.file, source.sha256) == (str(file), hashlib.sha256(file.read_bytes()).hexdigest())
-    (tmp_path / "README.md").write_text("# A model without front matter\n")
-    assert load_backbone(f"hf:{tmp_path}").source.licence == "unknown"
+    cards = {
+        "# A model without front matter\n": "unknown",
+        "---\nlicense: [a\n---\n": "unknown",
+        "---\nlicense: other\nlicense_name: dinov3-license\n---\n": "dinov3-license",
+    }
+    for card, licence in cards.items():
+        (tmp_path / "README.md").write_text(card)
+        assert load_backbone(f"hf:{tmp_path}").source.licence == licence
 
 
 @torch.no_grad()
@@ -338,6 +344,36 @@ def test_shards_are_one_model(tmp_path):
     shards[0].unlink()
     with pytest.raises(WeightsError, match="does not exist"):
         load_backbone(f"hf:{tmp_path / 'shards'}")
+
+
+@pytest.mark.parametrize("index", ["{bad", "[]", "{}", '{"weight_map": {"a": 3}}', '{"weight_map": {}}'])
+def test_an_index_of_shards_that_names_none_is_an_error(index, tmp_path):
+    write_encoder(tmp_path, "vit")
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(WeightsError, match=r"model\.safetensors\.index\.json names no files"):
+        load_backbone(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_files_of_other_precision_become_float32(dtype, tmp_path):
+    write_encoder(tmp_path, "dinov2")
+    state = load_file(tmp_path / "model.safetensors")
+    torch.save({key: value.to(dtype) for key, value in state.items()}, tmp_path / "other.pth")
+    model = load_backbone(f"hf:{tmp_path}", weights=tmp_path / "other.pth").model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(model.model.layernorm.bias, state["layernorm.bias"].to(dtype).float())
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "model.pth"])
+def test_a_file_that_changes_later_does_not_change_the_model(file, tmp_path):
+    """Both kinds are read through a map of the file, which the model's parameters must not be."""
+    wanted = write_encoder(tmp_path, "dinov2").layernorm.bias.clone()
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "model.pth")
+    model = load_backbone(f"hf:{tmp_path}", weights=tmp_path / file).model
+    with (tmp_path / file).open("r+b") as content:
+        content.write(bytes((tmp_path / file).stat().st_size))
+    assert torch.equal(model.model.layernorm.bias, wanted)
 
 
 def test_pickles_are_read_only_when_named_and_then_safely(tmp_path):
@@ -376,6 +412,38 @@ def test_statistics_are_the_directorys_or_else_the_familys(name, tmp_path):
     assert load_backbone(f"hf:{tmp_path}", weights="random").preprocess == Preprocess(*FAMILIES[kind].statistics)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": HALF}))
     assert load_backbone(f"hf:{tmp_path}", weights="random").preprocess == Preprocess((0.1, 0.2, 0.3), HALF)
+
+
+def test_statistics_of_a_processor_of_images_and_text_are_found_too(tmp_path):
+    """transformers keeps them nested there, and reads that place first."""
+    write_encoder(tmp_path, "clip")
+    said = {"image_processor": {"image_mean": [0.1, 0.2, 0.3], "image_std": HALF}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(said))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": HALF, "image_std": HALF}))
+    assert load_backbone(f"hf:{tmp_path}", weights="random").preprocess == Preprocess((0.1, 0.2, 0.3), HALF)
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+    assert load_backbone(f"hf:{tmp_path}", weights="random").preprocess == Preprocess(HALF, HALF)
+
+
+def test_a_directory_that_does_not_normalise_is_not_normalised(tmp_path):
+    write_encoder(tmp_path, "vit")
+    said = {"do_normalize": False, "image_mean": HALF, "image_std": HALF}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    assert load_backbone(f"hf:{tmp_path}", weights="random").preprocess == Preprocess((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "{bad", "[]", '{"image_mean": 0.5}', '{"image_mean": [0.5]}', '{"image_mean": ["a", "b", "c"]}',
+        '{"image_std": [0, 0, 0]}', '{"image_mean": [127.5, 127.5, 127.5]}',
+    ],
+)  # fmt: skip
+def test_statistics_that_are_none_are_an_error(said, tmp_path):
+    write_encoder(tmp_path, "vit")
+    (tmp_path / "preprocessor_config.json").write_text(said)
+    with pytest.raises(ModelReferenceError, match=r"preprocessor_config\.json.*three numbers each"):
+        load_backbone(f"hf:{tmp_path}", weights="random")
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +203,26 @@ def test_the_arguments_of_a_training_script_may_stand_beside_the_model(tmp_path)
     content = {"model": random_state(dim=48), "args": argparse.Namespace(lr=0.1, out=None), "epoch": 3}
     torch.save(content, tmp_path / "checkpoint.pth")
     assert read_state_dict(tmp_path / "checkpoint.pth").keys() == random_state(dim=48).keys()
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_torch_checkpoints_of_both_formats_are_read(is_zip, tmp_path):
+    state = random_state(dim=48)
+    torch.save({"model": state, "epoch": 3}, tmp_path / "old.pth", _use_new_zipfile_serialization=is_zip)
+    found = read_state_dict(tmp_path / "old.pth")
+    assert all(torch.equal(value, found[key]) for key, value in state.items())
+
+
+def test_what_stands_beside_the_weights_is_not_read_into_memory(tmp_path):
+    """Training checkpoints hold an optimizer twice their size."""
+    torch.save({"model": {"w": torch.ones(4)}, "optimizer": {"m": torch.ones(32, 1 << 20)}}, tmp_path / "run.pth")
+    code = (
+        "import resource, sys; from pathlib import Path; from attar.models.files import read_state_dict;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024;"
+        "before = peak(); read_state_dict(Path(sys.argv[1])); print(peak() - before)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, tmp_path / "run.pth"], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 64  # MiB, of 128
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])

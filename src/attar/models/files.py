@@ -19,7 +19,6 @@ from attar.errors import WeightsError
 StateDict = dict[str, Tensor]
 
 _WRAPPERS = ("model", "state_dict", "teacher", "student")
-_SHOWN = 6  # names in a message before "and N more"
 
 
 def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> StateDict:
@@ -126,8 +125,8 @@ def not_fetched(what: str, error: Exception, *, instead: str) -> WeightsError:
     )
 
 
-def some(names: Iterable[str], *, separator: str = ", ") -> str:
+def some(names: Iterable[str], *, separator: str = ", ", shown: int = 6) -> str:
     """The first names of a list, and how many more there are."""
     names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return separator.join(names[:_SHOWN]) + more
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return separator.join(names[:shown]) + more

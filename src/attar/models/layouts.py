@@ -67,6 +67,7 @@ class Layout:
         architecture: Part of timm's name of the family's own architectures; in another shape the same layout is
             somebody's own training, and no licence is claimed.
         statistics: Normalisation of the images, None for the architecture's own.
+        statistics_vary: Some of the family's files have others, which a tag in the reference (`.laion2b`) tells.
         activation: timm's name of the activation that the weights were trained with, where the file cannot say it.
         has_dinov2_positions: Position tables are resampled as DINOv2's code does.
     """
@@ -81,6 +82,7 @@ class Layout:
     licence: str | None = None
     architecture: str = ""
     statistics: Statistics | None = None
+    statistics_vary: bool = False
     activation: str | None = None
     has_dinov2_positions: bool = False
 
@@ -106,7 +108,8 @@ class Converted:
         left_over: Keys of the file that are neither used nor explained.
         misfits: Sentences about tensors that do not go together.
         licence: Of the weights, where the family's is known.
-        statistics: Mean and std of the images that the weights were trained on, where the family's are known.
+        statistics: Normalisation of the images that the weights were trained on, where the family's is known.
+        statistics_vary: As in the layout.
     """
 
     layout: str
@@ -118,6 +121,7 @@ class Converted:
     misfits: list[str] = field(default_factory=list)
     licence: str | None = None
     statistics: Statistics | None = None
+    statistics_vary: bool = False
 
 
 def convert(state: Mapping[str, Tensor], wanted: Collection[str], layout: Layout, prefix: str) -> Converted:
@@ -129,7 +133,13 @@ def convert(state: Mapping[str, Tensor], wanted: Collection[str], layout: Layout
         layout: The file's layout.
         prefix: What stands before its keys.
     """
-    result = Converted(layout.name, {}, licence=layout.licence, statistics=layout.statistics)
+    result = Converted(
+        layout.name,
+        {},
+        licence=layout.licence,
+        statistics=layout.statistics,
+        statistics_vary=layout.statistics_vary,
+    )
     table = [take for take in layout.takes if _holds(take, state, prefix)]
     for name in wanted:
         take, sources = _where(name, table, prefix)

@@ -73,7 +73,9 @@ def load_backbone(
         converted = load_weights(
             model, file, pos_embed=pos_embed, dinov2=_is_dinov2(model), trust_torchscript=trust_torchscript
         )
-        source, statistics = _provenance(reference, file, converted, licence), converted.statistics
+        source = _provenance(reference, file, converted, licence)
+        has_tag = parsed.kind == "timm" and "." in parsed.name
+        statistics = None if converted.statistics_vary and has_tag else converted.statistics
     return Backbone(model, img_size=size, preprocess=_preprocess(model, statistics), source=source).eval()
 
 
@@ -118,6 +120,11 @@ def _directory_config(folder: str) -> dict[str, Any]:
     """`pretrained_cfg` of a timm directory."""
     try:
         config = read_json(Path(folder) / "config.json")
+        if "attar" in config:
+            raise ModelReferenceError(
+                f"{folder} holds a student of a module of your own. Loading it runs that module's code, so name it:"
+                f" {config['attar']['reference']} with --teacher-weights {folder}/model.safetensors."
+            )
         if timm.is_model(config["architecture"]):
             return dict(config["pretrained_cfg"])
     except (ValueError, KeyError, TypeError, AttributeError):

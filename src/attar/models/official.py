@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
@@ -197,6 +198,8 @@ _OPEN_CLIP = Layout(
     prefixes=("visual.", "module.visual."),
     takes=_CLIP_TAKES,
     unused=_CLIP_UNUSED,
+    statistics=OPENAI,
+    statistics_vary=True,  # ViT-L-14 of LAION-2B: 0.5
 )
 
 OPEN_CLIPS_OWN = (  # for open_clip's own modules, projection and all: a whole model's file, or the image tower alone
@@ -270,10 +273,16 @@ _SIGLIP = Layout(
     activation="gelu_tanh",
 )
 
+
+def _has_no_text_tower(state: Mapping[str, Tensor], prefix: str) -> bool:
+    return not any(re.match(r"(module\.)?(token_embedding|transformer)\.", key) for key in state)
+
+
 _SYNCLR = Layout(
     "synclr",  # google-research/syn-rep-learn
     marks=(r"blocks\.\d+\.norm1\.",),
     prefixes=("module.visual.", "visual."),
+    proof=_has_no_text_tower,  # SLIP and StableRep+ have the same names for images
     unused=(
         _MASK_TOKEN,
         Unused(r"(module\.)?visual\.head\..+", "head; the original's evaluation drops it"),

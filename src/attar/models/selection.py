@@ -19,11 +19,11 @@ from torch import Tensor
 
 from attar.errors import WeightsError
 from attar.models.backbone import Backbone
+from attar.models.files import some
 from attar.models.positions import resample_positions
 
 LayerChoice = Literal["first", "uniform"]
 _BLOCK = re.compile(r"((?:.+\.)?blocks)\.(\d+)\.(.+)")
-_SHOWN = 3  # tensors named before "and N more"
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,8 @@ def start_from_teacher(student: Backbone, teacher: Backbone, *, layers: LayerCho
     student.model.load_state_dict(selection.state)
     student.normalise_with(teacher.preprocess)
     words = f"selected from the teacher ({layers} layers)"
-    if names := list(selection.random):
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        words += f", random: {', '.join(names[:_SHOWN])}{more}"
+    if names := selection.random:
+        words += f", random: {some(names, shown=3)}"
     student.source = replace(student.source, weights=words, licence=teacher.source.licence)
     return selection
 

@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.repocard import metadata_load
 from torch import Tensor, nn
+from yaml import YAMLError
 
 from attar.errors import ModelReferenceError, WeightsError
 from attar.models.backbone import Backbone, Preprocess, Provenance
@@ -30,7 +31,7 @@ from attar.utils.io import read_json
 from attar.utils.seeding import seeded_torch
 
 _OLDEST = (5, 6)  # older ones name the parts of clip and siglip otherwise
-_DESCRIPTIONS = ["config.json", "preprocessor_config.json", "README.md"]
+_DESCRIPTIONS = ["config.json", "processor_config.json", "preprocessor_config.json", "README.md"]
 _WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
 _TABLE = re.compile(r"(?:^|\.)embeddings\.position_embeddings?(?:\.weight)?$")
 _EXPLAINED = {  # keys of whole models that an image encoder has no use for
@@ -320,10 +321,27 @@ def _set_size(config: Any, img_size: int | None, name: str) -> int:
 
 def _preprocess(folder: Path, family: Family) -> Preprocess:
     """Statistics as the directory says, else as the family has them."""
-    file = folder / "preprocessor_config.json"
-    said = read_json(file) if file.is_file() else {}
-    mean, std = said.get("image_mean") or family.statistics[0], said.get("image_std") or family.statistics[1]
-    return Preprocess(mean=tuple(mean), std=tuple(std))
+    mean, std = family.statistics
+    for file, key in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
+        if not (folder / file).is_file():
+            continue
+        try:
+            said = read_json(folder / file)
+            said = said.get(key) if key else said
+            if key and said is None:  # it describes the text's part alone
+                continue
+            if said.get("do_normalize") is False:
+                return Preprocess((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+            mean, std = tuple(said.get("image_mean") or mean), tuple(said.get("image_std") or std)
+            if len(mean) == len(std) == 3 and min(mean) >= 0 and max(mean) <= 1 and min(std) > 0:
+                return Preprocess(mean, std)
+        except (ValueError, TypeError, AttributeError):
+            pass  # no JSON, or values of other kinds
+        raise ModelReferenceError(
+            f"{folder / file} does not say how images are normalised: image_mean in [0, 1] and image_std above 0, three"
+            " numbers each. Mend it, or remove it to take the family's."
+        )
+    return Preprocess(mean, std)
 
 
 def _build(library: Any, family: Family, config: Any, name: str) -> nn.Module:
@@ -337,7 +355,7 @@ def _files(folder: Path) -> list[Path]:
     """The safetensors of a directory, in one file or in shards."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if index.is_file() and not whole.is_file():
-        return sorted({folder / Path(shard).name for shard in read_json(index)["weight_map"].values()})
+        return _shards(index)
     if not whole.is_file():
         raise WeightsError(
             f"{folder} holds no model.safetensors. Other files are read only when you name one:"
@@ -346,11 +364,21 @@ def _files(folder: Path) -> list[Path]:
     return [whole]
 
 
+def _shards(index: Path) -> list[Path]:
+    try:
+        if shards := sorted({index.parent / Path(shard).name for shard in read_json(index)["weight_map"].values()}):
+            return shards
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise WeightsError(f"{index} names no files (weight_map). Copy or download the directory again.")
+
+
 def _image_part(files: list[Path]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The image encoder's tensors, and keys of the rest with the reason to leave them out."""
     state = {key: value for file in files for key, value in read_state_dict(file).items()}
     explained = {key: why for key in state for pattern, why in _EXPLAINED.items() if pattern.match(key)}
-    kept = {key: value for key, value in state.items() if key not in explained}
+    # copies, as transformers takes tensors for parameters as they are, and these are maps of the file
+    kept = {key: value.clone() for key, value in state.items() if key not in explained}
     quantised = [f"{key} is {described(value)}" for key, value in kept.items() if not value.is_floating_point()]
     if quantised:
         raise misfit(str(files[0]), misshapen=quantised)
@@ -419,6 +447,8 @@ def _in_file(model: nn.Module, key: str) -> str:
 
 def _licence(folder: Path) -> str:
     """As the model card says in its front matter."""
-    card = folder / "README.md"
-    said = metadata_load(card) if card.is_file() else None
-    return str((said or {}).get("license") or "unknown")
+    try:
+        said = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, YAMLError):  # no card, or one whose front matter cannot be read
+        said = {}
+    return str(said.get("license_name") or said.get("license") or "unknown")
