@@ -181,9 +181,10 @@ def test_an_elastic_job_restarts_by_itself(straight: Path, tmp_path: Path) -> No
 def test_a_stopped_job_goes_on_with_other_numbers_of_ranks(straight: Path, tmp_path: Path) -> None:
     out, flags = tmp_path / "run", [*FLAGS, *MONITOR]
     for ranks, step in ((2, 6), (1, 18)):
-        with Job(out, *flags, ranks=ranks) as job:
+        with Job(out, *flags, "--workers", "1", ranks=ranks) as job:
             job.wait_for_step(step)
-            job.launcher.send_signal(signal.SIGTERM)
+            for pid in job.alive():  # as Slurm does: launcher, ranks and workers; the launcher repeats it
+                os.kill(pid, signal.SIGTERM)
             assert job.end(timeout_s=60) != 0
             stopped = re.findall(r"Interrupted: stopped by SIGTERM after step (\d+); a checkpoint is saved", job.said)
             assert stopped == [str(steps_in(out)[-1])], job.said  # said once, and no step is lost
