@@ -35,7 +35,7 @@ def test_no_place_is_an_error(given):
         (["--data", "a", "b?weight=2", "c"], ("a", "b?weight=2", "c")),
         (["--data=a", "b"], ("a", "b")),
         (["--data", "a", "b", "--seed", "1"], ("a", "b")),
-        (["--data", "a", "--seed", "1", "--data", "b", "c"], ("a", "b", "c")),  # as users of other tools would write it
+        (["--data", "a", "--seed", "1", "--data", "b", "c"], ("b", "c")),  # as with any flag, the last one holds
     ],
 )
 def test_flags_take_several_places(words, data):

@@ -3,6 +3,8 @@
 import itertools
 import json
 
+import pytest
+
 from attar.cli import main
 from shards import sample, write_tar
 from small_runs import distill_words, picture, write_pictures
@@ -28,3 +30,21 @@ def test_a_damaged_shard_is_said_and_written_down_once(tmp_path, capsys):
     assert json.loads(line)["path"] == "x-1.tar"
     about = json.loads((tmp_path / "out/about.json").read_text())
     assert about["images"].startswith(f"{12 + 2 * 5},")
+
+
+@pytest.mark.parametrize(
+    ("data", "monitor", "is_held_out"),
+    [
+        (["all/train"], "all", True),  # neighbours are trained on, the images in question are not
+        (["all/train"], "all/train", False),
+        (["all/train?images=0.5"], "all/train", False),
+        (["other", "all/train?weight=2"], "all/train?images=0.9", False),
+        (["other"], "all/train", True),
+    ],
+)
+def test_a_monitor_on_images_trained_on_says_so(data, monitor, is_held_out, tmp_path, capsys):
+    for folder in ("all/train/cat", "all/train/dog", "all/val/cat", "all/val/dog", "other"):
+        write_pictures(tmp_path / folder)  # under equal names everywhere
+    places = [str(tmp_path / place) for place in data]
+    assert main(distill_words(tmp_path, "--data", *places, "--monitor", str(tmp_path / monitor))) == 0
+    assert ("lie where those trained on do" in capsys.readouterr().out) is not is_held_out

@@ -28,7 +28,7 @@ class _Flag:
 def parse_flags(model: type[BaseModel], words: Sequence[str]) -> dict[str, Any]:
     """Nested settings from command-line words; values stay text for the model to read (`none` is None).
 
-    Of a flag that is given twice the last value holds; one that takes several values adds them up.
+    Of a flag that is given twice the last one holds, also where it takes several values.
 
     Raises:
         ConfigError: If a flag is unknown or has no value, or a word belongs to no flag.
@@ -40,7 +40,6 @@ def parse_flags(model: type[BaseModel], words: Sequence[str]) -> dict[str, Any]:
     """
     known = _flags_of(model)
     settings: dict[str, Any] = {}
-    several: dict[str, list[str | None]] = {}
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -65,8 +64,6 @@ def parse_flags(model: type[BaseModel], words: Sequence[str]) -> dict[str, Any]:
         if len(values) < flag.num_values:
             raise ConfigError(f"{name} needs {flag.num_values} value{'s' * (flag.num_values > 1)}, got {len(values)}.")
         plain = [None if value.lower() == "none" else value for value in values]
-        if flag.takes_more:
-            several[name] = plain = [*several.get(name, []), *plain]  # given again, it adds: no image is lost silently
         _put(settings, flag.path, plain[0] if len(plain) == 1 else plain)
     return settings
 

@@ -20,12 +20,21 @@ from attar.data.merged import MergedSource, Part
 from attar.data.parquet import parquet_rows
 from attar.data.playground import CLASS_NAMES, render_scene
 from attar.data.references import split_reference
-from attar.data.subset import subset
+from attar.data.subset import SubsetSource, subset
 from attar.data.tar import shard_rows
 from attar.errors import DataError, DecodeError
 from attar.utils.progress import track
 
-__all__ = ["FolderSource", "Labels", "ParquetSource", "PlaygroundSource", "Source", "TarSource", "open_source"]
+__all__ = [
+    "FolderSource",
+    "Labels",
+    "ParquetSource",
+    "PlaygroundSource",
+    "Source",
+    "TarSource",
+    "open_source",
+    "places_of",
+]
 
 _PLAYGROUND = re.compile(r"playground(?::(\d+)(?:\?n=(\d+)(?:&variety=([01](?:\.\d+)?))?)?)?", re.ASCII)
 
@@ -53,6 +62,15 @@ def open_source(references: str | Sequence[str], *, reindex: bool = False) -> So
         return sources[0]
     parts = zip(sources, options, _titles(places), strict=True)
     return MergedSource([Part(source, what.weight, title, what.subset_seed) for source, what, title in parts])
+
+
+def places_of(source: Source) -> set[str]:
+    """What tells apart the places that a source takes its images from, all of them or a part."""
+    if isinstance(source, MergedSource):
+        return set().union(*(places_of(part.source) for part in source.parts))
+    if isinstance(source, SubsetSource):
+        return places_of(source.source)
+    return {source.root if isinstance(source, FolderSource) else source.fingerprint}  # folders may have equal names
 
 
 def _titles(places: Sequence[str]) -> list[str]:

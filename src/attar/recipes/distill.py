@@ -16,7 +16,7 @@ import torch
 from attar._version import __version__
 from attar.config import DistillConfig
 from attar.data.loader import ViewDataset, training_batches
-from attar.data.sources import Source
+from attar.data.sources import Source, places_of
 from attar.errors import TrainingError
 from attar.evaluation import wilson_interval
 from attar.export import write_student
@@ -246,8 +246,8 @@ def _judge_random(built: Assembly, run: RunDirectory, state: TrainState, log: Lo
         log.say(f"           {unreadable} of the {len(built.monitor.report)} images to report on cannot be read")
     line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
     log.say(f"  monitor  {built.config.monitor}  k-NN  {line}  (selection half)")
-    if built.source.fingerprint in (built.monitor.report.source.fingerprint, built.monitor.bank.source.fingerprint):
-        log.say("           these images are among those trained on: nothing below is from held-out images")
+    if places_of(built.source) & places_of(built.monitor.report.source):
+        log.say("           these images lie where those trained on do: nothing below is sure to be held out")
     return line
 
 
