@@ -18,7 +18,7 @@ from torch import Tensor
 from attar.errors import ModelReferenceError, ShapeError, WeightsError
 from attar.models import Preprocess, load_backbone
 from attar.models.positions import resample_positions
-from attar.models.transformers import FAMILIES, _quiet
+from attar.models.transformers import FAMILIES, quiet
 
 transformers = pytest.importorskip("transformers")
 
@@ -46,7 +46,7 @@ HALF = (0.5, 0.5, 0.5)
 
 def write_model(folder: Path, cls: str, config: Any, **arguments: Any) -> Any:
     """transformers' own model, saved. Norms, tokens and tables are random, so that none is idle."""
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(5)
         model = getattr(transformers, cls)(config, **arguments).eval()
         for name, parameter in model.named_parameters():
@@ -152,7 +152,7 @@ def test_clips_embedding_is_projected_and_its_class_token_is_not(form, tmp_path)
     whole = write_clip(tmp_path / "clip")
     folder = tmp_path / "clip"
     if form != "whole":
-        with _quiet():
+        with quiet():
             encoder = transformers.CLIPVisionModelWithProjection.from_pretrained(folder)
             encoder.save_pretrained(folder := tmp_path / "encoder")
     backbone = load_backbone(f"hf:{folder}")
@@ -333,7 +333,7 @@ def test_provenance_is_that_of_the_file(tmp_path):
 def test_shards_are_one_model(tmp_path):
     model = write_encoder(tmp_path, "dinov2")
     whole = load_backbone(f"hf:{tmp_path}").tokens(images())
-    with _quiet():
+    with quiet():
         model.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
     shards = sorted((tmp_path / "shards").glob("model-*.safetensors"))
     assert len(shards) > 1
@@ -485,7 +485,7 @@ def test_a_saved_student_loads_with_plain_transformers(name, tmp_path):
     student = load_backbone(f"hf:{tmp_path / 'model'}", weights="random", img_size=size, seed=3)
     student.model.save(tmp_path / "student", Preprocess((0.1, 0.2, 0.3), HALF), img_size=size)
     options = {"add_pooling_layer": False} if name == "vit" else {}
-    with _quiet():
+    with quiet():
         model, info = transformers.AutoModel.from_pretrained(tmp_path / "student", output_loading_info=True, **options)
         processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "student")
     assert not any(info.values())
@@ -562,7 +562,7 @@ def test_a_repository_is_read_like_a_directory(tmp_path, monkeypatch):
     write_encoder(tmp_path, "dinov2")
     asked = []
     monkeypatch.setattr(
-        "attar.models.transformers.snapshot_download",
+        "attar.models.transformers_folder.snapshot_download",
         lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(tmp_path),
     )
     assert load_backbone("hf:someone/dinov2").source.name == "hf:someone/dinov2"
@@ -588,6 +588,6 @@ def test_transformers_keeps_the_verbosity_it_had():
     from transformers.utils import logging
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with _quiet():
+    with quiet():
         assert not logging.is_progress_bar_enabled()
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

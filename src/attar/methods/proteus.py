@@ -245,9 +245,9 @@ def _check_fit(teacher: Backbone, student: Backbone, config: ProteusConfig) -> N
     check_patches(student, teacher)
     if config.patch_weight and not student.can_mask:
         raise ShapeError(
-            f"student {student.source.name} embeds no patch by itself (a conv net, or a stem that overlaps), so that none"
-            f" can be hidden, and proteus.patch_weight is {config.patch_weight:g}. Try --proteus.patch-weight 0 (token"
-            " and feature terms stay)."
+            f"student {student.source.name} embeds no patch by itself (a conv net, or an overlapping stem): none can"
+            f" be hidden, and proteus.patch_weight is {config.patch_weight:g}. Try --proteus.patch-weight 0 (token and"
+            " feature terms stay)."
         )
     patches = student.grid[0] * student.grid[1]
     if config.patch_weight and int(patches * config.mask_ratio) == 0:

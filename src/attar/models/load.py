@@ -19,7 +19,7 @@ from attar.models.layouts import Converted
 from attar.models.open_clip import load_open_clip
 from attar.models.positions import PosEmbed
 from attar.models.references import Reference, parse_reference
-from attar.models.transformers import is_transformers_folder, load_transformers
+from attar.models.transformers_folder import is_transformers_folder, load_transformers
 from attar.models.weights import load_weights
 from attar.types import Statistics
 from attar.utils.io import read_json
