@@ -177,6 +177,23 @@ def test_positions_are_resampled_as_open_clip_does(name, size, tmp_path):
         backbone.embed(images(40))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "size", "width"), [("vit", 32, 48), ("timm-vit", 160, 64)])
+def test_hidden_patches_leave_no_trace(name, size, width):
+    """Which towers embed each patch by itself is also how sizes that leave a rest of pixels are found."""
+    backbone, pixels = load_backbone(f"open_clip:attar-{name}", weights="random"), images(size)
+    masks = torch.rand(2, backbone.grid[0] ** 2, generator=torch.Generator().manual_seed(0)) < 0.5
+    area = masks.view(-1, 1, *backbone.grid)
+    area = area.repeat_interleave(backbone.patch_size, 2).repeat_interleave(backbone.patch_size, 3)
+    token = torch.randn(1, width, generator=torch.Generator().manual_seed(7))
+    hidden, other, seen = (
+        backbone(torch.where(where, 1 - pixels, pixels), masks=masks, mask_token=token).patch
+        for where in (torch.zeros_like(area), area, ~area)
+    )
+    assert torch.equal(hidden, other)
+    assert not torch.allclose(hidden, seen, atol=1e-4)
+
+
 def test_a_resnets_pooling_is_resampled_too(tmp_path):
     whole_model("attar-resnet", tmp_path / "clip.pt")
     backbone = load_backbone("open_clip:attar-resnet", weights=tmp_path / "clip.pt", img_size=96)

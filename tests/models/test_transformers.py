@@ -289,6 +289,18 @@ def test_one_key_that_does_not_fit_is_named(name, harm, tmp_path):
     assert ("image_head.weight" if harm == "stray" else key) in str(caught.value)
 
 
+def test_a_transformers_without_its_table_of_names_still_refuses_with_its_own(tmp_path, monkeypatch):
+    """That table is no part of its public face."""
+    monkeypatch.delattr("transformers.core_model_loading.revert_weight_conversion")
+    write_encoder(tmp_path, "vit")
+    save_file(
+        {k: v for k, v in load_file(tmp_path / "model.safetensors").items() if k != "layernorm.bias"},
+        tmp_path / "model.safetensors",
+    )
+    with pytest.raises(WeightsError, match=r"not in the file: layernorm\.bias"):
+        load_backbone(f"hf:{tmp_path}")
+
+
 @pytest.mark.parametrize("name", ["vit", "clip whole", "dinov3_vit"])
 def test_no_key_at_all_may_be_missing(name, tmp_path):
     model = write_clip(tmp_path) if name == "clip whole" else write_encoder(tmp_path, name)

@@ -14,6 +14,7 @@ from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.features import map_tokens, read_intermediates, read_tokens
 from attar.models.files import StateDict, not_fetched, read_state_dict
 from attar.models.layouts import Converted, convert
+from attar.models.masking import patch_embedding
 from attar.models.official import OPEN_CLIPS_OWN, is_openai
 from attar.models.positions import resample_positions
 from attar.models.references import Reference
@@ -44,6 +45,11 @@ class VisionTransformerTower(OpenClipTower):
         super().__init__(visual)
         self.depth = len(visual.transformer.resblocks)
         self.patch_size = visual.patch_size[0]
+
+    @property
+    def patch_embed(self) -> nn.Module:
+        """The convolution that embeds each patch."""
+        return self.visual.conv1  # type: ignore[no-any-return]
 
     def forward(self, pixels: Tensor) -> Tokens:
         """Tokens after the final norm."""
@@ -87,6 +93,11 @@ class TimmTower(OpenClipTower):
         super().__init__(visual)
         self.depth = len(visual.trunk.feature_info)
         self.patch_size = int(visual.trunk.feature_info[-1]["reduction"])
+
+    @property
+    def patch_embed(self) -> nn.Module | None:
+        """The trunk's, where it embeds each patch by itself."""
+        return patch_embedding(self.visual.trunk, self.patch_size)
 
     def forward(self, pixels: Tensor) -> Tokens:
         """Tokens after the final norm."""
