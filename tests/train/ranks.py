@@ -189,12 +189,10 @@ def scene_two_more_steps(folder: Path, engine: Engine) -> Result:
     fit_steps(method, state, stop=state.step + 2, losses=losses)
     assert is_sharded(state.learner) == (engine == "fsdp2" and world_size() > 1)
     save_checkpoint(folder / "checkpoints", state, IDENTITY, keep=9)
-    students = {
-        f"{role}/{key}": value.clone()
-        for role, student in state.students()
-        if is_main()
-        for key, value in student.state_dict().items()
-    }
+    students = {}
+    for role in state.roles:
+        weights = state.plain(role).state_dict()
+        students |= {f"{role}/{key}": value.clone() for key, value in weights.items() if is_main()}
     return {"losses": torch.tensor(losses, dtype=torch.float64), "step": state.step, **students}
 
 

@@ -219,6 +219,20 @@ class DistillConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _settings_are_of_use(self) -> Self:
+        if self.student_layers != "first" and self.student_weights != "teacher":
+            raise ConfigError(
+                f"student_layers is {self.student_layers}, and the student does not start from its teacher."
+                " Try --student-weights teacher, or leave it out."
+            )
+        if self.logits != LogitsConfig() and self.method not in ("logits", "soft_logits"):
+            raise ConfigError(
+                f"settings of logits are given, and method {self.method} has no use for them."
+                " Try --method logits or soft_logits, or leave them out."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         terms = self.proteus
         learns_some = terms.token_weight or terms.feature_weight or terms.patch_weight * terms.mask_probability

@@ -19,6 +19,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".
 SHARD_SUFFIXES = (".tar", ".parquet")
 _COMPRESSED = (".tgz", *(f".tar.{ending}" for ending in ("gz", "bz2", "xz", "zst", "lz4")))
 _SPLITS = ("train", "val", "test")
+_BUGS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
+"""Ours, from the block that reads: they keep their names."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_FILES = 100_000  # that one brace pattern may name
 
@@ -242,7 +244,7 @@ def _in_words(what: str, kind: type[DataError]) -> Iterator[None]:
     """Whatever the package of a protocol raises, as an error of ours that shows no credentials."""
     try:
         yield
-    except AttarError:
+    except (AttarError, *_BUGS):
         raise
     except ImportError as error:
         raise DataError(f"{what} needs a package that is not installed: {error}.") from None

@@ -35,7 +35,7 @@ class Assembly:
         teacher: Frozen.
         student: Learns.
         method: How the student learns, built with both.
-        labels: (n,) class of each image where the method learns from them, else None.
+        classes: (n,) class of each image and the names of classes where the method learns from them, else None.
         monitor: Judges students, None without `--monitor`.
         total_steps: Length of the run.
         steps_per_epoch: Perhaps a fraction.
@@ -49,7 +49,7 @@ class Assembly:
     teacher: Backbone
     student: Backbone
     method: Method
-    labels: Labels | None
+    classes: tuple[Labels, list[str]] | None
     monitor: KnnMonitor | None
     total_steps: int
     steps_per_epoch: float
@@ -89,7 +89,7 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
         teacher=_place_teacher(teacher, config, device),
         student=student.to(device),
         method=_build_method(teacher, student, config, device, num_classes=len(classes[1]) if classes else 0),
-        labels=classes[0] if classes else None,
+        classes=classes,
         monitor=monitor,
         total_steps=total_steps,
         steps_per_epoch=order.epoch_length / config.batch_size,

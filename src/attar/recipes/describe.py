@@ -31,6 +31,9 @@ def say_header(log: Log, built: Assembly) -> None:
         f"  data     {len(built.source):,} images    plan  {built.total_steps:,} steps x {config.batch_size:,}"
         f" views = {epochs:,.{1 if epochs >= 1 else 2}f} epochs on {_where(built)}"
     )
+    if built.classes is not None:
+        names = built.classes[1]
+        log.say(f"  labels   {len(names)} classes: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}")
     if config.batch_size > len(built.source):
         log.say(
             f"           a batch of {config.batch_size} holds several views of each of the {len(built.source)} images"

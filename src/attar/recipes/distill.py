@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,13 @@ import torch
 from attar._version import __version__
 from attar.config import DistillConfig
 from attar.data.loader import ViewDataset, training_batches
-from attar.data.sources import Source, places_of
 from attar.errors import TrainingError
-from attar.evaluation import wilson_interval
 from attar.export import write_student
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly, assemble, load_student
-from attar.recipes.describe import card, facts, say_damage, say_header, say_results, short
-from attar.reports import Result, Role, read_results, verdict, write_page, write_result
+from attar.recipes.describe import card, facts, say_damage, say_header, say_results
+from attar.recipes.judging import judge, judge_baselines
+from attar.reports import Result, read_results, verdict, write_page
 from attar.train import (
     BadFiles,
     Callback,
@@ -38,7 +36,6 @@ from attar.train import (
     base_lr,
     build_state,
     fit,
-    is_sharded,
     load_checkpoint,
 )
 from attar.types import Batch
@@ -52,7 +49,7 @@ from attar.utils.distributed import (
     rank,
     world_size,
 )
-from attar.utils.io import write_json, write_text
+from attar.utils.io import sha256_file, write_json, write_text
 from attar.utils.progress import Log
 from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
 from attar.utils.signals import polite_stop
@@ -99,7 +96,7 @@ def distill(config: DistillConfig) -> DistillReport:
             built.method.learner, built.student, config.optim, engine=config.parallel.engine, device=device
         )
         built.method.learner = state.wrapped
-        resumed = load_checkpoint(run.checkpoints, state, _identity(run, built.source), say=log.say)
+        resumed = load_checkpoint(run.checkpoints, state, _identity(built, run), say=log.say)
         if resumed is not None:
             done = " (complete)" if state.step >= built.total_steps else ""
             log.say(f"  resume   from {resumed.name}{done}")
@@ -107,18 +104,19 @@ def distill(config: DistillConfig) -> DistillReport:
             log.say("  resume   no checkpoint is whole: from the beginning")
         if is_main():
             record_settings(run, config, version=__version__)
-        baselines = _judge_baselines(built, run, state, log)
+        baselines = judge_baselines(built, run, state, log)
         if state.step < built.total_steps or _is_unjudged(built, state):
             with _memory_in_words(config):
                 _train(built, run, state, log, baselines)
-        _, student = next(state.students())  # the first of them; the average would come in the same copy
+        student = state.plain("student")
         return from_main(lambda: _finish(built, run, state, log, student))
 
 
 def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, baselines: str) -> None:
     config = built.config
     img_size = max(built.student.img_size, built.teacher.img_size)
-    dataset = ViewDataset(built.source, built.order, config.views, img_size, labels=built.labels)
+    labels = built.classes[0] if built.classes else None
+    dataset = ViewDataset(built.source, built.order, config.views, img_size, labels=labels)
     batches: Callable[..., Iterator[Batch]] = partial(
         training_batches,
         dataset,
@@ -188,9 +186,7 @@ def _callbacks(built: Assembly, run: RunDirectory, log: Log, baselines: str) -> 
             )
         )
     every = config.checkpoint.every or min(tenth, max(int(built.steps_per_epoch), 100))
-    callbacks.append(
-        Checkpoints(run.checkpoints, _identity(run, built.source), every=every, keep=config.checkpoint.keep)
-    )
+    callbacks.append(Checkpoints(run.checkpoints, _identity(built, run), every=every, keep=config.checkpoint.keep))
     return callbacks
 
 
@@ -210,7 +206,7 @@ def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log, stu
         # the file that ships is what is reported, not what stood in memory when it was written
         weights = str(run.student / "model.safetensors")
         kept = load_student(built.config, weights, preprocess=built.student.preprocess)
-        _judge(built, run, "student", kept.to(built.device))
+        judge(built, run, "student", kept.to(built.device))
     results = read_results(run.results)
     write_text(run.student / "README.md", card(built, best, results))
     write_json(run.path / "about.json", facts(built, best))
@@ -222,80 +218,19 @@ def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log, stu
     return DistillReport(run.path, run.student, tuple(results), sentence)
 
 
-def _judge_baselines(built: Assembly, run: RunDirectory, state: TrainState, log: Log) -> str:
-    """k-NN of teacher and random student, measured once a run on the main rank; a line for the log."""
-    if built.monitor is None:
-        log.say("  monitor  none: without --monitor nobody will know whether it helped")
-        return ""
-    judge_teacher = partial(_judge, built, run, "teacher", built.teacher)
-    # a sharded one answers only when all ranks ask it
-    teacher = judge_teacher() if is_sharded(built.teacher) else from_main(judge_teacher)
-    return from_main(partial(_judge_random, built, run, state, log, teacher))
-
-
-def _judge_random(built: Assembly, run: RunDirectory, state: TrainState, log: Log, teacher: Result) -> str:
-    """The untrained student beside its teacher, and what the reader must know of both."""
-    assert built.monitor is not None
-    write_json(run.path / "monitor.json", built.monitor.describe())
-    if state.notes.get("protocol") != built.monitor.protocol:  # other scores than these cannot be compared with
-        state.notes.pop("best", None)
-        state.notes["protocol"] = built.monitor.protocol
-    untrained = load_student(built.config, "random", preprocess=built.student.preprocess)
-    random = _judge(built, run, "random", untrained.to(built.device))
-    if (unreadable := len(built.monitor.report) - teacher.n) > 0:
-        log.say(f"           {unreadable} of the {len(built.monitor.report)} images to report on cannot be read")
-    line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
-    log.say(f"  monitor  {built.config.monitor}  k-NN  {line}  (selection half)")
-    if places_of(built.source) & places_of(built.monitor.report.source):
-        log.say("           these images lie where those trained on do: nothing below is sure to be held out")
-    return line
-
-
-def _judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) -> Result:
-    """Measure a backbone and write the result, unless the same weights were judged the same way before.
-
-    On the main rank alone, or on all of them where the backbone is sharded.
-    """
-    monitor, config = built.monitor, built.config
-    assert monitor is not None
-    task, source = f"knn:{config.monitor}", asdict(backbone.source)
-
-    def known() -> Result | None:
-        same = (role, task, monitor.protocol, source["sha256"])
-        results = read_results(run.results)
-        return next((r for r in results if (r.role, r.task, r.protocol, r.source.get("sha256")) == same), None)
-
-    before = from_main(known) if is_sharded(backbone) else known()
-    if before is not None:
-        return before
-    started = time.perf_counter()
-    scores = dict(monitor.run(backbone))
-    result = Result(
-        task=task,
-        role=role,
-        model=short(config.teacher if role == "teacher" else config.student),
-        metric="top1",
-        value=scores["knn_report"],
-        ci95=wilson_interval(scores["knn_report"], int(scores["knn_images"])),
-        n=int(scores["knn_images"]),
-        protocol=monitor.protocol,
-        seed=config.seed,
-        seconds=round(time.perf_counter() - started, 1),
-        source=source,
-        selection=scores["knn_select"],
-    )
-    if is_main():
-        write_result(run.results, f"knn-{role}", result)
-    return result
-
-
 def _is_unjudged(built: Assembly, state: TrainState) -> bool:
     """Whether an interruption cut the last judgement short."""
     return built.monitor is not None and state.notes.get("judged") != state.step
 
 
-def _identity(run: RunDirectory, source: Source) -> dict[str, Any]:
-    return {"run_id": run.run_id, "data_fingerprint": source.fingerprint}
+def _identity(built: Assembly, run: RunDirectory) -> dict[str, Any]:
+    """What a checkpoint belongs to: the run, its images, and the weights that teach, unless these may differ."""
+    identity: dict[str, Any] = {"run_id": run.run_id, "data_fingerprint": built.source.fingerprint}
+    if not built.config.resume_anyway and built.config.method != "labels":
+        identity["teacher"] = built.teacher.source.sha256
+        if built.config.teacher_classifier:
+            identity["teacher_classifier"] = sha256_file(Path(built.config.teacher_classifier).expanduser())
+    return identity
 
 
 def _uses_bf16(config: DistillConfig, device: torch.device) -> bool:

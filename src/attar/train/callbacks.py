@@ -198,7 +198,8 @@ class Monitor(NoEffect):
     def _judge(self, state: TrainState) -> None:
         line: dict[str, Any] = {"step": state.step}
         shown = []
-        for role, backbone in state.students():
+        for role in state.roles:
+            backbone = state.plain(role)
             scores = from_main(partial(self._scores, backbone))  # on all ranks, as is a signal that comes meanwhile
             if not is_main():
                 continue

@@ -23,6 +23,11 @@ from attar.utils.distributed import from_main, is_main, wait_for_all
 from attar.utils.io import new_folder, read_json, sha256_file, write_json
 
 _NAME = re.compile(r"step-(\d{8})$")
+_REMEDIES = {
+    "data_fingerprint": "Restore the data as it was, or choose a new --out.",
+    "teacher": "Restore the teacher's weights, choose a new --out, or add --resume-anyway.",
+    "teacher_classifier": "Restore that file, choose a new --out, or add --resume-anyway.",
+}
 
 
 def save_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any], *, keep: int) -> Path:
@@ -33,7 +38,7 @@ def save_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any], *
     Args:
         folder: The run's `checkpoints` folder.
         state: What to save.
-        identity: What a resume must agree with: run id, index fingerprint.
+        identity: What a resume must agree with: run id, fingerprint of the data, hash of the teacher's weights.
         keep: Checkpoints that stay.
 
     Raises:
@@ -82,10 +87,10 @@ def load_checkpoint(
             " Give an --out on storage that all of them share."
         ) from None
     for key, value in identity.items():
-        if about.get(key) != value:
+        if key in about and about[key] != value:  # one of an older version may not know all of them
             raise CheckpointError(
-                f"checkpoint {path} was made with another {key.replace('_', ' ')} ({about.get(key)}, now {value})."
-                " Restore the data as it was, or choose a new --out."
+                f"checkpoint {path} was made with another {key.replace('_', ' ')} ({about[key]}, now {value})."
+                f" {_REMEDIES.get(key, 'Choose a new --out.')}"
             )
     try:
         state.load_tensors(_TensorFile(path / "tensors.safetensors"))

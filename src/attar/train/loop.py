@@ -165,7 +165,8 @@ def _finite_norm(parameters: list[nn.Parameter], clip_norm: float | None, batch:
     """Clip the gradient and return its norm before that, which must be finite and the same on all ranks."""
     limit = clip_norm if clip_norm is not None else float("inf")
     norm = whole(nn.utils.clip_grad_norm_(parameters, limit))
-    largest, smallest = largest_over_ranks(torch.stack([norm, -norm])).tolist()
+    both = torch.stack([norm, -norm]).nan_to_num(nan=math.inf, neginf=math.inf)  # a maximum may lose a NaN
+    largest, smallest = largest_over_ranks(both).tolist()
     if not (math.isfinite(largest) and math.isfinite(smallest)):
         raise NonFiniteError(
             f"the gradient of step {batch.step + 1} has norm {float(norm)}; the weights were not changed.\n"

@@ -51,20 +51,24 @@ class TrainState:
             # timm's average copies the student outright when it is told of step 1; without warm-up it is not told
             self.ema.update(self.student, step=self.step if self.ema.use_warmup else None)
 
-    def students(self) -> Iterator[tuple[str, Backbone]]:
-        """The student and its moving average, to be judged and shipped: ("student", …) and ("ema", …).
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What may be judged and shipped: `student`, and `ema`, its moving average, where there is one."""
+        return ("student",) if self.ema is None else ("student", "ema")
 
-        To be used one after the other, and on the main rank: where they are sharded, each comes as a copy in the same
-        backbone, gathered from all ranks (a collective operation), and other ranks get the share they hold.
+    def plain(self, role: str) -> Backbone:
+        """The backbone of a role as a plain module, to be judged or shipped on the main rank.
+
+        Where students are sharded it is a copy, gathered from all ranks (a collective operation); the next call
+        overwrites it, and other ranks get the share they hold.
         """
-        held = {"student": self.student} | ({} if self.ema is None else {"ema": self.ema.module})
-        for role, backbone in held.items():
-            own = None if self.twin is None else self.twin.state_dict()
-            for name, value in backbone.state_dict().items():
-                full = whole(value)
-                if own is not None:
-                    own[name].copy_(full)
-            yield role, self.twin or backbone
+        backbone: Backbone = self.student if role == "student" or self.ema is None else self.ema.module
+        own = None if self.twin is None else self.twin.state_dict()
+        for name, value in backbone.state_dict().items():
+            full = whole(value)
+            if own is not None:
+                own[name].copy_(full)
+        return self.twin or backbone
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, whole and on the CPU, for a checkpoint; none on ranks other than the main one.

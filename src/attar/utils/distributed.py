@@ -132,6 +132,7 @@ def peers_in_words() -> Iterator[None]:
         raise LostRankError(
             f"rank {rank()} lost another rank ({how}). That rank or the launcher says why;"
             " the same command goes on from the last checkpoint."
+            + (" If it was only slow, raise --parallel.timeout-s." if how == "timed out" else "")
         ) from None
 
 
@@ -212,6 +213,8 @@ def pick_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device '{name}' is none that attar runs on. Give auto, cpu, cuda or cuda:NUMBER.")
+    if device.type == "cuda" and launched_ranks() > 1 and device.index != own:
+        raise ConfigError(f"device '{name}' would serve several of the {launched_ranks()} ranks. Try --device cuda.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices. Try --device auto,"

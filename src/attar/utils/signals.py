@@ -12,6 +12,7 @@ from types import FrameType
 from attar.errors import Interrupted
 
 _received: int | None = None
+_is_postponed = False
 _LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun repeats a scheduler's signal, and kills what does not end
 
 
@@ -73,12 +74,23 @@ def stop_requested() -> int | None:
     return _received
 
 
+@contextlib.contextmanager
+def signals_postponed() -> Iterator[None]:
+    """Within the block `stop_if_requested` lets work go on: what all ranks do together ends for all or for none."""
+    global _is_postponed
+    _is_postponed = True
+    try:
+        yield
+    finally:
+        _is_postponed = False
+
+
 def stop_if_requested(what: str) -> None:
     """A safe point in work that saves nothing itself.
 
     Raises:
         Interrupted: If a signal came.
     """
-    if _received is not None:
+    if _received is not None and not _is_postponed:
         name = signal.Signals(_received).name
         raise Interrupted(_received, f"stopped by {name} while {what}. The same command goes on.")

@@ -1,0 +1,89 @@
+"""Did it help? k-NN of teacher, random student and student, written down once for the same weights."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+
+from attar.data.sources import places_of
+from attar.evaluation import wilson_interval
+from attar.models import Backbone
+from attar.recipes.assembly import Assembly, load_student
+from attar.recipes.describe import short
+from attar.reports import Result, Role, read_results, write_result
+from attar.train import TrainState, is_sharded
+from attar.utils.distributed import from_main, is_main
+from attar.utils.io import write_json
+from attar.utils.progress import Log
+from attar.utils.run_directory import RunDirectory
+from attar.utils.signals import signals_postponed
+
+
+def judge_baselines(built: Assembly, run: RunDirectory, state: TrainState, log: Log) -> str:
+    """k-NN of teacher and random student, measured once a run on the main rank; a line for the log."""
+    if built.monitor is None:
+        log.say("  monitor  none: without --monitor nobody will know whether it helped")
+        return ""
+    judge_teacher = partial(judge, built, run, "teacher", built.teacher)
+    # a sharded one answers only when all ranks ask it
+    teacher = judge_teacher() if is_sharded(built.teacher) else from_main(judge_teacher)
+    return from_main(partial(_judge_random, built, run, state, log, teacher))
+
+
+def _judge_random(built: Assembly, run: RunDirectory, state: TrainState, log: Log, teacher: Result) -> str:
+    """The untrained student beside its teacher, and what the reader must know of both."""
+    assert built.monitor is not None
+    write_json(run.path / "monitor.json", built.monitor.describe())
+    if state.notes.get("protocol") != built.monitor.protocol:  # other scores than these cannot be compared with
+        state.notes.pop("best", None)
+        state.notes["protocol"] = built.monitor.protocol
+    untrained = load_student(built.config, "random", preprocess=built.student.preprocess)
+    random = judge(built, run, "random", untrained.to(built.device))
+    if (unreadable := len(built.monitor.report) - teacher.n) > 0:
+        log.say(f"           {unreadable} of the {len(built.monitor.report)} images to report on cannot be read")
+    line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
+    log.say(f"  monitor  {built.config.monitor}  k-NN  {line}  (selection half)")
+    if places_of(built.source) & places_of(built.monitor.report.source):
+        log.say("           these images lie where those trained on do: nothing below is sure to be held out")
+    return line
+
+
+def judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) -> Result:
+    """Measure a backbone and write the result, unless the same weights were judged the same way before.
+
+    On the main rank alone, or on all of them where the backbone is sharded.
+    """
+    monitor, config = built.monitor, built.config
+    assert monitor is not None
+    task, source = f"knn:{config.monitor}", asdict(backbone.source)
+
+    def known() -> Result | None:
+        same = (role, task, monitor.protocol, source["sha256"])
+        results = read_results(run.results)
+        return next((r for r in results if (r.role, r.task, r.protocol, r.source.get("sha256")) == same), None)
+
+    before = from_main(known) if is_sharded(backbone) else known()
+    if before is not None:
+        return before
+    started = time.perf_counter()
+    with signals_postponed() if is_sharded(backbone) else nullcontext():  # ranks must not stop at different batches
+        scores = dict(monitor.run(backbone))
+    result = Result(
+        task=task,
+        role=role,
+        model=short(config.teacher if role == "teacher" else config.student),
+        metric="top1",
+        value=scores["knn_report"],
+        ci95=wilson_interval(scores["knn_report"], int(scores["knn_images"])),
+        n=int(scores["knn_images"]),
+        protocol=monitor.protocol,
+        seed=config.seed,
+        seconds=round(time.perf_counter() - started, 1),
+        source=source,
+        selection=scores["knn_select"],
+    )
+    if is_main():
+        write_result(run.results, f"knn-{role}", result)
+    return result
