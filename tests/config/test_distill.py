@@ -99,3 +99,15 @@ def test_rules_of_proteus_bind_proteus_alone(method):
 def test_shares_that_leave_a_side_out_and_no_temperature_are_errors(settings):
     with pytest.raises(ConfigError, match=f"'logits.{next(iter(settings))}'"):
         DistillConfig.build({**NEEDED, "data": "a", "logits": settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"student_layers": "uniform"}, "student_layers is uniform, and the student does not start from its teacher"),
+        ({"logits": {"temperature": 2.0}}, "settings of logits are given, and method proteus has no use for them"),
+    ],
+)
+def test_settings_without_use_are_refused(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        DistillConfig.build({**NEEDED, "data": "d", **settings})

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from attar.errors import ModelReferenceError, WeightsError
+from attar.export import write_student
 from attar.models import Backbone, Preprocess, load_backbone
 
 TINY = "vit_tiny_patch16_224?depth=1&embed_dim=48&num_heads=3"
@@ -260,6 +261,18 @@ def test_a_folder_of_a_students_own_module_names_the_reference_to_load_it_by(tmp
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ModelReferenceError, match=r"module:mine:net.*--teacher-weights .*model\.safetensors"):
         load_backbone(str(tmp_path))
+
+
+def test_a_student_of_ones_own_module_is_normalised_as_it_learned(factories, tmp_path):
+    reference = f"module:{factories}:Patches"
+    student = load_backbone(reference, weights="random", img_size=64)
+    student.normalise_with(Preprocess((0.5,) * 3, (0.25,) * 3))
+    write_student(tmp_path / "student", student, card="")
+    file = tmp_path / "student" / "model.safetensors"
+    assert load_backbone(reference, weights=file, img_size=64).preprocess == student.preprocess
+    file.rename(tmp_path / "alone.safetensors")
+    alone = load_backbone(reference, weights=tmp_path / "alone.safetensors", img_size=64)
+    assert alone.preprocess == Preprocess()
 
 
 def test_a_module_with_official_names_takes_an_official_file_as_it_is(factories, tmp_path):

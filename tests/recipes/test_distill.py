@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import attar
+from attar.errors import CheckpointError
 from small_runs import MODEL, write_pictures
 
 METHODS = {
@@ -76,3 +77,24 @@ def test_console_card_and_page_name_the_method(method, title, tmp_path):
     assert ("teacher classifier | fc.pth" in card) is ("logits" in method)
     assert ("from labels" in card) is (method == "labels")  # its teacher is only measured
     assert ("(taught nothing)" in card) is (method == "labels")
+
+
+@pytest.mark.parametrize("which", ["teacher", "classifier"])
+def test_another_teacher_does_not_go_on_with_a_run_unless_asked_to(which, tmp_path):
+    # the same path and settings, other weights in the file
+    config = config_of("soft_logits", tmp_path).replace(teacher_weights=str(tmp_path / "teacher.pth"))
+
+    def write_teacher(seed):
+        torch.save(attar.load_backbone(MODEL, weights="random", img_size=32, seed=seed).model.state_dict(), weights)
+
+    weights = tmp_path / "teacher.pth"
+    write_teacher(1)
+    attar.distill(config)
+    attar.distill(config)  # nothing changed: goes on
+    if which == "teacher":
+        write_teacher(2)
+    else:
+        torch.save({"fc.weight": torch.randn(2, 32, generator=torch.Generator().manual_seed(9))}, tmp_path / "fc.pth")
+    with pytest.raises(CheckpointError, match=rf"another {which if which == 'teacher' else 'teacher classifier'} \("):
+        attar.distill(config)
+    attar.distill(config.replace(resume_anyway=True))

@@ -106,3 +106,12 @@ def test_tensors_hold_learner_optimizer_and_average_and_no_teacher() -> None:
     rooms = {name.split("/")[0] for name in state.tensors()}
     assert rooms == {"learner", "optimizer", "ema"}
     assert any("exp_avg_sq" in name for name in state.tensors())
+
+
+def test_students_are_known_by_their_roles() -> None:
+    state = state_of()
+    assert state.ema is not None
+    assert state.roles == ("student", "ema")
+    assert state.plain("student") is state.student
+    assert state.plain("ema") is state.ema.module
+    assert state_of(OptimConfig(ema_decay=0.0)).roles == ("student",)

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch.distributed as dist
 
-from attar.utils.distributed import _agree_on_name
+from attar.errors import ConfigError
+from attar.utils.distributed import _agree_on_name, pick_device
 
 
 def start(store: dist.Store, size: int, *, late: int = 0) -> set[str]:
@@ -37,3 +38,11 @@ def test_a_start_of_which_some_never_came_does_not_confuse_the_next() -> None:
         with pytest.raises(RuntimeError, match="not come within"):
             _agree_on_name(store, rank, 3, timeout_s=0.1)
         assert len(start(store, 3)) == 1
+
+
+def test_a_numbered_device_is_not_shared_by_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ConfigError, match=r"'cuda:0' would serve several of the 2 ranks\. Try --device cuda"):
+        pick_device("cuda:0")
+    assert pick_device("cpu").type == "cpu"

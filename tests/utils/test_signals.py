@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from attar.errors import Interrupted
-from attar.utils.signals import polite_stop, stop_if_requested, stop_requested
+from attar.utils.signals import polite_stop, signals_postponed, stop_if_requested, stop_requested
 from small_runs import environment
 
 both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -131,3 +131,12 @@ def test_a_process_that_fails_ends_although_it_holds_a_loader():
 
 def test_a_forked_child_takes_no_notice():
     assert ended(FORKED) == (0, "7 None")
+
+
+def test_what_all_ranks_do_together_is_not_cut_by_one_of_them():
+    with polite_stop():
+        signal.raise_signal(signal.SIGTERM)
+        with signals_postponed():
+            stop_if_requested("judging")
+        with pytest.raises(Interrupted, match="while judging"):
+            stop_if_requested("judging")
