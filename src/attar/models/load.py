@@ -211,9 +211,19 @@ def _load_module(
     if weights not in ("random", "pretrained"):
         file = Path(weights).expanduser()
         converted = load_weights(model, file, trust_torchscript=trust_torchscript)
-        source, statistics = _provenance(source.name, file, converted, "unknown"), converted.statistics
+        source = _provenance(source.name, file, converted, "unknown")
+        statistics = converted.statistics or _statistics_beside(file)
     preprocess = _preprocess(model, statistics)
     return Backbone(model, img_size=_input_size(model, img_size), preprocess=preprocess, source=source).eval()
+
+
+def _statistics_beside(file: Path) -> Statistics | None:
+    """What a student of such a module learned with, where the file lies in the folder that attar wrote."""
+    try:
+        said = read_json(file.with_name("config.json"))["attar"]
+        return tuple(said["mean"]), tuple(said["std"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _import_factory(reference: Reference) -> Any:
