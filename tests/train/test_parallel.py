@@ -153,6 +153,8 @@ def test_parameters_that_take_no_part_are_noticed() -> None:
     # MobileNetV3 carries a layer of its classifier, which no token passes: DDP would wait for its gradient
     assert _has_idle_parameters(load_backbone("mobilenetv3_small_050", weights="random", img_size=32))
     assert not _has_idle_parameters(load_backbone(ranks.STUDENT, weights="random", img_size=32))
+    siglip = "vit_base_patch16_siglip_224?depth=1&embed_dim=32&num_heads=2"  # its pooling, which no patch token passes
+    assert _has_idle_parameters(load_backbone(siglip, weights="random", img_size=32))
     assert not _has_idle_parameters(load_backbone("resnet10t", weights="random", img_size=32))
 
 

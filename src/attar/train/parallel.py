@@ -117,7 +117,10 @@ def _blocks(model: nn.Module) -> Iterable[nn.Module]:
 
 
 def _has_idle_parameters(learner: nn.Module) -> bool:
-    """Whether some parameter of a backbone takes no part in its tokens, such as a timm head's own layers."""
+    """Whether some parameter of a backbone takes no part in its class token, or none in its patch tokens.
+
+    Such as a timm head's own layers, or the pooling of SigLIP for a method that looks at patches only.
+    """
     for backbone in (part for part in learner.modules() if isinstance(part, Backbone)):
         mean = backbone.mean
         image = torch.full((1, 3, backbone.img_size, backbone.img_size), 0.5, device=mean.device, dtype=mean.dtype)
@@ -125,7 +128,8 @@ def _has_idle_parameters(learner: nn.Module) -> bool:
         tokens = backbone.eval()(image)
         backbone.train(was_training)
         parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-        found = torch.autograd.grad(tokens.cls.sum() + tokens.patch.sum(), parameters, allow_unused=True)
-        if any(gradient is None for gradient in found):
-            return True
+        for value in (tokens.cls, tokens.patch):
+            found = torch.autograd.grad(value.sum(), parameters, allow_unused=True, retain_graph=True)
+            if any(gradient is None for gradient in found):
+                return True
     return False
