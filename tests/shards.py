@@ -1,7 +1,11 @@
-"""Tar shards for tests."""
+"""Tar shards for tests, and rows of sources for their loaders."""
 
 import io
+import os
 import tarfile
+
+import numpy as np
+from torch.utils.data import Dataset
 
 
 def write_tar(path, members, format=tarfile.USTAR_FORMAT):
@@ -18,3 +22,16 @@ def write_tar(path, members, format=tarfile.USTAR_FORMAT):
 def sample(key, label, data=None, ending="jpg"):
     """An image and its class, as WebDataset names them."""
     return [(f"{key}.{ending}", data if data is not None else key.encode()), (f"{key}.cls", b"%d" % label)]
+
+
+class Bytes(Dataset):
+    """Rows of a source; here, since a worker that is not forked imports it by its module's name."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, row):
+        return os.getpid(), self.source.name(row), np.asarray(self.source.read(row)).tobytes()

@@ -425,9 +425,9 @@ WEIGHTS = [
     Row("weights cut short", weights(save_truncated), 2, ("teacher.pth cannot be read", "damaged or cut short")),
     Row("weights a text", weights(lambda path: path.write_text("hello")), 2, ("teacher.pth cannot be read",)),
     Row("weights with code", weights(save_with_code), 2, ("teacher.pth cannot be read", "never runs"), no_canary),
-    Row("weights of another net", weights(save_other_architecture), 2, ("does not fit", "another architecture")),
-    Row("weights of another width", weights(save_other_width), 2, ("does not fit", "(1, 17, 48)", "of another size")),
-    Row("weights with a prefix", weights(save_prefixed), 2, ("does not fit", "'module.encoder.'", "strip that prefix")),
+    Row("weights of another net", weights(save_other_architecture), 2, ("do not fit", "another architecture")),
+    Row("weights of another width", weights(save_other_width), 2, ("do not fit", "(1, 17, 48)", "of another size")),
+    Row("weights with a prefix", weights(save_prefixed), 2, ("do not fit", "'module.encoder.'", "strip that prefix")),
     Row("NaN in weights", weights(save_with_nan), 1, ("loss of step 1 is nan", "were not changed", ".png", "Try")),
 ]
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader
 
 import attar.data.mapped as mapped_module
 import attar.data.parquet as parquet_module
@@ -21,7 +21,7 @@ from attar.data.playground import CLASS_NAMES, render_scene
 from attar.data.sampler import ViewOrder
 from attar.data.sources import FolderSource, ParquetSource, PlaygroundSource, open_source
 from attar.errors import DataError, DecodeError
-from shards import sample, write_tar
+from shards import Bytes, sample, write_tar
 
 
 def write_files(root, *names):
@@ -331,17 +331,6 @@ def source(request, tmp_path):
         return open_source(str(write_table(tmp_path / "x.parquet", image=[b"%d" % n for n in range(6)])))
     write_files(tmp_path / "images", *(f"{number % 2}/{number}.jpg" for number in range(6)))
     return open_source(str(tmp_path / "images"))
-
-
-class Bytes(Dataset):
-    def __init__(self, source):
-        self.source = source
-
-    def __len__(self):
-        return len(self.source)
-
-    def __getitem__(self, row):
-        return os.getpid(), self.source.name(row), np.asarray(self.source.read(row)).tobytes()
 
 
 def test_a_source_survives_pickling(source):
