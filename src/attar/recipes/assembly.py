@@ -183,13 +183,15 @@ def _open_classes(config: DistillConfig, source: Source) -> tuple[Labels, list[s
 
 
 def _start_student(config: DistillConfig, teacher: Backbone) -> Backbone:
-    """The student as it starts; random weights have no statistics of their own and take ImageNet's."""
+    """The student as it starts; random weights have no statistics of their own and take the teacher's."""
     is_selected = config.student_weights == "teacher"
     student = load_student(config, "random" if is_selected else config.student_weights)
     if is_selected:
         start_from_teacher(student, teacher, layers=config.student_layers)
-    if config.normalisation == "imagenet" or student.source.weights == "random":
+    if config.normalisation == "imagenet":
         student.normalise_with(Preprocess())
+    elif student.source.weights == "random":
+        student.normalise_with(teacher.preprocess)
     return student
 
 
