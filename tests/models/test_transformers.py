@@ -61,10 +61,9 @@ def write_encoder(folder: Path, name: str, **changes: Any) -> Any:
     return write_model(folder, cls, getattr(transformers, config)(**{**values, **changes}))
 
 
-def write_clip(folder: Path) -> Any:
-    config = transformers.CLIPConfig(
-        vision_config={**SIZED, "projection_dim": 24}, text_config={**TEXT, "projection_dim": 24}, projection_dim=24
-    )
+def write_clip(folder: Path, **part: int) -> Any:
+    parts = {"vision_config": {**SIZED, **part}, "text_config": {**TEXT, **part}}
+    config = transformers.CLIPConfig(**parts, projection_dim=24)
     return write_model(folder, "CLIPModel", config)
 
 
@@ -147,11 +146,12 @@ def test_intermediates_are_hidden_states_and_the_last_one_is_the_tokens(name, tm
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("form", ["whole", "encoder and projection"])
+@pytest.mark.parametrize("form", ["whole", "width at the top alone", "encoder and projection"])
 def test_clips_embedding_is_projected_and_its_class_token_is_not(form, tmp_path):
-    whole = write_clip(tmp_path / "clip")
+    # a whole CLIP goes by the width at the top, and writes 512 beside its parts where nobody said otherwise
+    whole = write_clip(tmp_path / "clip", **({} if "top" in form else {"projection_dim": 24}))
     folder = tmp_path / "clip"
-    if form != "whole":
+    if form == "encoder and projection":
         with quiet():
             encoder = transformers.CLIPVisionModelWithProjection.from_pretrained(folder)
             encoder.save_pretrained(folder := tmp_path / "encoder")
@@ -161,7 +161,9 @@ def test_clips_embedding_is_projected_and_its_class_token_is_not(form, tmp_path)
     assert_close(backbone.tokens(images()).cls, whole.vision_model(pixels).pooler_output)
     assert not backbone.model.model.visual_projection.weight.requires_grad
     explained = {key for key, _ in backbone.source.explained}
-    assert explained == ({k for k in whole.state_dict() if not k.startswith("vis")} if form == "whole" else set())
+    assert explained == (
+        {k for k in whole.state_dict() if not k.startswith("vis")} if form != "encoder and projection" else set()
+    )
 
 
 @torch.no_grad()

@@ -129,7 +129,11 @@ def _vision_config(library: Any, folder: Path, name: str) -> Any:
             config = library.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # validators raise many kinds; each means that this describes no model
         raise ModelReferenceError(f"{folder}/config.json cannot be read by transformers: {error}.") from None
-    return config.vision_config if kind in _WHOLE_MODELS else config
+    if kind not in _WHOLE_MODELS:
+        return config
+    if hasattr(config, "projection_dim"):  # a whole CLIP goes by its own, whatever its image part says
+        config.vision_config.projection_dim = config.projection_dim
+    return config.vision_config
 
 
 def _set_size(config: Any, img_size: int | None, name: str) -> int:
