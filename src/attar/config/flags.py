@@ -52,7 +52,9 @@ def parse_flags(model: type[BaseModel], words: Sequence[str]) -> dict[str, Any]:
             _put(settings, known[negated].path, False)
             continue
         if name not in known:
-            raise ConfigError(f"unknown flag '{name}'.{did_you_mean(name, known)} All flags: --help.")
+            nested = next((flag for flag in known if flag.endswith(f".{name.removeprefix('--')}")), None)
+            guess = f" Did you mean '{nested}'?" if nested else did_you_mean(name, known)
+            raise ConfigError(f"unknown flag '{name}'.{guess} All flags: --help.")
         flag = known[name]
         if flag.is_switch and not equals:
             given = rest.pop(0) if rest and rest[0].lower() in ("true", "false") else True
