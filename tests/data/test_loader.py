@@ -15,7 +15,7 @@ from attar.data.decode import open_image
 from attar.data.loader import EvaluationDataset, ViewDataset, default_workers, evaluation_batches, training_batches
 from attar.data.sampler import ViewOrder
 from attar.data.sources import open_source
-from attar.data.views import evaluation_view, training_view
+from attar.data.views import EvaluationView, training_view
 from attar.errors import DataError
 from small_runs import environment, write_pictures
 
@@ -147,7 +147,7 @@ def test_loading_leaves_the_global_generators_alone(images, workers):
 
     before = states()
     batches(dataset_of(images), stop=2, workers=workers)
-    rows = EvaluationDataset(open_source(str(images)), np.arange(4), img_size=SIZE, crop_pct=1.0)
+    rows = EvaluationDataset(open_source(str(images)), np.arange(4), EvaluationView(SIZE, 1.0))
     list(evaluation_batches(rows, batch_size=2, workers=workers))
     assert states() == before
 
@@ -315,19 +315,19 @@ def test_without_labels_wanted_there_are_none(images):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_goes_once_through_the_chosen_rows(images, workers):
     rows = np.array([7, 3, 3, 49, 0, 20, 11])
-    dataset = EvaluationDataset(open_source(str(images)), rows, img_size=SIZE, crop_pct=0.875)
+    dataset = EvaluationDataset(open_source(str(images)), rows, EvaluationView(SIZE, 0.875))
     found = list(evaluation_batches(dataset, batch_size=3, workers=workers))
     assert [positions.tolist() for _, positions in found] == [[0, 1, 2], [3, 4, 5], [6]]
     for views, positions in found:
         assert views.dtype == torch.uint8
         for view, position in zip(views, positions.tolist(), strict=True):
             image = open_image((images / f"{rows[position]:03}.png").read_bytes(), name="x")
-            assert torch.equal(view, evaluation_view(image, img_size=SIZE, crop_pct=0.875))
+            assert torch.equal(view, EvaluationView(SIZE, 0.875)(image))
 
 
 def test_evaluation_leaves_unreadable_images_out_and_keeps_positions(with_broken):
     rows = np.array([17, 2, 4, 33, 17, 5, 6, 7, 33])
-    dataset = EvaluationDataset(open_source(str(with_broken)), rows, img_size=SIZE, crop_pct=1.0)
+    dataset = EvaluationDataset(open_source(str(with_broken)), rows, EvaluationView(SIZE, 1.0))
     found = list(evaluation_batches(dataset, batch_size=2))
     assert [positions.tolist() for _, positions in found] == [[1], [], [5], [6, 7], []]
     assert [tuple(views.shape[:2]) for views, _ in found] == [(1, 3), (0, 3), (1, 3), (2, 3), (0, 3)]

@@ -25,8 +25,8 @@ from attar.data.playground import render_scene
 from attar.data.views import (
     OPERATIONS,
     VIEW_IMPLEMENTATION,
+    EvaluationView,
     centre_crop_box,
-    evaluation_view,
     rand_augment,
     random_crop_box,
     random_erase,
@@ -379,7 +379,7 @@ def torchvisions(image, img_size, crop_pct):
 @pytest.mark.parametrize(("img_size", "crop_pct"), [(64, 0.875), (56, 0.95), (75, 1.0), (33, 0.5)])
 def test_an_evaluation_view_is_torchvisions_resize_and_centre_crop(size, img_size, crop_pct):
     pixels = render_scene(3, 1, size=max(size)).image[: size[1], : size[0]]
-    found = evaluation_view(open_image(pixels, name="scene"), img_size=img_size, crop_pct=crop_pct)
+    found = EvaluationView(img_size, crop_pct)(open_image(pixels, name="scene"))
     assert found.shape == (3, img_size, img_size)
     assert found.dtype == torch.uint8
     gap = np.abs(found.numpy() - torchvisions(Image.fromarray(pixels), img_size, crop_pct))
@@ -390,7 +390,7 @@ def test_an_evaluation_view_is_torchvisions_resize_and_centre_crop(size, img_siz
 def test_an_evaluation_view_of_a_large_jpeg_is_close_to_torchvisions():
     file = io.BytesIO()
     Image.fromarray(render_scene(3, 1, size=900).image[:700]).save(file, "JPEG", quality=90)
-    found = evaluation_view(open_image(file.getvalue(), name="large"), img_size=96, crop_pct=0.875).numpy()
+    found = EvaluationView(96, 0.875)(open_image(file.getvalue(), name="large")).numpy()
     gap = np.abs(found - torchvisions(Image.open(file), 96, 0.875))
     assert 0 < gap.mean() < 1
 
@@ -405,3 +405,33 @@ def test_the_centre_crop_is_a_box_inside_the_image(width, height, img_size, crop
     assert 0 <= top < bottom <= height
     assert left + right == pytest.approx(width, abs=1.5 * max(1, width / img_size))
     assert top + bottom == pytest.approx(height, abs=1.5 * max(1, height / img_size))
+
+
+def test_a_squashed_view_keeps_the_whole_image() -> None:
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, :40] = 255  # a centre crop of the short side would see only the middle half
+    found = EvaluationView(20, squash=True)(open_image(pixels, name="wide"))
+    assert found.shape == (3, 20, 20)
+    assert found[:, :, :8].min() == 255
+    assert found[:, :, 12:].max() == 0
+
+
+def test_a_border_is_cut_off_before_any_filter_sees_it() -> None:
+    pixels = np.full((260, 260, 3), 40, np.uint8)
+    framed = pixels.copy()
+    framed[:2], framed[-2:], framed[:, :2], framed[:, -2:] = 255, 255, 255, 255
+    view = EvaluationView(32, border=2)
+    assert torch.equal(view(open_image(framed, name="framed")), view(open_image(pixels, name="plain")))
+    # cropping by the box alone would not do: an antialiasing filter reaches beyond it
+    assert not torch.equal(
+        EvaluationView(32, 0.99)(open_image(framed, name="framed")), view(open_image(pixels, name="p"))
+    )
+    assert EvaluationView(8, border=9)(open_image(np.ones((3, 5, 3), np.uint8), name="tiny")).shape == (3, 8, 8)
+
+
+def test_random_evaluation_views_are_a_function_of_seed_row_and_number() -> None:
+    image = open_image(SCENE, name="scene")
+    views = [EvaluationView(32, number=number)(image, row=row) for number in range(3) for row in range(3)]
+    assert len({view.numpy().tobytes() for view in views}) == 9
+    assert torch.equal(views[4], EvaluationView(32, number=1)(image, row=1))
+    assert not torch.equal(views[4], EvaluationView(32, number=1, seed=1)(image, row=1))

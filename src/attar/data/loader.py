@@ -17,7 +17,7 @@ from attar.data.decode import open_image
 from attar.data.labelled import Rows
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Labels, Source
-from attar.data.views import evaluation_view, training_view
+from attar.data.views import EvaluationView, training_view
 from attar.errors import DataError, DecodeError
 from attar.types import BadFile, Batch
 from attar.utils.distributed import ranks_on_this_machine
@@ -179,8 +179,8 @@ class _Collate:
 class EvaluationDataset(Dataset[tuple[Tensor | None, int]]):
     """Evaluation views of chosen rows; None stands for an image that cannot be read."""
 
-    def __init__(self, source: Source, rows: Rows, *, img_size: int, crop_pct: float) -> None:
-        self.source, self.rows, self.img_size, self.crop_pct = source, rows, img_size, crop_pct
+    def __init__(self, source: Source, rows: Rows, view: EvaluationView) -> None:
+        self.source, self.rows, self.view = source, rows, view
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -189,7 +189,7 @@ class EvaluationDataset(Dataset[tuple[Tensor | None, int]]):
         row = int(self.rows[position])
         try:
             image = open_image(self.source.read(row), name=self.source.name(row))
-            return evaluation_view(image, img_size=self.img_size, crop_pct=self.crop_pct), position
+            return self.view(image, row=row), position
         except DecodeError:
             return None, position
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from attar.config.distill import ViewsConfig
-from attar.data.decode import Box, EncodedImage, Size
+from attar.data.decode import Box, EncodedImage, Size, open_image
 from attar.types import IMAGENET
 from attar.utils.seeding import numpy_generator
 
@@ -67,26 +68,60 @@ def training_view(
     return torch.from_numpy(values)
 
 
-def evaluation_view(image: EncodedImage, *, img_size: int, crop_pct: float) -> Tensor:
-    """The short side resized to `img_size / crop_pct`, then a centre crop, in one resampling.
+@dataclass(frozen=True)
+class EvaluationView:
+    """How a frozen model sees an image: a pure function of image and row.
 
-    The geometry is that of torchvision's Resize and CenterCrop, and so are the pixels, up to rounding, unless the
-    file is a JPEG large enough to be decoded at reduced scale.
+    By default the short side is resized to `img_size / crop_pct` and the centre is cropped, in one resampling. The
+    geometry is that of torchvision's Resize and CenterCrop, and so are the pixels, up to rounding, unless the file is a
+    JPEG large enough to be decoded at reduced scale.
 
-    Args:
-        image: The image.
+    Attributes:
         img_size: Height and width S of the view, in pixels.
-        crop_pct: Share of the short side that the crop keeps, in (0, 1].
-
-    Returns:
-        (3, S, S) uint8, RGB.
-
-    Raises:
-        DecodeError: If the pixels cannot be decoded.
+        crop_pct: Share of the resized short side that the crop keeps, in (0, 1]; 0.875 is 224 of 256 pixels.
+        squash: Resize the whole image to a square instead, whatever its proportions.
+        border: Pixels cut off on every side first (ObjectNet's photos have a red frame).
+        number: Which random view to take instead (a crop of 8 to 100 % of the area, flipped half of the time, as linear
+            probes train on); None for the centre.
+        seed: Names the random views.
     """
-    box = centre_crop_box(image.size, img_size=img_size, crop_pct=crop_pct)
-    pixels = np.asarray(image.resized(box, (img_size, img_size)))
-    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))  # a copy, since PIL's memory is read-only
+
+    img_size: int
+    crop_pct: float = 1.0
+    squash: bool = False
+    border: int = 0
+    number: int | None = None
+    seed: int = 0
+
+    def __call__(self, image: EncodedImage, *, row: int = 0) -> Tensor:
+        """(3, S, S) uint8, RGB.
+
+        Raises:
+            DecodeError: If the pixels cannot be decoded.
+        """
+        image = _without_border(image, self.border) if self.border else image
+        pixels = image.resized(self._box(image.size, row), (self.img_size, self.img_size))
+        if self.number is not None and self._stream(row, "flip").random() < 0.5:
+            pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return torch.from_numpy(np.array(np.asarray(pixels).transpose(2, 0, 1), order="C"))  # PIL's memory is read-only
+
+    def _box(self, size: Size, row: int) -> Box:
+        if self.number is not None:
+            return random_crop_box(size, self._stream(row, "crop"), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
+        if self.squash:
+            return 0, 0, *size
+        return centre_crop_box(size, img_size=self.img_size, crop_pct=self.crop_pct)
+
+    def _stream(self, row: int, step: str) -> np.random.Generator:
+        return numpy_generator(self.seed, "evaluation view", row, self.number or 0, step)
+
+
+def _without_border(image: EncodedImage, border: int) -> EncodedImage:
+    """The image less `border` pixels on every side, which no filter sees any more."""
+    width, height = image.size
+    border = min(border, (min(width, height) - 1) // 2)
+    inside = image.resized((border, border, width - border, height - border), (width - 2 * border, height - 2 * border))
+    return open_image(np.asarray(inside), name=image.name)
 
 
 def random_crop_box(

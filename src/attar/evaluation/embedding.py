@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attar.data.labelled import Labelled
 from attar.data.loader import EvaluationDataset, evaluation_batches
+from attar.data.views import EvaluationView
 from attar.errors import DataError
 from attar.types import FrozenBackbone
 from attar.utils.progress import track
@@ -34,15 +35,16 @@ def embed_labelled(
     Raises:
         DataError: If no image can be read.
     """
-    batches = evaluation_views(labelled, img_size=backbone.img_size, crop_pct=crop_pct, workers=workers, name=name)
+    view = EvaluationView(backbone.img_size, crop_pct)
+    batches = evaluation_views(labelled, view, workers=workers, name=name)
     return embed(backbone, labelled, batches, name=name)
 
 
 def evaluation_views(
-    labelled: Labelled, *, img_size: int, crop_pct: float, workers: int, name: str
+    labelled: Labelled, view: EvaluationView, *, workers: int, name: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(views (B, 3, S, S) uint8, their positions (B,)) once through the images, with a progress bar."""
-    dataset = EvaluationDataset(labelled.source, labelled.rows, img_size=img_size, crop_pct=crop_pct)
+    dataset = EvaluationDataset(labelled.source, labelled.rows, view)
     loader = evaluation_batches(dataset, batch_size=64, workers=workers)
     yield from track(loader, name, total=len(loader), unit="batches")
 

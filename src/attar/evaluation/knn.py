@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attar.data.labelled import Labelled, Rows
+from attar.data.views import EvaluationView
 from attar.errors import DataError
 from attar.evaluation.embedding import embed, evaluation_views
 from attar.types import FrozenBackbone
@@ -115,9 +116,8 @@ class KnnMonitor:
         keep = (len(self.bank) + len(self.select) + len(self.report)) * 3 * img_size**2 <= _KEEP_PIXELS
         kept = []
         shown = f"monitor images, {name.removeprefix('knn_')}"
-        for batch in evaluation_views(
-            part, img_size=img_size, crop_pct=self.crop_pct, workers=self.workers, name=shown
-        ):
+        view = EvaluationView(img_size, self.crop_pct)
+        for batch in evaluation_views(part, view, workers=self.workers, name=shown):
             kept.append(batch) if keep else None
             yield batch
         if keep:
