@@ -87,6 +87,7 @@ def _flags_of(model: type[BaseModel], parents: tuple[str, ...] = ()) -> dict[str
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found |= _flags_of(kind, path)
             continue
+        kind = next((part for part in typing.get_args(kind) if typing.get_origin(part) is tuple), kind)  # … or None
         values = typing.get_args(kind) if typing.get_origin(kind) is tuple else (kind,)
         takes_more = values[-1] is Ellipsis
         flag = _Flag(path, kind is bool, 1 if takes_more else len(values), takes_more)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,9 @@ from attar.data.sources import open_source
 from attar.errors import DataError
 from attar.utils.seeding import numpy_generator
 
-__all__ = ["Labelled", "Rows", "open_labelled"]
+__all__ = ["Labelled", "Rows", "given_parts", "open_labelled", "open_parts"]
 
-_TEST_NAMES = ("val", "test", "validation")
+_PART_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -54,26 +54,40 @@ def open_labelled(reference: str, *, seed: int, reindex: bool = False) -> tuple[
     Raises:
         DataError: If there are no labels, one class only, or the two parts have different classes.
     """
-    place, _ = split_reference(reference)
-    parts = None if is_url(place) else _given_split(local_path(place))
-    if parts is not None:
-        train, test = (_all_rows(str(part) + reference.removeprefix(place), reindex) for part in parts)
-        if train.class_names != test.class_names:
-            odd = sorted(set(train.class_names) ^ set(test.class_names))
-            raise DataError(f"{parts[0]} and {parts[1]} have different classes, such as {', '.join(odd[:5])}.")
+    parts = given_parts(reference)
+    if "train" in parts and len(parts) > 1:
+        train, test = open_parts([parts["train"], parts.get("val") or parts["test"]], reindex=reindex)
         return train, test
-    everything = _all_rows(reference, reindex)
+    (everything,) = open_parts([reference], reindex=reindex)
     is_test = _half_of_each_class(everything.labels, seed)
     return everything.take(np.flatnonzero(~is_test)), everything.take(np.flatnonzero(is_test))
 
 
-def _given_split(folder: Path) -> tuple[Path, Path] | None:
-    for ending in ("", *SHARD_SUFFIXES):
-        train = folder / f"train{ending}"
-        tests = [folder / f"{name}{ending}" for name in _TEST_NAMES if (folder / f"{name}{ending}").exists()]
-        if train.exists() and tests:
-            return train, tests[0]
-    return None
+def given_parts(reference: str) -> dict[str, str]:
+    """References of the parts `train`, `val` and `test` that a folder has, as folders or as files of images."""
+    place, _ = split_reference(reference)
+    if is_url(place):
+        return {}
+    found: dict[str, str] = {}
+    for part, names in _PART_NAMES.items():
+        paths = [local_path(place) / f"{name}{ending}" for ending in ("", *SHARD_SUFFIXES) for name in names]
+        if (path := next((path for path in paths if path.exists()), None)) is not None:
+            found[part] = str(path) + reference.removeprefix(place)
+    return found
+
+
+def open_parts(references: Sequence[str], *, reindex: bool = False) -> list[Labelled]:
+    """All labelled images of each reference.
+
+    Raises:
+        DataError: If there are no labels, one class only, or different classes in two of them.
+    """
+    parts = [_all_rows(reference, reindex) for reference in references]
+    for reference, part in zip(references, parts, strict=True):
+        if part.class_names != parts[0].class_names:
+            odd = sorted(set(parts[0].class_names) ^ set(part.class_names))
+            raise DataError(f"{references[0]} and {reference} have different classes, such as {', '.join(odd[:5])}.")
+    return parts
 
 
 def _all_rows(reference: str, reindex: bool) -> Labelled:

@@ -1,0 +1,90 @@
+"""Settings of `attar evaluate`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from attar.config.base import Config
+
+_NEXT_TASK = re.compile(r",(?=[a-z0-9_]+(?::|,|$))")  # a comma within a folder's name is none
+
+
+class KnnProbeConfig(Config):
+    """k-NN with DINO's votes."""
+
+    k: tuple[int, ...] = Field((10, 20, 100, 200), min_length=1, description="numbers of neighbours that are tried")
+    crop_pct: float = Field(0.875, gt=0, le=1, description="share of the resized image kept by the centre crop")
+
+    @field_validator("k", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, k: Any) -> Any:
+        return (k,) if isinstance(k, int | str) else k
+
+
+class LinearProbeConfig(Config):
+    """DINOv2's linear probe: 52 heads trained at once."""
+
+    views: int | None = Field(
+        None, ge=0, description="random views of each image to train on, 0 for its centre; 10 in paper mode, else 0"
+    )
+    steps: int | None = Field(
+        None, ge=1, description="steps of each head; 25,020 in paper mode, else 10 epochs, at least 2,000"
+    )
+    batch_size: int = Field(512, ge=1, description="features in a step")
+    crop_pct: float = Field(0.875, gt=0, le=1, description="share of the resized image kept by the test's centre crop")
+
+
+class LogisticProbeConfig(Config):
+    """Logistic regression for 45 penalties."""
+
+    crop_pct: float = Field(1.0, gt=0, le=1, description="share of the resized image kept by the centre crop")
+    standardise: bool = Field(True, description="bring every channel to mean 0 and std 1 (Proteus; DINOv2 does not)")
+
+
+class EvaluateConfig(Config):
+    """Judge a frozen backbone, a run's student or any other model, by the papers' protocols."""
+
+    model: str = Field(min_length=1, description="model reference, or the directory of a run")
+    tasks: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=1, description="PROTOCOL:DATASET, PROTOCOL:DIR or a suite, separated by commas or spaces; see --list"
+    )
+    out: str = Field(min_length=1, description="where results go; what is there is not measured again")
+    weights: str = Field("pretrained", min_length=1, description="pretrained, random, or a weight file")
+    data_root: str | None = Field(None, min_length=1, description="folder that the benchmarks' data sets lie in")
+    mode: Literal["honest", "paper"] = Field(
+        "honest", description="settings chosen on validation images, or each paper's protocol with its quirks"
+    )
+    img_size: int | None = Field(None, ge=8, description="input in pixels; by default the run's, else 224")
+    roles: tuple[Literal["student", "teacher", "random", "model"], ...] | None = Field(
+        None, description="whom to judge: of a run student, teacher and random by default, else the model alone"
+    )
+    seed: int = Field(0, ge=0, description="names every random choice: splits, batches, bootstrap")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
+    workers: int | None = Field(None, ge=0, description="data loader processes; by default cores - 1, at most 8")
+    pos_embed: Literal["official", "timm"] = Field(
+        "official", description="how position tables of DINOv2 files are resampled to the input size"
+    )
+    trust_torchscript: bool = Field(
+        False, description="read weight files that are TorchScript archives (OpenAI's CLIP), which can run code"
+    )
+    timeout_s: float = Field(1800.0, gt=0, description="seconds a rank waits for the others before it gives up")
+    reindex: bool = Field(False, description="list image folders anew instead of trusting the cached index")
+    knn: KnnProbeConfig = KnnProbeConfig()
+    linear: LinearProbeConfig = LinearProbeConfig()
+    logistic: LogisticProbeConfig = LogisticProbeConfig()
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _split_at_commas(cls, tasks: Any) -> Any:
+        words = [tasks] if isinstance(tasks, str) else tasks
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            return tasks
+        return tuple(task for word in words for task in _NEXT_TASK.split(word) if task)
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _one_role_is_a_list_of_one(cls, roles: Any) -> Any:
+        return tuple(roles.split(",")) if isinstance(roles, str) else roles

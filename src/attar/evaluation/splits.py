@@ -1,0 +1,74 @@
+"""Images in the three parts that an honest figure needs: to learn from, to choose by, to report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from attar.data.labelled import Labelled, given_parts, open_labelled, open_parts
+from attar.errors import DataError
+from attar.utils.seeding import numpy_generator
+
+_ONE_IN = 5  # images of the training part that settings are chosen by, where nobody has set some apart
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Labelled images in three parts with the same classes.
+
+    Attributes:
+        train: To learn from.
+        val: To choose settings by; learned from too once they are chosen.
+        test: To report.
+        origin: Who made the parts, for the record.
+    """
+
+    train: Labelled
+    val: Labelled
+    test: Labelled
+    origin: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.train.class_names)
+
+
+def open_splits(reference: str, *, seed: int, reindex: bool = False) -> Splits:
+    """The parts of a user's labelled images.
+
+    `train`, `val` and `test` (folders of classes, Parquet files or tars) are taken as they are. Where there is no `val`
+    beside `test`, a fifth of each class of `train` is set apart to choose by; images in one place are halved first.
+
+    Raises:
+        DataError: If there are no labels, one class only, or the parts have different classes.
+    """
+    parts = given_parts(reference)
+    if len(parts) == 3:
+        train, val, test = open_parts([parts[part] for part in ("train", "val", "test")], reindex=reindex)
+        return Splits(train, val, test, "train, val and test as given")
+    train, test = open_labelled(reference, seed=seed, reindex=reindex)
+    rest, val = hold_out(train, seed=seed)
+    is_given = "train" in parts and len(parts) == 2
+    halves = "train and test as given" if is_given else f"train and test: halves of each class by seed {seed}"
+    return Splits(rest, val, test, f"{halves}; val: a fifth of each class of train by seed {seed}")
+
+
+def hold_out(images: Labelled, *, seed: int) -> tuple[Labelled, Labelled]:
+    """(four fifths, one fifth) of each class; a class of one image stays with the first.
+
+    Raises:
+        DataError: If no class has two images.
+    """
+    is_val = np.zeros(len(images), dtype=bool)
+    for label in np.unique(images.labels):
+        rows = np.flatnonzero(images.labels == label)
+        count = min(len(rows) - 1, max(1, round(len(rows) / _ONE_IN)))
+        is_val[numpy_generator(seed, "hold out", int(label)).permutation(rows)[:count]] = True
+    if not is_val.any():
+        raise DataError(
+            f"none of the {len(images)} images to learn from can be set apart to choose settings by:"
+            " each is the only one of its class. Give more images."
+        )
+    return images.take(np.flatnonzero(~is_val)), images.take(np.flatnonzero(is_val))
+
