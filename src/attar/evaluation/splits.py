@@ -71,4 +71,3 @@ def hold_out(images: Labelled, *, seed: int) -> tuple[Labelled, Labelled]:
             " each is the only one of its class. Give more images."
         )
     return images.take(np.flatnonzero(~is_val)), images.take(np.flatnonzero(is_val))
-

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from attar.utils.io import read_json, write_json
 
-Role = Literal["student", "teacher", "random"]
+Role = Literal["student", "teacher", "random", "model"]
+Mode = Literal["honest", "paper"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Result:
         role: Whose figure it is.
         model: Model reference.
         metric: Name of the figure, such as `top1`.
-        value: In [0, 1].
+        value: In [0, 1], but for depth (metres) and corruption error.
         ci95: Its 95 % interval.
         n: Images it was measured on.
         protocol: Settings that shape the figure.
@@ -30,6 +31,7 @@ class Result:
         seconds: Time the measurement took.
         source: File and sha256 of the weights.
         selection: The same figure on the half that the best student is chosen by; what curves are compared with.
+        details: More of the same measurement: figures by class, by k, by penalty.
     """
 
     task: str
@@ -40,11 +42,12 @@ class Result:
     ci95: tuple[float, float]
     n: int
     protocol: dict[str, Any] = field(default_factory=dict)
-    mode: Literal["honest", "paper"] = "honest"
+    mode: Mode = "honest"
     seed: int = 0
     seconds: float = 0.0
     source: dict[str, Any] = field(default_factory=dict)
     selection: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def write_result(folder: Path, name: str, result: Result) -> None:
@@ -54,7 +57,7 @@ def write_result(folder: Path, name: str, result: Result) -> None:
 
 def read_results(folder: Path) -> list[Result]:
     """All results of a run, student first."""
-    order = {"student": 0, "teacher": 1, "random": 2}
+    order = {"student": 0, "model": 1, "teacher": 2, "random": 3}
     loaded = [read_json(path) for path in folder.glob("*.json")]
     found = [Result(**fields | {"ci95": tuple(fields["ci95"])}) for fields in loaded]
     return sorted(found, key=lambda result: (result.task, order.get(result.role, 9)))

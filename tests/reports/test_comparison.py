@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from attar.reports import Result
+from attar.reports.comparison import comparison_table
+
+
+def result(task: str, role: str, value: float, *, metric: str = "top1", mode: str = "honest") -> Result:
+    return Result(task, role, "m", metric, value, (value - 0.01, value + 0.02), 100, mode=mode)
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_roles_and_modes_stand_beside_each_other() -> None:
+    found = cells(
+        comparison_table(
+            [
+                result("logistic:cifar10", "student", 0.5),
+                result("logistic:cifar10", "teacher", 0.8),
+                result("logistic:cifar10", "teacher", 0.81, mode="paper"),
+            ]
+        )
+    )
+    assert found["task"] == ["metric", "student, honest", "teacher, honest", "teacher, paper"]
+    assert found["logistic:cifar10"] == ["top1", "50.0 (49.0–52.0)", "80.0 (79.0–82.0)", "81.0 (80.0–83.0)"]
+
+
+def test_published_figures_have_columns_and_a_source() -> None:
+    table = comparison_table(
+        [result("logistic:cifar10", "student", 0.5), result("depth:nyuv2", "student", 0.5, metric="rmse")],
+        published=["Proteus-S/14"],
+    )
+    found = cells(table)
+    assert found["task"][-1] == "Proteus-S/14 ¹"
+    assert found["logistic:cifar10"][-1] == "97.8"
+    assert found["depth:nyuv2"][1:] == ["0.500 (0.490–0.520)", "0.404"]  # metres, not per cent
+    assert "Proteus-S/14: Proteus, Tables 1 and 4, read off figures" in table
+    assert "DPT, frozen" in table
+
+
+def test_a_suite_has_a_mean_only_where_all_its_tasks_are_measured() -> None:
+    results = [result("a", "student", 0.5), result("b", "student", 0.7), result("a", "teacher", 0.9)]
+    found = cells(comparison_table(results, suites={"both": ["a", "b"], "more": ["a", "b", "c"]}))
+    assert found["**both**"] == ["mean", "60.0", ""]
+    assert "**more**" not in found
