@@ -89,11 +89,20 @@ def test_what_shapes_a_feature_is_in_its_key(tmp_path: Path, change: str) -> Non
         view = EvaluationView(32, 0.875)
     elif change == "rows":
         wanted = wanted.take(np.arange(COUNT)[::-1].copy())
-    else:
-        model.normalise_with(type(model.preprocess)((0.5,) * 3, (0.25,) * 3))
-    FeatureStore(model, tmp_path).features(wanted, view, ("cls",))
+    statistics = ((0.5,) * 3, (0.25,) * 3) if change == "statistics" else None
+    FeatureStore(model, tmp_path).features(wanted, view, ("cls",), statistics=statistics)
     assert source.reads == 2 * COUNT
     assert len(stored(tmp_path)) == 2
+
+
+def test_other_statistics_hold_for_one_call(tmp_path: Path) -> None:
+    model, own, half = backbone(), backbone().preprocess, ((0.5,) * 3, (0.25,) * 3)
+    found = FeatureStore(model, tmp_path).features(images(Counted()), VIEW, ("cls",), statistics=half)
+    assert model.preprocess == own
+    model.normalise_with(type(own)(*half))
+    torch.testing.assert_close(
+        found["cls"], FeatureStore(model, tmp_path).features(images(Counted()), VIEW, ("cls",))["cls"]
+    )
 
 
 def test_an_interrupted_pass_goes_on_from_its_last_whole_block(tmp_path: Path) -> None:

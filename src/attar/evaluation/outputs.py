@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from attar.errors import ModelReferenceError
-from attar.models import Backbone
-from attar.types import Tokens
+from attar.models import Backbone, Preprocess
+from attar.types import Statistics, Tokens
 
 Output = Literal["cls", "last4", "mean_patch", "embed"]
 """An array of features, one row an image.
@@ -49,11 +50,23 @@ def last_blocks(backbone: Backbone, images: Tensor) -> list[Tokens]:
 
 
 def fingerprint(backbone: Backbone) -> str:
-    """Hex SHA-256 of all that a backbone's answers depend on: its reference, weights, statistics and input size."""
+    """Hex SHA-256 of what a backbone's answers depend on besides the pixels: its reference and weights."""
     digest = hashlib.sha256()
-    about = (backbone.source.name, type(backbone.model).__qualname__, backbone.img_size, str(backbone.preprocess))
+    about = (backbone.source.name, type(backbone.model).__qualname__, backbone.img_size)
     digest.update(json.dumps(about).encode())
     for name, tensor in sorted(backbone.model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@contextmanager
+def normalising_by(backbone: Backbone, statistics: Statistics | None) -> Iterator[None]:
+    """Within the block the backbone normalises images by these statistics; by its own where they are None."""
+    own = backbone.preprocess
+    if statistics is not None:
+        backbone.normalise_with(Preprocess(*statistics))
+    try:
+        yield
+    finally:
+        backbone.normalise_with(own)

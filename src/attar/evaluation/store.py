@@ -24,8 +24,9 @@ from attar.data.labelled import Labelled
 from attar.data.loader import EvaluationDataset, evaluation_batches
 from attar.data.views import VIEW_IMPLEMENTATION, EvaluationView
 from attar.errors import DataError
-from attar.evaluation.outputs import Output, fingerprint, read_outputs
+from attar.evaluation.outputs import Output, fingerprint, normalising_by, read_outputs
 from attar.models import Backbone
+from attar.types import Statistics
 from attar.utils.distributed import from_main, gather, is_main, rank, world_size
 from attar.utils.io import append_line, read_json, read_lines, storage_errors, write_json
 from attar.utils.progress import track
@@ -69,7 +70,13 @@ class FeatureStore:
         self.model = fingerprint(backbone)
 
     def features(
-        self, images: Labelled, view: EvaluationView, outputs: Sequence[Output], *, name: str = "images"
+        self,
+        images: Labelled,
+        view: EvaluationView,
+        outputs: Sequence[Output],
+        *,
+        statistics: Statistics | None = None,
+        name: str = "images",
     ) -> Features | None:
         """The outputs of each readable image, from the store as far as it has them; None except on the main rank.
 
@@ -77,12 +84,19 @@ class FeatureStore:
             images: What to embed.
             view: How the model sees them.
             outputs: What to keep; the missing ones share one pass.
+            statistics: Normalise by these in place of the backbone's own.
             name: What progress and messages call the images, in the plural.
 
         Raises:
             DataError: If no image can be read.
             RunDirectoryError: If the folder cannot be written.
         """
+        with normalising_by(self.backbone, statistics):
+            return self._features(images, view, outputs, name)
+
+    def _features(
+        self, images: Labelled, view: EvaluationView, outputs: Sequence[Output], name: str
+    ) -> Features | None:
         columns = {output: _Column(self._place(images, view, output)) for output in outputs} if is_main() else {}
         first = from_main(lambda: min(column.blocks for column in columns.values()))
         missing = from_main(lambda: [output for output, column in columns.items() if column.images < len(images)])
@@ -95,6 +109,7 @@ class FeatureStore:
         rows = hashlib.sha256(np.ascontiguousarray(images.rows).tobytes()).hexdigest()
         about = {
             "model": self.model,
+            "statistics": asdict(self.backbone.preprocess),
             "images": images.source.fingerprint,
             "rows": rows,
             "count": len(images),
