@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from attar.config.base import Config
 
-_NEXT_TASK = re.compile(r",(?=[a-z0-9_]+(?::|,|$))")  # a comma within a folder's name is none
+_NEXT_TASK = re.compile(r",(?=[a-z0-9_-]+(?::|,|$))")  # a comma within a folder's name is none
 
 
 class KnnProbeConfig(Config):
