@@ -10,10 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from attar.errors import DataError
-from attar.evaluation import LinearSegmentation, mean_iou, open_annotated
+from attar.evaluation import LinearSegmentation, open_annotated
 from attar.evaluation.segmentation import (
-    bootstrap_miou,
-    confusion_matrix,
     dense_tokens,
     read_annotation,
     read_pixels,
@@ -37,39 +35,6 @@ class Colours:
         means = F.avg_pool2d(images.float() / 255, self.patch_size)
         patch = means.flatten(2).transpose(1, 2)
         return Tokens(patch.mean(1), patch, (means.shape[2], means.shape[3]), patch[:, :0])
-
-
-def test_mean_iou_by_hand() -> None:
-    target = torch.tensor([0, 0, 0, 1, 1, 2, VOID, VOID])
-    predicted = torch.tensor([0, 0, 1, 1, 1, 0, 2, 0])
-    confusion = confusion_matrix(predicted, target, num_classes=3)
-    assert confusion.tolist() == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]  # transposed, class 0 would miss one too few
-    # 2/4, 2/3, 0/1; pixel accuracy 4/6, mean class accuracy 5/9, Dice 22/45; void as wrong: 2/5 for class 0
-    assert mean_iou(confusion) == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
-
-
-def test_a_class_that_is_nowhere_does_not_count_and_one_only_predicted_does() -> None:
-    # class 3 neither in target nor predicted: as 0 it would pull the mean down, as 1 up
-    nowhere = confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 1]), num_classes=4)
-    assert mean_iou(nowhere) == 1.0
-    predicted_only = confusion_matrix(torch.tensor([0, 2]), torch.tensor([0, 0]), num_classes=3)
-    assert mean_iou(predicted_only) == pytest.approx((1 / 2 + 0) / 2)
-
-
-def test_pixels_are_pooled_over_images() -> None:
-    first = confusion_matrix(torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1]), num_classes=2)
-    second = confusion_matrix(torch.tensor([1]), torch.tensor([1]), num_classes=2)
-    pooled = mean_iou(first + second)
-    assert pooled == pytest.approx((3 / 4 + 1 / 2) / 2)
-    assert pooled != pytest.approx((mean_iou(first) + mean_iou(second)) / 2)  # what a mean over images gives
-
-
-@pytest.mark.parametrize("void", [VOID, 255])
-def test_void_is_left_out_whatever_is_predicted(void: int) -> None:
-    target = torch.tensor([[0, void], [1, void]], dtype=torch.uint8)
-    for guess in (0, 1, 10):
-        predicted = torch.tensor([[0, guess], [1, guess]])
-        assert mean_iou(confusion_matrix(predicted, target, num_classes=11)) == 1.0
 
 
 def test_tiles_are_put_back_where_they_were_cut() -> None:
@@ -133,13 +98,6 @@ def test_features_that_see_too_little_do_not(tmp_path: Path) -> None:
     assert coarse["segmentation_miou"] < 0.5
     assert coarse == dict(probe.run(Colours(8)))
     assert coarse["segmentation_low"] <= coarse["segmentation_miou"] <= coarse["segmentation_high"]
-
-
-def test_interval_widens_with_the_difference_between_images() -> None:
-    good, bad = torch.tensor([[5, 0], [0, 5]]), torch.tensor([[3, 2], [2, 3]])
-    assert bootstrap_miou(torch.stack([bad] * 6), seed=0) == pytest.approx((3 / 7, 3 / 7))
-    low, high = bootstrap_miou(torch.stack([good, bad] * 10), seed=0)
-    assert 3 / 7 < low < mean_iou(good + bad) < high < 1
 
 
 def test_missing_folders_and_annotations_are_named(tmp_path: Path) -> None:

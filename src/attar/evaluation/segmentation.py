@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from attar.data.decode import open_image
 from attar.errors import DataError
+from attar.evaluation.confusion import confusion_matrix, mean_iou
+from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.linear import LinearHead, fit_logistic
+from attar.evaluation.metrics import METRICS
 from attar.types import FrozenBackbone
 from attar.utils.progress import track
 from attar.utils.seeding import torch_generator
@@ -50,28 +52,6 @@ def open_annotated(root: str | Path, split: str) -> list[Annotated]:
     if missing is not None or not found:
         raise DataError(f"annotation {missing} does not exist." if found else f"{folder} holds no images.")
     return found
-
-
-def confusion_matrix(predicted: Tensor, target: Tensor, *, num_classes: int) -> Tensor:
-    """(K, K) int64 counts of pixels, rows the true class, columns the predicted one.
-
-    Pixels whose target is `num_classes` or more (void, 255) are left out, whatever was predicted there.
-    """
-    valid = target < num_classes
-    pairs = target[valid].long() * num_classes + predicted[valid].long()
-    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
-
-
-def mean_iou(confusion: Tensor) -> float:
-    """Mean over classes of intersection over union, pixels pooled over all images.
-
-    Classes that are neither there nor predicted do not count.
-    """
-    counts = confusion.double()
-    intersection = counts.diagonal()
-    union = counts.sum(0) + counts.sum(1) - intersection
-    present = union > 0
-    return (intersection[present] / union[present]).mean().item()
 
 
 def dense_tokens(backbone: FrozenBackbone, pixels: Tensor) -> Tensor:
@@ -127,7 +107,7 @@ class LinearSegmentation:
         heads = fit_logistic(*self._training_pixels(backbone), grid=GRID)
         chosen = heads[int(np.argmax([mean_iou(found.sum(0)) for found in self._judge(backbone, heads, self.val)]))]
         (confusions,) = self._judge(backbone, [chosen], self.test)
-        low, high = bootstrap_miou(confusions, seed=self.seed)
+        low, high = bootstrap_interval(METRICS["miou"], confusions, seed=self.seed)
         yield "segmentation_miou", mean_iou(confusions.sum(0))
         yield "segmentation_low", low
         yield "segmentation_high", high
@@ -197,12 +177,3 @@ def tokens_at(tokens: Tensor, where: Tensor, *, size: tuple[int, int]) -> Tensor
     grid = torch.stack([x, y], dim=1)[None, None]  # (1, 1, n, 2)
     found = F.grid_sample(tokens[None], grid.float(), mode="bilinear", padding_mode="border", align_corners=False)
     return found[0, :, 0].T
-
-
-def bootstrap_miou(confusions: Tensor, *, seed: int, rounds: int = 1000) -> tuple[float, float]:
-    """95 % interval of the pooled mean IoU over images drawn with replacement; `confusions` is (images, K, K)."""
-    count = len(confusions)
-    drawn = torch.randint(count, (rounds, count), generator=torch_generator(seed, "bootstrap"))
-    values: NDArray[np.float64] = np.array([mean_iou(confusions[rows].sum(0)) for rows in drawn])
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
