@@ -3,14 +3,16 @@
 from attar.evaluation.confusion import mean_iou
 from attar.evaluation.embedding import embed_labelled
 from attar.evaluation.intervals import bootstrap_interval, wilson_interval
-from attar.evaluation.knn import KnnMonitor, knn_accuracy, knn_predict
+from attar.evaluation.knn import KnnMonitor, KnnScore, few_shot_knn, knn_accuracy, knn_predict, knn_scores
 from attar.evaluation.linear import LinearHead, LinearProbe, choose_logistic, mean_per_class_accuracy
 from attar.evaluation.metrics import METRICS, Metric
+from attar.evaluation.neighbours import nearest
 from attar.evaluation.segmentation import LinearSegmentation, open_annotated
 
 __all__ = [
     "METRICS",
     "KnnMonitor",
+    "KnnScore",
     "LinearHead",
     "LinearProbe",
     "LinearSegmentation",
@@ -18,10 +20,13 @@ __all__ = [
     "bootstrap_interval",
     "choose_logistic",
     "embed_labelled",
+    "few_shot_knn",
     "knn_accuracy",
     "knn_predict",
+    "knn_scores",
     "mean_iou",
     "mean_per_class_accuracy",
+    "nearest",
     "open_annotated",
     "wilson_interval",
 ]

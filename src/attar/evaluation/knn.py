@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attar.data.labelled import Labelled, Rows
 from attar.data.views import EvaluationView
 from attar.errors import DataError
 from attar.evaluation.embedding import embed, evaluation_views
+from attar.evaluation.neighbours import Features, nearest
 from attar.types import FrozenBackbone
 from attar.utils.seeding import numpy_generator
 
 TEMPERATURE = 0.07  # DINO's
-_TILE = 1024  # queries compared at a time: memory is _TILE x bank, not queries x bank
+KS = (10, 20, 100, 200)
+"""Numbers of neighbours that DINOv2 reports."""
+
+_TILE = 1024  # queries whose votes are counted at a time: memory is _TILE x classes
 _KEEP_PIXELS = 256 << 20  # decoded monitor images are kept in memory up to this many bytes
 
 
-def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int, temperature: float = TEMPERATURE) -> Tensor:
+@dataclass(frozen=True)
+class KnnScore:
+    """Shares of queries whose class has the most votes, or is among the five classes with the most.
+
+    Attributes:
+        top1: In [0, 1].
+        top5: In [0, 1]; a class without a vote is never among the five.
+        spread: Standard deviation of `top1` over draws of the bank; 0 where there is one.
+    """
+
+    top1: float
+    top5: float
+    spread: float = 0.0
+
+
+def knn_predict(
+    bank: Features, labels: Tensor, queries: Features, *, k: int, temperature: float = TEMPERATURE
+) -> Tensor:
     """Class of each query by a vote of its k nearest neighbours.
 
     Neighbours are found by cosine similarity and vote with weight exp(similarity / temperature).
@@ -36,24 +58,117 @@ def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int, temper
 
     Returns:
         (q,) int64.
+
+    Raises:
+        ShapeError, DataError, ConfigError: As `nearest`.
     """
-    bank = F.normalize(bank.float(), dim=1)
+    similarity, neighbours = nearest(bank, queries, k=k)
     num_classes = int(labels.max()) + 1
-    k = min(k, len(bank))
-    predicted = []
-    for tile in torch.split(F.normalize(queries.float(), dim=1), _TILE):
-        similarity, neighbours = (tile @ bank.T).topk(k, dim=1)  # (t, k)
-        weights = ((similarity - 1) / temperature).exp()  # shifted by the largest similarity there can be
-        votes = torch.zeros(len(tile), num_classes).scatter_add_(1, labels[neighbours], weights)
-        predicted.append(votes.argmax(1))
-    return torch.cat(predicted)
+    tiles = zip(torch.split(similarity, _TILE), torch.split(labels[neighbours], _TILE), strict=True)
+    votes = (next(_votes(*tile, ks=[k], num_classes=num_classes, temperature=temperature)) for tile in tiles)
+    return torch.cat([found.argmax(1) for found in votes])
 
 
 def knn_accuracy(
-    bank: tuple[Tensor, Tensor], queries: tuple[Tensor, Tensor], *, k: int, temperature: float = TEMPERATURE
+    bank: tuple[Features, Tensor], queries: tuple[Features, Tensor], *, k: int, temperature: float = TEMPERATURE
 ) -> float:
     """Share of queries whose class `knn_predict` finds; both arguments are (features, labels)."""
-    return (knn_predict(*bank, queries[0], k=k, temperature=temperature) == queries[1]).double().mean().item()
+    return knn_scores(bank, queries, ks=[k], temperature=temperature)[k].top1
+
+
+def knn_scores(
+    bank: tuple[Features, Tensor],
+    queries: tuple[Features, Tensor],
+    *,
+    ks: Sequence[int] = KS,
+    temperature: float = TEMPERATURE,
+    device: str | torch.device = "cpu",
+) -> dict[int, KnnScore]:
+    """Top-1 and top-5 shares for several k, from one search for the most neighbours among them.
+
+    Args:
+        bank: (n, D) features, which may be a memory map, and (n,) int64 classes.
+        queries: (q, D) features and (q,) int64 classes.
+        ks: Numbers of neighbours that vote.
+        temperature: Smaller gives near neighbours more weight.
+        device: Where the search runs.
+
+    Returns:
+        A score for each k, in rising order.
+
+    Raises:
+        ShapeError, DataError, ConfigError: As `nearest`.
+    """
+    ks, targets = sorted(set(ks)), queries[1]
+    similarity, neighbours = nearest(bank[0], queries[0], k=ks[-1], device=device)
+    num_classes = int(max(bank[1].max(), targets.max())) + 1
+    hits = torch.zeros(len(ks), 2, dtype=torch.int64)
+    tiles = (torch.split(part, _TILE) for part in (similarity, bank[1][neighbours], targets))
+    for near, classes, wanted in zip(*tiles, strict=True):
+        votes = _votes(near, classes, ks=ks, num_classes=num_classes, temperature=temperature)
+        hits += torch.tensor([[_hits(found, wanted, top=top) for top in (1, 5)] for found in votes])
+    shares = hits.double() / len(targets)
+    return {k: KnnScore(*share) for k, share in zip(ks, shares.tolist(), strict=True)}
+
+
+def _votes(
+    similarity: Tensor, classes: Tensor, *, ks: Sequence[int], num_classes: int, temperature: float
+) -> Iterator[Tensor]:
+    """For each of the rising ks (t, num_classes) votes of the first k neighbours; the tensor is one and grows.
+
+    The weights are a softmax over all neighbours that were found, as in DINOv2: no k is favoured by it.
+    """
+    weights = (similarity / temperature).softmax(1)
+    votes = torch.zeros(len(similarity), num_classes)
+    counted = 0
+    for k in ks:
+        votes.scatter_add_(1, classes[:, counted:k], weights[:, counted:k])
+        counted = k
+        yield votes
+
+
+def _hits(votes: Tensor, targets: Tensor, *, top: int) -> int:
+    """How many targets are among the `top` classes with the most votes; of equal classes the first counts."""
+    own = votes.gather(1, targets[:, None])
+    is_before = torch.arange(votes.shape[1]) < targets[:, None]
+    rank = ((votes > own) | ((votes == own) & is_before)).sum(1)
+    return int(((rank < top) & (own[:, 0] > 0)).sum())
+
+
+def few_shot_knn(
+    bank: tuple[Features, Tensor],
+    queries: tuple[Features, Tensor],
+    *,
+    per_class: int,
+    seeds: Sequence[int],
+    ks: Sequence[int] = KS,
+) -> dict[int, KnnScore]:
+    """`knn_scores` with a few images of each class for a bank, averaged over draws (an option of DINOv2's protocol).
+
+    Args:
+        bank: Features and classes to draw from.
+        queries: Features and classes to judge by.
+        per_class: Rows of each class; all of a smaller class.
+        seeds: One for each draw.
+        ks: Numbers of neighbours that vote.
+    """
+    draws = []
+    for seed in seeds:
+        rows = _rows_per_class(bank[1], per_class, seed)
+        draws.append(knn_scores((bank[0][rows], bank[1][rows]), queries, ks=ks))
+    return {k: _average([draw[k] for draw in draws]) for k in draws[0]}
+
+
+def _average(scores: Sequence[KnnScore]) -> KnnScore:
+    top1, top5 = [score.top1 for score in scores], [score.top5 for score in scores]
+    return KnnScore(fmean(top1), fmean(top5), pstdev(top1))
+
+
+def _rows_per_class(labels: Tensor, per_class: int, seed: int) -> Rows:
+    """Rows of at most `per_class` images of each class, chosen by seed, in order."""
+    order = numpy_generator(seed, "knn", "few shot").permutation(len(labels))
+    shuffled = labels.numpy()[order]
+    return np.sort(np.concatenate([order[shuffled == label][:per_class] for label in np.unique(shuffled)]))
 
 
 class KnnMonitor:
