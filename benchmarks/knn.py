@@ -42,7 +42,7 @@ from attar.evaluation.knn import KS, TEMPERATURE
 from attar.utils.seeding import torch_generator
 
 K = max(KS)
-NOISE = 2.0  # length of the noise in units of the class direction's
+NOISE = 5.0  # standard deviation of a channel, in units of the class direction's: neighbours disagree
 
 
 def main() -> None:
