@@ -8,7 +8,7 @@ AttarError
 │   ├── ShapeError            tensors or grids that must agree do not
 │   ├── DataError             a folder, file or split is missing, empty or unusable
 │   │   └── DecodeError       one file is no readable image (recorded, replaced, counted)
-│   ├── RunDirectoryError     the output directory belongs to another run or cannot be written
+│   ├── RunDirectoryError     the output directory is in use, another run's, or cannot be written
 │   └── CheckpointError       a checkpoint is damaged or does not belong to this run
 ├── TrainingError             the run itself failed; exit code 1
 │   ├── NonFiniteError        a loss or gradient is not finite; the weights were not changed
@@ -61,7 +61,7 @@ class DecodeError(DataError):
 
 
 class RunDirectoryError(UserError):
-    """The output directory belongs to another run or cannot be written."""
+    """The output directory is in use, belongs to another run or cannot be written."""
 
 
 class CheckpointError(UserError):

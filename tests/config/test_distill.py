@@ -58,11 +58,13 @@ def test_yaml_holds_a_string_for_one_place_and_a_list_for_several(tmp_path, data
 
 def test_a_run_whose_settings_name_one_place_as_a_string_resumes(tmp_path):
     config = DistillConfig(**NEEDED, data="a")
-    run = start_run(open_run(tmp_path / "run", config))
+    with open_run(tmp_path / "run", config) as opened:
+        run = start_run(opened)
     record_settings(run, config, version="0.1")
     (run.checkpoints / "step-00000001").mkdir(parents=True)
     assert "\ndata: a\n" in (tmp_path / "run/config.yaml").read_text()
-    assert not open_run(tmp_path / "run", DistillConfig(**NEEDED, data=("a",))).is_new
+    with open_run(tmp_path / "run", DistillConfig(**NEEDED, data=("a",))) as again:
+        assert not again.is_new
 
 
 # --- methods --------------------------------------------------------------------------------------------------------

@@ -48,13 +48,18 @@ def steps_in(out: Path) -> list[int]:
     return [line["step"] for line in lines if "loss" in line]
 
 
-def kill_after(out: Path, step: int) -> None:
+def start_until(out: Path, step: int) -> subprocess.Popen[bytes]:
     process = start(out)
     deadline = time.monotonic() + 120
     while max(steps_in(out), default=0) < step:
         assert process.poll() is None, (process.stdout.read() if process.stdout else b"").decode()
         assert time.monotonic() < deadline, f"step {step} never came"
         time.sleep(0.002)
+    return process
+
+
+def kill_after(out: Path, step: int) -> None:
+    process = start_until(out, step)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -87,3 +92,19 @@ def test_run_killed_at_three_random_steps_ends_with_the_same_bytes(tmp_path: Pat
     ]
     assert scores[0] == scores[1]
     assert [path.name for path in killed.rglob(".*")] == []  # what the kills left behind is gone
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
+    # catches a lock that goes free before the run ends: the second would go on from the first one's checkpoints
+    with start_until(tmp_path, 1) as first:
+        first.send_signal(signal.SIGSTOP)
+        second = start(tmp_path)
+        said, _ = second.communicate(timeout=120)
+        first.send_signal(signal.SIGCONT)
+        assert second.returncode == 2
+        assert f"RunDirectoryError: --out {tmp_path} is in use by process {first.pid} on" in said.decode()
+        first.communicate(timeout=120)
+    assert first.returncode == 0
+    assert steps_in(tmp_path) == list(range(1, STEPS + 1))
+    assert [path.name for path in tmp_path.glob(".*")] == []

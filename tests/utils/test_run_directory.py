@@ -1,6 +1,12 @@
 """Whose directory it is: a new run, the same run again, another one, or none of attar's."""
 
+import errno
+import fcntl
 import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -8,14 +14,21 @@ from attar.config import DistillConfig
 from attar.errors import RunDirectoryError
 from attar.utils.io import read_json
 from attar.utils.run_directory import open_run, record_settings, start_run, versions
+from small_runs import environment
 
 NEEDED = {"teacher": "t", "student": "s", "data": "d", "out": "o"}
 CONFIG = DistillConfig(**NEEDED)
 
 
+def opened(path, config=CONFIG, **more):
+    """What opening finds."""
+    with open_run(path, config, **more) as run:
+        return run
+
+
 def started(path, config=CONFIG, *, step=1):
     """A run that has been started, with a checkpoint unless `step` is 0."""
-    run = start_run(open_run(path, config))
+    run = start_run(opened(path, config))
     record_settings(run, config, version="0.1")
     if step:
         (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
@@ -23,7 +36,7 @@ def started(path, config=CONFIG, *, step=1):
 
 
 def test_opening_leaves_an_empty_directory_and_starting_names_the_run(tmp_path):
-    run = open_run(tmp_path / "a/b", CONFIG)
+    run = opened(tmp_path / "a/b")
     assert run.is_new
     assert list(run.path.iterdir()) == []
     assert read_json(start_run(run).path / "run.json")["run_id"] == run.run_id
@@ -31,7 +44,7 @@ def test_opening_leaves_an_empty_directory_and_starting_names_the_run(tmp_path):
 
 def test_the_same_settings_go_on_with_the_same_run(tmp_path):
     first = started(tmp_path)
-    again = open_run(tmp_path, DistillConfig(**NEEDED))
+    again = opened(tmp_path, DistillConfig(**NEEDED))
     assert (again.is_new, again.run_id) == (False, first.run_id)
     assert read_json(start_run(again).path / "run.json")["run_id"] == first.run_id
 
@@ -46,15 +59,15 @@ def test_the_same_settings_go_on_with_the_same_run(tmp_path):
 )
 def test_settings_that_change_nothing_learned_may_differ(settings, tmp_path):
     started(tmp_path)
-    assert not open_run(tmp_path, CONFIG.replace(**settings)).is_new
+    assert not opened(tmp_path, CONFIG.replace(**settings)).is_new
 
 
 def test_a_run_of_an_older_version_goes_on_without_the_settings_it_did_not_know(tmp_path):
     started(tmp_path)
     (tmp_path / "config.yaml").write_text("teacher: t\nstudent: s\ndata: d\nout: o\n")
-    assert not open_run(tmp_path, CONFIG).is_new
+    assert not opened(tmp_path).is_new
     with pytest.raises(RunDirectoryError, match="method was proteus, now hint"):
-        open_run(tmp_path, CONFIG.replace(method="hint"))
+        opened(tmp_path, CONFIG.replace(method="hint"))
 
 
 @pytest.mark.parametrize(
@@ -69,15 +82,15 @@ def test_a_run_of_an_older_version_goes_on_without_the_settings_it_did_not_know(
 def test_settings_that_change_what_is_learned_are_another_run(settings, says, tmp_path):
     first, other = started(tmp_path), CONFIG.replace(**settings)
     with pytest.raises(RunDirectoryError, match=rf"other settings: {says}.*--resume-anyway"):
-        open_run(tmp_path, other)
-    assert open_run(tmp_path, other, resume_anyway=True).run_id == first.run_id
+        opened(tmp_path, other)
+    assert opened(tmp_path, other, resume_anyway=True).run_id == first.run_id
 
 
 def test_without_a_checkpoint_it_may_start_again_with_other_settings(tmp_path):
     first = started(tmp_path, step=0)
     first.metrics.write_text("{}\n")
     (first.results).mkdir()
-    again = start_run(open_run(tmp_path, CONFIG.replace(seed=1)))
+    again = start_run(opened(tmp_path, CONFIG.replace(seed=1)))
     assert again.is_new
     assert again.run_id != first.run_id
     assert not first.metrics.exists()
@@ -90,7 +103,7 @@ def test_going_on_keeps_what_the_run_wrote_and_removes_what_a_killed_writer_left
     leftovers = [run.path / ".student.abc", run.checkpoints / ".step-00000002.xyz"]
     for path in leftovers:
         path.mkdir()
-    start_run(open_run(tmp_path, CONFIG))
+    start_run(opened(tmp_path))
     assert run.metrics.exists()
     assert not any(path.exists() for path in leftovers)
     assert (run.checkpoints / "step-00000001").is_dir()
@@ -99,13 +112,13 @@ def test_going_on_keeps_what_the_run_wrote_and_removes_what_a_killed_writer_left
 def test_a_directory_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(RunDirectoryError, match="is not empty and holds no attar run"):
-        open_run(tmp_path, CONFIG)
+        opened(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_hidden_files_do_not_make_it_something_else(tmp_path):
     (tmp_path / ".DS_Store").touch()
-    assert open_run(tmp_path, CONFIG).is_new
+    assert opened(tmp_path).is_new
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", "null"])
@@ -113,7 +126,7 @@ def test_a_damaged_run_json_is_named(text, tmp_path):
     started(tmp_path)
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(RunDirectoryError, match=r"run\.json is damaged: it names no run_id"):
-        open_run(tmp_path, CONFIG)
+        opened(tmp_path)
 
 
 def test_a_path_that_leads_nowhere_is_named(tmp_path):
@@ -121,9 +134,63 @@ def test_a_path_that_leads_nowhere_is_named(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "loop", tmp_path / "file", tmp_path / "file/below"):
         with pytest.raises(RunDirectoryError, match=r"Give (a|another) directory|--out"):
-            open_run(path, CONFIG)
+            opened(path)
 
 
 def test_versions_name_what_shapes_a_result():
     assert {"python", "platform", "torch", "timm", "numpy"} <= versions().keys()
     assert versions()["torch"] != "not installed"
+
+
+# --- one process at a time ------------------------------------------------------------------------------------------
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from attar.config import DistillConfig
+from attar.utils.run_directory import open_run
+with open_run(Path(sys.argv[1]), DistillConfig(teacher="t", student="s", data="d", out="o")):
+    if os.fork() == 0:  # as a loader's worker is
+        time.sleep(60)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def holding(path):
+    """A process that holds the directory, and has a forked child; both end with the block."""
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout.readline() == b"held\n"
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_directory_in_use_is_refused_and_the_holder_named(tmp_path):
+    with holding(tmp_path) as holder:
+        with pytest.raises(RunDirectoryError, match=rf"in use by process {holder.pid} on .*choose a new --out"):
+            opened(tmp_path)
+        with pytest.raises(RunDirectoryError, match=f"process {holder.pid}"):  # asking has not taken the lock away
+            opened(tmp_path)
+
+
+def test_a_killed_process_holds_nothing_though_its_workers_live_on(tmp_path):
+    # catches flock, which a forked child goes on holding
+    with holding(tmp_path) as holder:
+        holder.kill()
+        holder.wait()
+        assert opened(tmp_path).is_new
+        os.killpg(holder.pid, 0)  # the child is there
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_goes_without(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", fail)
+    assert opened(tmp_path).is_new

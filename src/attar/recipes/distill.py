@@ -84,8 +84,14 @@ def distill(config: DistillConfig) -> DistillReport:
         Interrupted: If SIGINT or SIGTERM came; a checkpoint is saved.
     """
     device = pick_device(config.device)
-    with polite_stop(), process_group(device, timeout_s=config.parallel.timeout_s), peers_in_words():
-        directory = from_main(lambda: open_run(Path(config.out), config, resume_anyway=config.resume_anyway))
+    with (
+        polite_stop(),
+        process_group(device, timeout_s=config.parallel.timeout_s),
+        peers_in_words(),
+        contextlib.ExitStack() as held,
+    ):
+        opened = open_run(Path(config.out), config, resume_anyway=config.resume_anyway)
+        directory = from_main(lambda: held.enter_context(opened))
         with one_of_each_machine_first():
             built = assemble(config, device)
         run = from_main(lambda: start_run(directory))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import platform
 import shutil
 import sys
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from attar.config import VOLATILE, Config
 from attar.config.files import read_settings, to_yaml
@@ -60,14 +64,27 @@ class RunDirectory:
         return self.path / "student-last"
 
 
-def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> RunDirectory:
-    """Look at the directory a run shall have, and write nothing yet but a probe.
+@contextlib.contextmanager
+def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> Iterator[RunDirectory]:
+    """The directory a run shall have, for no other process within the block; nothing is written yet but the lock.
 
     A directory whose run has no checkpoint holds nothing worth keeping: it may start again with other settings.
 
     Raises:
-        RunDirectoryError: If the directory cannot be written, holds something else, or a run with other settings.
+        RunDirectoryError: If the directory cannot be written, is in use, holds something else, or a run with other
+            settings.
     """
+    path = _made(path)
+    lock = _hold(path / ".attar-lock")
+    try:
+        yield _look(path, config, resume_anyway=resume_anyway)
+    finally:
+        with contextlib.suppress(OSError):
+            Path(lock.name).unlink()
+        lock.close()
+
+
+def _made(path: Path) -> Path:
     try:
         path = path.expanduser().resolve()
         str(path).encode()
@@ -78,9 +95,50 @@ def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> RunD
         if path.exists() and not path.is_dir():
             raise RunDirectoryError(f"--out {path} is a file. Give a directory.")
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".attar-writable"
-        probe.write_bytes(b"")
-        probe.unlink()
+    return path
+
+
+def _hold(path: Path) -> TextIO:
+    """The lock file of a run directory, locked: it names this process, and goes free when this process ends.
+
+    Raises:
+        RunDirectoryError: If the directory cannot be written, or another process holds the lock.
+    """
+    with storage_errors(path.parent):
+        while True:
+            file = path.open("a+", encoding="utf-8")
+            _lock(file)
+            with contextlib.suppress(FileNotFoundError):  # who held it has removed it meanwhile
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
+            file.close()
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+    return file
+
+
+def _lock(file: TextIO) -> None:
+    """Take the lock that workers do not inherit when they are forked; where there is none to be had, go without."""
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
+            return
+        with file:
+            file.seek(0)
+            holder = file.read() or "another process"
+        raise RunDirectoryError(
+            f"--out {Path(file.name).parent} is in use by {holder}."
+            " Wait for it, or end it and give the same command again; or choose a new --out."
+        ) from None
+
+
+def _look(path: Path, config: Config, *, resume_anyway: bool) -> RunDirectory:
     if (path / "run.json").is_file():
         if not any((path / "checkpoints").glob("step-*")):
             return RunDirectory(path, uuid.uuid4().hex, is_new=True)
