@@ -14,6 +14,7 @@ import pytest
 
 import attar.data.mapped as mapped_module
 import attar.data.tar as tar_module
+from attar.data.base import lost_images
 from attar.data.sources import TarSource, open_source
 from attar.errors import DataError, DecodeError
 from shards import sample, write_tar
@@ -249,11 +250,39 @@ def test_images_before_the_damage_are_used_and_the_rest_is_reported(archive, cas
     assert contents(source) == [b"%d" % n * 100 for n in range(left)]
     assert labels_of(source) == [f"{n % 3}" for n in range(left)]
     (problem,) = source.problems
-    assert problem.name == "x.tar"
+    assert problem.name == str(archive)
     assert f"x.tar: passed over from byte {offset:,} on" in problem.reason
     assert words in problem.reason
     assert f"{left} images before it are used" in problem.reason
     assert open_source(str(archive)).problems == source.problems  # from the cache too
+
+
+@pytest.mark.parametrize(
+    ("damage", "others", "lost"),
+    [
+        (cut(4 * BLOCK * 5), 0, 1),  # nothing tells how many there were
+        (cut(4 * BLOCK * 5), 12, 7),  # the fullest shard does
+        (lambda data: zeros(4 * BLOCK * 4, BLOCK)(data)[: 4 * BLOCK * 10], 0, 6),  # the rest of the file does
+        (lambda data: zeros(4 * BLOCK * 4, BLOCK)(data)[: 4 * BLOCK * 10], 7, 6),  # the larger of both
+        (lambda data: b"<html>" * 1000, 9, 9),
+    ],
+)
+def test_lost_images_are_counted_rather_too_high(archive, damage, others, lost):
+    archive.write_bytes(damage(archive.read_bytes()))
+    if others:
+        write_tar(archive.with_name("y.tar"), [pair for n in range(others) for pair in sample(f"{n}", n % 3)])
+    source = open_source(str(archive.parent))
+    assert lost_images(source) == lost
+
+
+def test_of_a_part_a_part_is_lost_and_of_a_weight_as_many_times(tmp_path):
+    # catches one shard of a place that is taken by the hundredth to count as a whole one
+    for name, count in {"x": 4, "y": 12}.items():
+        write_tar(tmp_path / f"shards/{name}.tar", [(f"{n}.jpg", b"x") for n in range(count)])
+    cut_short = tmp_path / "shards/x.tar"
+    cut_short.write_bytes(cut_short.read_bytes()[: 4 * 2 * BLOCK])
+    for options, lost in {"": 8, "?images=0.5": 4, "?weight=3": 24, "?images=0.5&weight=0.5": 2}.items():
+        assert lost_images(open_source([f"{tmp_path}/shards{options}", "playground:0?n=5"])) == lost
 
 
 def test_noise_in_an_image_is_for_the_decoder_to_find(archive):
@@ -288,7 +317,7 @@ def test_a_lost_shard_among_others_is_reported_and_skipped(archive, case):
     archive.write_bytes(WHOLE_LOSS[case][0](archive.read_bytes()))
     source = open_source([f"{archive.parent}?weight=2", "playground:0?n=1"])
     assert len(source) == 3
-    assert [problem.name for problem in source.problems] == ["x.tar"]
+    assert [problem.name for problem in source.problems] == [str(archive)]
 
 
 def test_a_tar_without_images_is_an_error_that_says_how_they_are_named(tmp_path):

@@ -23,11 +23,16 @@ def test_a_damaged_shard_is_said_and_written_down_once(tmp_path, capsys):
     shard = tmp_path / "shards/x-1.tar"
     shard.write_bytes(shard.read_bytes()[: 3 * 512 + 2048])
     words = distill_words(tmp_path, "--data", str(tmp_path / "images"), f"{tmp_path}/shards?weight=2")
+    assert main(words) == 2  # twice three images of 28
+    said = capsys.readouterr().err
+    assert "about 6 of 28 images are lost in 1 damaged shards, more than the limit of 1" in said
+    assert f"{shard}: passed over from byte" in said
+    assert not (tmp_path / "out/run.json").exists()
     for _ in range(2):
-        assert main(words) == 0
-        assert "x-1.tar: passed over from byte" in capsys.readouterr().out
+        assert main([*words, "--max-bad-share", "0.3"]) == 0
+        assert f"{shard}: passed over from byte" in capsys.readouterr().out
     (line,) = (tmp_path / "out/bad_files.jsonl").read_text().splitlines()
-    assert json.loads(line)["path"] == "x-1.tar"
+    assert (json.loads(line)["path"], json.loads(line)["lost"]) == (str(shard), 6)
     about = json.loads((tmp_path / "out/about.json").read_text())
     assert about["images"].startswith(f"{12 + 2 * 5},")
 

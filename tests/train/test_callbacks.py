@@ -137,6 +137,13 @@ def test_those_of_an_earlier_start_count(state, tmp_path, log):
         found(callback, state, 99)
 
 
+def test_what_shards_have_lost_counts_as_well(state, tmp_path, log):
+    callback = BadFiles(tmp_path / "bad.jsonl", log, num_samples=100, max_share=0.05, lost=3)
+    found(callback, state, 1, 2)
+    with pytest.raises(DataError, match=r"3 of 100 images cannot be read and about 3 are lost .* limit of 5"):
+        found(callback, state, 99)
+
+
 # --- monitor --------------------------------------------------------------------------------------------------------
 
 

@@ -163,7 +163,7 @@ class DistillConfig(Config):
         False, description="read weight files that are TorchScript archives (OpenAI's CLIP), which can run code"
     )
     workers: int | None = Field(None, ge=0, description="data loader processes; by default cores - 1, at most 8")
-    max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unreadable files that stops the run")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unreadable or lost images that stops the run")
     log_every: int | None = Field(
         None, ge=1, description="steps between log lines; by default about a hundred in a run"
     )

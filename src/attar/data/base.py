@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -14,10 +16,22 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something of a source that is passed over, as a damaged shard: what it is called, and what is wrong."""
+    """Something of a source that is passed over, as a damaged shard.
+
+    Attributes:
+        name: Its path or URL.
+        reason: What is wrong.
+        lost: Images that go with it: an estimate, rather too high, since nothing says how many there were.
+    """
 
     name: str
     reason: str
+    lost: int
+
+
+def scaled(problems: Iterable[Problem], factor: float) -> tuple[Problem, ...]:
+    """The problems of a source of which a part is taken, or all of it several times."""
+    return tuple(replace(problem, lost=math.ceil(problem.lost * factor)) for problem in problems)
 
 
 class Source(Protocol):
@@ -48,3 +62,8 @@ class Source(Protocol):
     def labels(self) -> tuple[Labels, list[str]] | None:
         """(class index per row, class names), or None for a source without labels."""
         ...
+
+
+def lost_images(source: Source) -> int:
+    """About how many images damaged shards of a source have lost."""
+    return sum(problem.lost for problem in source.problems)

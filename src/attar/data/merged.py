@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attar.data.base import Labels, Rows, Source
+from attar.data.base import Labels, Rows, Source, scaled
 from attar.data.sampler import permute
 from attar.errors import DecodeError
 from attar.utils.seeding import derive
@@ -60,7 +60,7 @@ class MergedSource:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = tuple(parts)
-        self.problems = tuple(problem for part in parts for problem in part.source.problems)
+        self.problems = sum((scaled(p.source.problems, len(p) / len(p.source)) for p in parts), ())
         self._ends = np.cumsum([len(part) for part in self.parts])
         described = [f"{part.source.fingerprint}:{part.weight!r}:{part.seed}" for part in self.parts]
         self.fingerprint = hashlib.sha256("\n".join(described).encode()).hexdigest()

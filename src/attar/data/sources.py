@@ -6,6 +6,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -166,7 +167,12 @@ class TarSource:
     def __init__(self, files: Sequence[File]) -> None:
         found = [shard_rows(file) for file in track(files, "indexing shards", total=len(files), unit="shards")]
         self._rows = CachedFiles([rows for rows, _ in found])
-        self.problems = tuple(problem for _, problems in found for problem in problems)
+        fullest = max(rows.num_rows for rows, _ in found)  # shards of one place hold about as many
+        self.problems = tuple(
+            replace(problem, lost=max(problem.lost, fullest - rows.num_rows))
+            for rows, problems in found
+            for problem in problems
+        )
         if len(self._rows) == 0:
             why = (
                 self.problems[0].reason

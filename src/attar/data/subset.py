@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from attar.data.base import Labels, Rows, Source
+from attar.data.base import Labels, Rows, Source, scaled
 from attar.data.references import Options
 from attar.data.sampler import permute
 from attar.errors import DataError
@@ -18,7 +18,8 @@ class SubsetSource:
     """Chosen rows of a source, in a given order; a row may be chosen many times. Takes 8 bytes a row."""
 
     def __init__(self, source: Source, rows: Rows) -> None:
-        self.source, self.rows, self.problems = source, rows, source.problems
+        self.source, self.rows = source, rows
+        self.problems = scaled(source.problems, len(rows) / len(source))
         self.fingerprint = hashlib.sha256(source.fingerprint.encode() + rows.astype("<i8").tobytes()).hexdigest()
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import re
 import tarfile
@@ -26,7 +27,7 @@ from attar.data.mapped import ArrowFile, CachedRows, cached_rows
 from attar.errors import DataError
 from attar.utils.io import sha256_file
 
-_FORMAT = 1  # raise when the layout of the cached files changes
+_FORMAT = 2  # raise when the layout of the cached files changes
 _LARGEST_HEADER = 1 << 20  # bytes of a long name; a damaged length must not fill the memory
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)  # WebDataset: key, ending
@@ -36,7 +37,8 @@ def shard_rows(file: File) -> tuple[CachedRows, tuple[Problem, ...]]:
     """(where each image of a shard lies, what of the shard is damaged), from the cache or by walking its headers once.
 
     The table has columns `name`, `offset`, `size` and `label`, which may be null. A damaged shard keeps the images
-    before the damage. The fingerprint is over the columns: other bytes of equal length do not change it.
+    before the damage, and as many count as lost as its other bytes would hold at their size. The fingerprint is over
+    the columns: other bytes of equal length do not change it.
 
     Raises:
         DataError: If the file cannot be read, or is compressed.
@@ -58,8 +60,11 @@ def _build(file: File, folder: Path) -> dict[str, Any]:
                 digest.update(repr(row).encode())
                 images += 1
         except _Damage as damage:
-            place = f"{file.name}: passed over from byte {damage.offset:,} on ({damage})"
-            problems.append({"name": file.name, "reason": f"{place}; {images:,} images before it are used."})
+            place = f"{file}: passed over from byte {damage.offset:,} on ({damage})"
+            rest = opened.seek(0, os.SEEK_END) - damage.offset
+            lost = max(1, math.ceil(rest * images / damage.offset)) if images else 1
+            reason = f"{place}; {images:,} images before it are used."
+            problems.append({"name": str(file), "reason": reason, "lost": lost})
     rows.close()
     sha256 = {"rows.arrow": sha256_file(folder / "rows.arrow")}
     return {"fingerprint": digest.hexdigest(), "problems": problems, "sha256": sha256}

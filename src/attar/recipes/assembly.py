@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from attar.config import DistillConfig
+from attar.data.base import lost_images
 from attar.data.labelled import open_labelled
 from attar.data.loader import default_workers
 from attar.data.sampler import ViewOrder
@@ -18,7 +19,7 @@ from attar.methods import Hint, LogitDistillation, Method, Proteus, SoftLogits, 
 from attar.models import Backbone, LinearClassifier, Preprocess, load_backbone, load_classifier
 from attar.models.references import parse_reference
 from attar.models.selection import start_from_teacher
-from attar.train import shard
+from attar.train import most_bad, shard
 from attar.utils.distributed import world_size
 from attar.utils.seeding import seeded_torch
 
@@ -66,6 +67,7 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
     _check_ships(config)
     workers = default_workers() if config.workers is None else config.workers
     source = open_source(config.data, reindex=config.reindex)
+    _check_damage(source, config.max_bad_share)
     order = ViewOrder(len(source), config.seed, config.views.repeats)
     monitor = _open_monitor(config, workers)
     teacher = load_backbone(
@@ -113,6 +115,17 @@ def _check_shares(config: DistillConfig) -> None:
         raise ConfigError(
             f"proteus.mask_probability {terms.mask_probability:g} of the {images} images of a rank masks none."
             " Try a larger --batch-size or fewer ranks, or --proteus.mask-rule random."
+        )
+
+
+def _check_damage(source: Source, max_share: float) -> None:
+    """What damaged shards have lost counts as unreadable, so that half a data set is not taken for the whole."""
+    lost = lost_images(source)
+    limit = most_bad(len(source) + lost, max_share)
+    if lost > limit:
+        raise DataError(
+            f"about {lost:,} of {len(source) + lost:,} images are lost in {len(source.problems)} damaged shards, more"
+            f" than the limit of {limit:,}. {source.problems[0].reason} Mend or remove them, or raise --max-bad-share."
         )
 
 

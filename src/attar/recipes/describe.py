@@ -49,14 +49,14 @@ def say_damage(log: Log, built: Assembly, bad_files: Path) -> None:
     """What of the data is passed over, as damaged shards: in the log, and once in `bad_files.jsonl`."""
     problems = built.source.problems
     for problem in problems[:_SHOWN]:
-        log.say(f"           {problem.reason}")
+        log.say(f"           {problem.reason} About {problem.lost:,} are lost.")
     if len(problems) > _SHOWN:
         log.say(f"           and {len(problems) - _SHOWN:,} more (see {bad_files.name})")
     if problems and is_main():
         known = {line.get("reason") for line in read_lines(bad_files)}
         for problem in problems:
             if problem.reason not in known:
-                append_line(bad_files, {"path": problem.name, "reason": problem.reason})
+                append_line(bad_files, {"path": problem.name, "reason": problem.reason, "lost": problem.lost})
 
 
 def _where(built: Assembly) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from attar._version import __version__
 from attar.config import DistillConfig
+from attar.data.base import lost_images
 from attar.data.loader import ViewDataset, training_batches
 from attar.errors import TrainingError
 from attar.export import write_student
@@ -173,7 +174,7 @@ def _callbacks(built: Assembly, run: RunDirectory, log: Log, baselines: str) -> 
     callbacks: list[Callback] = []
     if is_main():
         callbacks += [
-            BadFiles(run.bad_files, log, num_samples=len(built.source), max_share=config.max_bad_share),
+            _bad_files(built, run, log),
             ConsoleLog(log, total_steps=total, every=log_every),
             metrics,
         ]
@@ -194,6 +195,13 @@ def _callbacks(built: Assembly, run: RunDirectory, log: Log, baselines: str) -> 
     every = config.checkpoint.every or min(tenth, max(int(built.steps_per_epoch), 100))
     callbacks.append(Checkpoints(run.checkpoints, _identity(built, run), every=every, keep=config.checkpoint.keep))
     return callbacks
+
+
+def _bad_files(built: Assembly, run: RunDirectory, log: Log) -> BadFiles:
+    lost = lost_images(built.source)
+    return BadFiles(
+        run.bad_files, log, num_samples=len(built.source) + lost, max_share=built.config.max_bad_share, lost=lost
+    )
 
 
 def _keep_best(built: Assembly, run: RunDirectory, backbone: Backbone, best: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """How it runs: loop, optimizer, checkpoints, callbacks. No paper is known here."""
 
-from attar.train.callbacks import BadFiles, Checkpoints, ConsoleLog, Metrics, Monitor, TensorBoard
+from attar.train.callbacks import BadFiles, Checkpoints, ConsoleLog, Metrics, Monitor, TensorBoard, most_bad
 from attar.train.checkpoint import load_checkpoint, save_checkpoint
 from attar.train.loop import Callback, LoopSettings, StepRecord, fit
 from attar.train.parallel import is_sharded, shard
@@ -25,6 +25,7 @@ __all__ = [
     "fit",
     "is_sharded",
     "load_checkpoint",
+    "most_bad",
     "save_checkpoint",
     "shard",
 ]

@@ -132,12 +132,17 @@ class TensorBoard(NoEffect):
             self.writer.close()
 
 
-class BadFiles(NoEffect):
-    """Records unreadable files and stops the run when there are too many of them."""
+def most_bad(num_samples: int, max_share: float) -> int:
+    """How many images of so many may be bad; any share above 0 allows one."""
+    return max(1, int(max_share * num_samples)) if max_share else 0
 
-    def __init__(self, path: Path, log: Log, *, num_samples: int, max_share: float) -> None:
-        self.path, self.log, self.num_samples = path, log, num_samples
-        self.limit = max(1, int(max_share * num_samples)) if max_share else 0
+
+class BadFiles(NoEffect):
+    """Records unreadable files and stops the run when there are too many of them, with those `lost` from the start."""
+
+    def __init__(self, path: Path, log: Log, *, num_samples: int, max_share: float, lost: int = 0) -> None:
+        self.path, self.log, self.num_samples, self.lost = path, log, num_samples, lost
+        self.limit = most_bad(num_samples, max_share)
         self.seen: set[int] = set()
 
     def on_start(self, state: TrainState) -> None:
@@ -153,10 +158,11 @@ class BadFiles(NoEffect):
             append_line(self.path, {"sample": bad.sample, "path": bad.name, "reason": bad.reason})
             if len(self.seen) == 1:
                 self.log.say(f"  unreadable file replaced: {bad.reason} More go to {self.path.name}.")
-        if len(self.seen) > self.limit:
+        if len(self.seen) + self.lost > self.limit:
+            lost = f" and about {self.lost:,} are lost in damaged shards" if self.lost else ""
             raise DataError(
-                f"{len(self.seen)} of {self.num_samples:,} images cannot be read, more than the limit of {self.limit}"
-                f" (see {self.path}). Mend or remove them, or raise --max-bad-share."
+                f"{len(self.seen)} of {self.num_samples:,} images cannot be read{lost}, more than the limit of"
+                f" {self.limit} (see {self.path}). Mend or remove them, or raise --max-bad-share."
             )
 
 
