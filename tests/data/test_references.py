@@ -2,7 +2,7 @@
 
 import pytest
 
-from attar.data.references import Options, split_reference
+from attar.data.references import Options, shown, split_reference
 from attar.errors import DataError
 
 
@@ -23,6 +23,21 @@ from attar.errors import DataError
 )
 def test_options_are_read_and_the_place_is_left(reference, place, options):
     assert split_reference(reference) == (place, Options(**options))
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("~/images", "~/images"),
+        ("~/images?weight=2.0&classes=0.5", "~/images?classes=0.5&weight=2"),
+        ("x.tar?subset_seed=12345678", "x.tar?subset_seed=12345678"),
+        ("playground:1?n=50&weight=2", "playground:1?n=50?weight=2"),
+        ("https://me:secret@host/x-{0..9}.tar?signature=secret&weight=2", "https://host/x-{0..9}.tar?weight=2"),
+        ("s3://secret@bucket/x?images=0.25", "s3://bucket/x?images=0.25"),
+    ],
+)
+def test_what_is_shown_of_a_reference_are_place_and_options_without_credentials(reference, says):
+    assert shown(reference) == says
 
 
 def test_a_folder_with_a_question_mark_in_its_name_stays_a_folder(tmp_path):

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import fsspec
 import pytest
 
 from attar.cli import main
@@ -53,3 +54,26 @@ def test_a_monitor_on_images_trained_on_says_so(data, monitor, is_held_out, tmp_
     places = [str(tmp_path / place) for place in data]
     assert main(distill_words(tmp_path, "--data", *places, "--monitor", str(tmp_path / monitor))) == 0
     assert ("lie where those trained on do" in capsys.readouterr().out) is not is_held_out
+
+
+def test_console_card_and_page_name_each_place_with_count_and_weight(tmp_path, capsys):
+    write_pictures(tmp_path / "images")
+    address = "memory://me:secret@there/more"
+    for name in ("cat", "dog"):
+        write_pictures(tmp_path / name, 5)
+        fsspec.filesystem("memory").put(str(tmp_path / name), f"{address}/{name}", recursive=True)
+    places = [str(tmp_path / "images"), f"{address}?weight=2"]
+    assert main(distill_words(tmp_path, "--data", *places, "--monitor", address)) == 0
+    said = capsys.readouterr().out
+    first, second = f"{places[0]}: 12 images", "memory://there/more?weight=2: 10 images x 2"
+    assert "  data     32 images of 2 places    plan  2 steps" in said
+    assert f"\n           {first}\n           {second}\n" in said
+    for name in ("student/README.md", "report.html"):
+        text = (tmp_path / "out" / name).read_text()
+        assert f"{first}; {second}" in text
+        assert "memory://there/more: 6 known images, 2 to select by, 2 to report on" in text
+    assert "monitor: memory://there/more\n" in text  # among the page's settings
+    written = [path for path in tmp_path.rglob("out/**/*") if path.is_file()]
+    keeps = {path.name for path in written if b"secret" in path.read_bytes()}
+    assert keeps <= {"config.yaml", "run.json"}
+    assert "secret" not in said

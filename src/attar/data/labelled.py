@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from attar.data.base import Labels, Rows, Source
 from attar.data.files import SHARD_SUFFIXES, is_url, local_path
-from attar.data.references import split_reference
+from attar.data.references import shown, split_reference
 from attar.data.sources import open_source
 from attar.errors import DataError
 from attar.utils.seeding import numpy_generator
@@ -95,12 +95,14 @@ def _all_rows(reference: str, reindex: bool) -> Labelled:
     found = source.labels()
     if found is None:
         raise DataError(
-            f"{reference} holds images without labels. Put each class into a folder of its own,"
+            f"{shown(reference)} holds images without labels. Put each class into a folder of its own,"
             " or give a Parquet file a column 'label' of whole numbers or names."
         )
     labels, names = found
     if len(np.unique(labels)) < 2:
-        raise DataError(f"{reference} holds one class only ('{names[int(labels[0])]}'). k-NN needs two at least.")
+        raise DataError(
+            f"{shown(reference)} holds one class only ('{names[int(labels[0])]}'). k-NN needs two at least."
+        )
     return Labelled(source, np.arange(len(source), dtype=np.int64), labels, tuple(names))
 
 

@@ -29,6 +29,18 @@ class Options(Config):
         return self
 
 
+def shown(reference: str) -> str:
+    """A reference for messages and records: its place without credentials, and its options.
+
+    Example:
+        >>> shown("s3://key:secret@bucket/x.tar?weight=2")
+        's3://bucket/x.tar?weight=2'
+    """
+    place, options = split_reference(reference)
+    words = [f"{name}={value:.15g}" for name, value in options.model_dump(exclude_defaults=True).items()]
+    return without_credentials(place) + (f"?{'&'.join(words)}" if words else "")
+
+
 def split_reference(reference: str) -> tuple[str, Options]:
     """(place, options); the playground and web addresses keep what is theirs, and a folder the `?` in its name.
 

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from attar.data.mapped import CachedFiles
 from attar.data.merged import MergedSource, Part
 from attar.data.parquet import parquet_rows
 from attar.data.playground import CLASS_NAMES, render_scene
-from attar.data.references import split_reference
+from attar.data.references import shown, split_reference
 from attar.data.subset import SubsetSource, subset
 from attar.data.tar import shard_rows
 from attar.errors import DataError, DecodeError
@@ -30,9 +30,11 @@ __all__ = [
     "FolderSource",
     "Labels",
     "ParquetSource",
+    "Place",
     "PlaygroundSource",
     "Source",
     "TarSource",
+    "named_places",
     "open_source",
     "places_of",
 ]
@@ -56,13 +58,42 @@ def open_source(references: str | Sequence[str], *, reindex: bool = False) -> So
     references = [references] if isinstance(references, str) else list(references)
     places, options = zip(*(split_reference(reference) for reference in references), strict=True)
     sources = [
-        subset(_open_place(place, reindex=reindex), what, reference=without_credentials(reference))
+        subset(_open_place(place, reindex=reindex), what, reference=shown(reference))
         for place, what, reference in zip(places, options, references, strict=True)
     ]
     if len(sources) == 1 and options[0].weight == 1:
         return sources[0]
     parts = zip(sources, options, _titles(places), strict=True)
     return MergedSource([Part(source, what.weight, title, what.subset_seed) for source, what, title in parts])
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is taken of a place.
+
+    Attributes:
+        name: Its reference, without credentials.
+        images: How many.
+        weight: How often each stands in an epoch.
+        fingerprint: Of these images.
+    """
+
+    name: str
+    images: int
+    weight: float
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.images:,} images" + (f" x {self.weight:g}" if self.weight != 1 else "")
+
+
+def named_places(references: Sequence[str], source: Source) -> list[Place]:
+    """What a source that was opened by these references takes of each."""
+    parts = source.parts if isinstance(source, MergedSource) else (Part(source),)
+    return [
+        Place(shown(reference), len(part.source), part.weight, part.source.fingerprint)
+        for reference, part in zip(references, parts, strict=True)
+    ]
 
 
 def places_of(source: Source) -> set[str]:

@@ -11,6 +11,7 @@ from attar.config import DistillConfig
 from attar.data.base import lost_images
 from attar.data.labelled import open_labelled
 from attar.data.loader import default_workers
+from attar.data.references import shown
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Labels, Source, open_source
 from attar.errors import ConfigError, DataError
@@ -187,7 +188,7 @@ def _open_classes(config: DistillConfig, source: Source) -> tuple[Labels, list[s
         return None
     classes = source.labels()
     if classes is None:
-        places = ", ".join(config.data)
+        places = ", ".join(map(shown, config.data))
         raise DataError(
             f"method {config.method} learns from labels, and {places} has none. Put each class into a folder of its"
             " own, give a Parquet file a column 'label', or use --method proteus."

@@ -8,6 +8,8 @@ from typing import Any
 
 from attar._version import __version__
 from attar.config import DistillConfig
+from attar.data.references import shown
+from attar.data.sources import named_places
 from attar.export import library_of, model_card
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly
@@ -27,10 +29,14 @@ def say_header(log: Log, built: Assembly) -> None:
     if built.teacher.source.weights == "random":
         log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
     log.say(f"  student  {describe(built.student)}")
+    taken = named_places(config.data, built.source)
+    data = taken[0] if len(taken) == 1 else f"{len(built.source):,} images of {len(taken)} places"
     log.say(
-        f"  data     {len(built.source):,} images    plan  {built.total_steps:,} steps x {config.batch_size:,}"
+        f"  data     {data}    plan  {built.total_steps:,} steps x {config.batch_size:,}"
         f" views = {epochs:,.{1 if epochs >= 1 else 2}f} epochs on {_where(built)}"
     )
+    for place in taken if len(taken) > 1 else ():
+        log.say(f"           {place}")
     if built.classes is not None:
         names = built.classes[1]
         log.say(f"  labels   {len(names)} classes: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}")
@@ -115,10 +121,20 @@ def facts(built: Assembly, best: Mapping[str, Any]) -> dict[str, str]:
         "student": f"{config.student}, {built.student.num_parameters / 1e6:.1f}M parameters, {config.img_size} px",
         "student started from": built.student.source.weights,
         "weights kept": which(best),
+        "data": "; ".join(map(str, named_places(config.data, built.source))),
         "images": f"{len(built.source):,}, fingerprint {built.source.fingerprint[:16]}",
+        "monitor": _judged_on(built),
         "training": f"{built.total_steps:,} steps of {config.batch_size:,} views, seed {config.seed}",
         "made with": f"attar {__version__}",
     }
+
+
+def _judged_on(built: Assembly) -> str:
+    if built.config.monitor is None or built.monitor is None:
+        return "none"
+    sizes = built.monitor.protocol
+    parts = f"{sizes['bank']:,} known images, {sizes['select']:,} to select by, {sizes['report']:,} to report on"
+    return f"{shown(built.config.monitor)}: {parts}"
 
 
 def _has_teacher(config: DistillConfig) -> bool:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 
+from attar.data.references import shown
 from attar.data.sources import places_of
 from attar.evaluation import wilson_interval
 from attar.models import Backbone
@@ -35,6 +36,7 @@ def judge_baselines(built: Assembly, run: RunDirectory, state: TrainState, log: 
 def _judge_random(built: Assembly, run: RunDirectory, state: TrainState, log: Log, teacher: Result) -> str:
     """The untrained student beside its teacher, and what the reader must know of both."""
     assert built.monitor is not None
+    assert built.config.monitor is not None
     write_json(run.path / "monitor.json", built.monitor.describe())
     if state.notes.get("protocol") != built.monitor.protocol:  # other scores than these cannot be compared with
         state.notes.pop("best", None)
@@ -44,7 +46,7 @@ def _judge_random(built: Assembly, run: RunDirectory, state: TrainState, log: Lo
     if (unreadable := len(built.monitor.report) - teacher.n) > 0:
         log.say(f"           {unreadable} of the {len(built.monitor.report)} images to report on cannot be read")
     line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
-    log.say(f"  monitor  {built.config.monitor}  k-NN  {line}  (selection half)")
+    log.say(f"  monitor  {shown(built.config.monitor)}  k-NN  {line}  (selection half)")
     if places_of(built.source) & places_of(built.monitor.report.source):
         log.say("           these images lie where those trained on do: nothing below is sure to be held out")
     return line
@@ -57,7 +59,8 @@ def judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) ->
     """
     monitor, config = built.monitor, built.config
     assert monitor is not None
-    task, source = f"knn:{config.monitor}", asdict(backbone.source)
+    assert config.monitor is not None
+    task, source = f"knn:{shown(config.monitor)}", asdict(backbone.source)
 
     def known() -> Result | None:
         same = (role, task, monitor.protocol, source["sha256"])

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attar.config.files import read_settings
+from attar.data.files import without_credentials
 from attar.reports.results import read_results, verdict
 from attar.utils.io import read_json, read_lines, write_text
 
@@ -48,6 +49,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["public"] = lambda value: without_credentials(str(value))
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     return environment
 
