@@ -53,7 +53,12 @@ def test_a_monitor_on_images_trained_on_says_so(data, monitor, is_held_out, tmp_
         write_pictures(tmp_path / folder)  # under equal names everywhere
     places = [str(tmp_path / place) for place in data]
     assert main(distill_words(tmp_path, "--data", *places, "--monitor", str(tmp_path / monitor))) == 0
-    assert ("lie where those trained on do" in capsys.readouterr().out) is not is_held_out
+    warning = "lie where those trained on do"
+    assert (warning in capsys.readouterr().out) is not is_held_out
+    for file in ("report.html", "student/README.md"):
+        assert (warning in (tmp_path / "out" / file).read_text()) is not is_held_out
+    for role in ("student", "teacher", "random"):
+        assert json.loads((tmp_path / f"out/results/knn-{role}.json").read_text())["held_out"] is is_held_out
 
 
 def test_console_card_and_page_name_each_place_with_count_and_weight(tmp_path, capsys):

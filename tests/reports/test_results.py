@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from attar.reports import Result, markdown_table, read_results, verdict, write_result
+from attar.evaluation import wilson_interval
+from attar.reports import Result, caution, markdown_table, read_results, verdict, write_result
 
 STUDENT = Result("knn:images", "student", "small", "top1", 0.81, (0.78, 0.84), 1000)
 TEACHER = replace(STUDENT, role="teacher", model="big", value=0.90, ci95=(0.88, 0.92))
@@ -25,14 +26,36 @@ def test_verdict_names_all_three_figures_and_the_share_of_the_teacher() -> None:
 
 
 @pytest.mark.parametrize(
-    ("student", "start"),
+    ("shares", "n", "start"),
     [
-        (replace(STUDENT, value=0.24, ci95=(0.21, 0.27)), "Not proven"),  # better, but the intervals overlap
-        (replace(STUDENT, value=0.19, ci95=(0.16, 0.22)), "It did not help"),
+        ((0.24, 0.90, 0.20), 1000, "Not proven"),  # better, but the intervals overlap
+        ((0.19, 0.90, 0.20), 1000, "It did not help"),  # 0.22 - 0.18 at the most, of 0.70 to gain
+        ((0.19, 0.90, 0.20), 23, "Not proven"),  # the same shares, of few images
+        ((0.10, 0.90, 0.50), 23, "It did not help"),  # few, but the intervals lie apart
+        ((0.21, 0.20, 0.22), 100_000, "It did not help"),  # worse than random, beside a teacher that is too
+        ((0.22, 0.20, 0.22), 100_000, "Not proven"),  # and where there was nothing to gain
+        ((0.81, 0.90, 0.20), 23, "It helped"),
     ],
 )
-def test_verdict_does_not_claim_what_the_intervals_do_not_show(student: Result, start: str) -> None:
-    assert verdict([student, TEACHER, RANDOM]).startswith(start)
+def test_verdict_does_not_claim_what_the_intervals_do_not_show(shares: tuple[float, ...], n: int, start: str) -> None:
+    results = [
+        replace(result, value=share, ci95=wilson_interval(share, n), n=n)
+        for result, share in zip((STUDENT, TEACHER, RANDOM), shares, strict=True)
+    ]
+    assert verdict(results).startswith(start)
+
+
+def test_what_is_not_held_out_proves_nothing_and_says_so_everywhere(tmp_path: Path) -> None:
+    results = [replace(result, held_out=False) for result in (STUDENT, TEACHER, RANDOM)]
+    for result in results:
+        write_result(tmp_path, result.role, result)
+    assert read_results(tmp_path) == results
+    assert verdict(results).startswith("Not proven: ")
+    for text in (verdict(results), markdown_table(results)):
+        assert "lie where those trained on do" in text
+        assert "81.0" in text
+    assert caution([STUDENT, TEACHER, RANDOM]) == ""
+    assert caution([STUDENT, TEACHER, results[2]]) != ""
 
 
 def test_verdict_without_a_monitor_says_that_nothing_is_known() -> None:

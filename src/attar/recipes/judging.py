@@ -13,7 +13,7 @@ from attar.evaluation import wilson_interval
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly, load_student
 from attar.recipes.describe import short
-from attar.reports import Result, Role, read_results, write_result
+from attar.reports import Result, Role, caution, read_results, write_result
 from attar.train import TrainState, is_sharded
 from attar.utils.distributed import from_main, is_main
 from attar.utils.io import write_json
@@ -47,8 +47,8 @@ def _judge_random(built: Assembly, run: RunDirectory, state: TrainState, log: Lo
         log.say(f"           {unreadable} of the {len(built.monitor.report)} images to report on cannot be read")
     line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
     log.say(f"  monitor  {shown(built.config.monitor)}  k-NN  {line}  (selection half)")
-    if places_of(built.source) & places_of(built.monitor.report.source):
-        log.say("           these images lie where those trained on do: nothing below is sure to be held out")
+    if warning := caution([teacher]):
+        log.say(f"           {warning}")
     return line
 
 
@@ -61,11 +61,14 @@ def judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) ->
     assert monitor is not None
     assert config.monitor is not None
     task, source = f"knn:{shown(config.monitor)}", asdict(backbone.source)
+    held_out = places_of(built.source).isdisjoint(places_of(monitor.report.source))
 
     def known() -> Result | None:
-        same = (role, task, monitor.protocol, source["sha256"])
-        results = read_results(run.results)
-        return next((r for r in results if (r.role, r.task, r.protocol, r.source.get("sha256")) == same), None)
+        same = (role, task, monitor.protocol, held_out, source["sha256"])
+        for r in read_results(run.results):
+            if (r.role, r.task, r.protocol, r.held_out, r.source.get("sha256")) == same:
+                return r
+        return None
 
     before = from_main(known) if is_sharded(backbone) else known()
     if before is not None:
@@ -86,6 +89,7 @@ def judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) ->
         seconds=round(time.perf_counter() - started, 1),
         source=source,
         selection=scores["knn_select"],
+        held_out=held_out,
     )
     if is_main():
         write_result(run.results, f"knn-{role}", result)

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attar.config.files import read_settings
 from attar.data.files import without_credentials
-from attar.reports.results import read_results, verdict
+from attar.reports.results import caution, read_results, verdict
 from attar.utils.io import read_json, read_lines, write_text
 
 _WIDTH, _HEIGHT = 560, 200
@@ -29,6 +29,7 @@ def write_page(run: Path) -> Path:
             title=run.name,
             verdict=verdict(results),
             results=results,
+            caution=caution(results),
             curves=_curves(metrics, results),
             config=config,
             about=read_json(run / "about.json") if (run / "about.json").is_file() else {},
