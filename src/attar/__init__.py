@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from attar._version import __version__
 
 if TYPE_CHECKING:
-    from attar.config import DistillConfig
+    from attar.config import DistillConfig, EvaluateConfig
     from attar.errors import AttarError, UserError
     from attar.models import Backbone, load_backbone
     from attar.recipes.distill import DistillReport, distill
+    from attar.recipes.evaluate import EvaluateReport, evaluate
     from attar.recipes.quickstart import quickstart
     from attar.types import Tokens
 
@@ -27,10 +28,13 @@ _HOMES = {
     "AttarError": "attar.errors",
     "Backbone": "attar.models",
     "DistillConfig": "attar.config",
+    "EvaluateConfig": "attar.config",
+    "EvaluateReport": "attar.recipes.evaluate",
     "DistillReport": "attar.recipes.distill",
     "Tokens": "attar.types",
     "UserError": "attar.errors",
     "distill": "attar.recipes.distill",
+    "evaluate": "attar.recipes.evaluate",
     "load_backbone": "attar.models",
     "quickstart": "attar.recipes.quickstart",
 }
@@ -40,10 +44,13 @@ __all__ = [
     "Backbone",
     "DistillConfig",
     "DistillReport",
+    "EvaluateConfig",
+    "EvaluateReport",
     "Tokens",
     "UserError",
     "__version__",
     "distill",
+    "evaluate",
     "load_backbone",
     "quickstart",
 ]

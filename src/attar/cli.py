@@ -16,7 +16,7 @@ from attar._version import __version__
 from attar.errors import AttarError, ConfigError, LostRankError, did_you_mean
 
 if TYPE_CHECKING:
-    from attar.config import Config, DistillConfig
+    from attar.config import Config, DistillConfig, EvaluateConfig
 
 T = TypeVar("T", bound="Config")
 
@@ -24,6 +24,7 @@ HELP = f"""attar {__version__}: distil vision foundation models into small ones.
 
   attar quickstart [--out DIR]       see it work: three minutes, no data, no GPU, no network
   attar distill ...                  a small backbone from a big one and your images (Proteus)
+  attar evaluate MODEL ...           how good a backbone or a run's student is, by the papers' benchmarks
   attar doctor                       what is installed here, what is wrong, how to mend it
 
 attar VERB --help lists every setting. --debug shows tracebacks. --version prints the version.
@@ -167,6 +168,69 @@ def _quickstart(arguments: list[str]) -> int:
     return 0
 
 
+def _evaluate(arguments: list[str]) -> int:
+    from attar.config import EvaluateConfig
+
+    if _wants_help(arguments):
+        return _help(
+            EvaluateConfig, "attar evaluate MODEL", "--config FILE, --print-config, --list, --table, --published NAME"
+        )
+    if "--list" in arguments:
+        return _list_tasks([word for word in arguments if word != "--list"])
+    if "--table" in arguments:
+        return _print_table([word for word in arguments if word != "--table"])
+    config = parse_evaluate([word for word in arguments if word != "--print-config"])
+    if "--print-config" in arguments:
+        from attar.config.files import to_yaml
+
+        print(to_yaml(config), end="")
+        return 0
+    from attar.recipes.evaluate import evaluate
+
+    evaluate(config)
+    return 0
+
+
+def parse_evaluate(arguments: list[str]) -> EvaluateConfig:
+    """Settings from flags over `--config FILE` over the defaults; a first word that is no flag is the model.
+
+    Raises:
+        ConfigError: If a setting is unknown, missing or out of bounds.
+    """
+    from attar.config import EvaluateConfig
+    from attar.config.files import read_settings
+    from attar.config.flags import merge, parse_flags
+
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--model", *arguments]
+    arguments, file = _take(arguments, "--config")
+    settings = read_settings(Path(file).expanduser()) if file else {}
+    return EvaluateConfig.build(merge(settings, parse_flags(EvaluateConfig, arguments)))
+
+
+def _list_tasks(arguments: list[str]) -> int:
+    """Protocols, suites and data sets, and which of these lie below `--data-root`."""
+    arguments, root = _take(arguments, "--data-root")
+    if arguments:
+        raise ConfigError(f"'{arguments[0]}' does not go with --list. Try attar evaluate --list --data-root DIR.")
+    from attar.recipes.listing import list_tasks
+
+    print(list_tasks(Path(root or ".").expanduser()))
+    return 0
+
+
+def _print_table(arguments: list[str]) -> int:
+    """The table of all results in `--out`, with published figures beside; needs no model and no GPU."""
+    arguments, out = _take(arguments, "--out")
+    arguments, names = _take(arguments, "--published")
+    if out is None or arguments:
+        raise ConfigError("--table takes the directory of the results: attar evaluate --table --out DIR.")
+    from attar.recipes.listing import table_of
+
+    print(table_of(Path(out).expanduser(), names.split(",") if names else []))
+    return 0
+
+
 def _doctor(arguments: list[str]) -> int:
     from attar.config.small import DoctorConfig
 
@@ -200,7 +264,12 @@ def _tell_launcher(error: Exception, *, debug: bool) -> None:
         Path(file).write_text(json.dumps({"message": reason}), encoding="utf-8")
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"distill": _distill, "quickstart": _quickstart, "doctor": _doctor}
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "distill": _distill,
+    "evaluate": _evaluate,
+    "quickstart": _quickstart,
+    "doctor": _doctor,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

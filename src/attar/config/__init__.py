@@ -12,12 +12,17 @@ from attar.config.distill import (
     ProteusConfig,
     ViewsConfig,
 )
+from attar.config.evaluate import EvaluateConfig, KnnProbeConfig, LinearProbeConfig, LogisticProbeConfig
 
 __all__ = [
     "VOLATILE",
     "CheckpointConfig",
     "Config",
     "DistillConfig",
+    "EvaluateConfig",
+    "KnnProbeConfig",
+    "LinearProbeConfig",
+    "LogisticProbeConfig",
     "LogitsConfig",
     "MonitorConfig",
     "OptimConfig",

@@ -62,11 +62,23 @@ def knn_predict(
     Raises:
         ShapeError, DataError, ConfigError: As `nearest`.
     """
+    return knn_votes(bank, labels, queries, k=k, temperature=temperature).argmax(1)
+
+
+def knn_votes(
+    bank: Features,
+    labels: Tensor,
+    queries: Features,
+    *,
+    k: int,
+    num_classes: int | None = None,
+    temperature: float = TEMPERATURE,
+) -> Tensor:
+    """(q, K) votes for each class, from the k nearest neighbours of each query; otherwise as `knn_predict`."""
     similarity, neighbours = nearest(bank, queries, k=k)
-    num_classes = int(labels.max()) + 1
-    tiles = zip(torch.split(similarity, _TILE), torch.split(labels[neighbours], _TILE), strict=True)
-    votes = (next(_votes(*tile, ks=[k], num_classes=num_classes, temperature=temperature)) for tile in tiles)
-    return torch.cat([found.argmax(1) for found in votes])
+    count = num_classes or int(labels.max()) + 1
+    tiles = zip(similarity.split(_TILE), labels[neighbours].split(_TILE), strict=True)
+    return torch.cat([next(_votes(*tile, ks=[k], num_classes=count, temperature=temperature)) for tile in tiles])
 
 
 def knn_accuracy(

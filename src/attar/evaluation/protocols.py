@@ -37,12 +37,14 @@ class Need:
         view: How the model sees them.
         outputs: What to keep.
         statistics: Normalise by these in place of the model's own.
+        name: What progress and messages call the images.
     """
 
     images: Labelled
     view: EvaluationView
     outputs: tuple[Output, ...]
     statistics: Statistics | None = None
+    name: str = "images"
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,38 @@ class Score:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+PARTS = ("train", "val", "test")
+
+
+def class_tokens(splits: Splits, view: EvaluationView, statistics: Statistics | None = None) -> dict[str, Need]:
+    """What protocols on class tokens need: those of all parts, in one view."""
+    return {part: Need(getattr(splits, part), view, ("cls",), statistics, f"{part} images") for part in PARTS}
+
+
+def chosen_on(mode: str) -> dict[str, str]:
+    """On which images settings were chosen, for the record."""
+    return {"chosen_on": "val" if mode == "honest" else "the images reported on"}
+
+
+def scored(
+    splits: Splits,
+    scores: Tensor,
+    test: Features,
+    protocol: dict[str, Any],
+    details: dict[str, Any] | None = None,
+    *,
+    seed: int,
+) -> Score:
+    """The score of (n, K) scores by the data set's metric; top-1 and mean per class stand beside it."""
+    metric = METRICS[splits.metric]
+    beside = {}
+    if test.labels.ndim == 1:
+        beside = {name: METRICS[name](scores, test.labels) for name in ("top1", "mean_per_class")}
+    interval = bootstrap_interval(metric, scores, test.labels, seed=seed)
+    value = metric(scores, test.labels)
+    return Score(metric.name, value, interval, len(test), protocol, beside | (details or {}))
+
+
 class FeatureProtocol(Protocol):
     """A protocol that asks a backbone for nothing but stored features."""
 
@@ -76,3 +110,31 @@ class FeatureProtocol(Protocol):
     def judge(self, features: Mapping[str, Features], splits: Splits) -> Score:
         """The score, from features under the same names."""
         ...
+
+
+class KnnProbe:
+    """k-NN, with the number of neighbours chosen on `val`; in paper mode the best of them on what is reported.
+
+    DINOv2 reports several k; that the largest is meant where one figure is given is an inference.
+    """
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.config, self.seed, self.mode = config.knn, config.seed, config.mode
+
+    def needs(self, splits: Splits, img_size: int) -> dict[str, Need]:
+        """Class tokens of all parts."""
+        return class_tokens(splits, EvaluationView(img_size, self.config.crop_pct))
+
+    def judge(self, features: Mapping[str, Features], splits: Splits) -> Score:
+        """Share of `test` whose class wins the vote of `train` and `val`."""
+        train, val, test = (features[part] for part in PARTS)
+        bank, labels = torch.cat([train["cls"], val["cls"]]), torch.cat([train.labels, val.labels])
+        reported = knn_scores((bank, labels), (test["cls"], test.labels), ks=self.config.k)
+        chosen_by = reported
+        if self.mode == "honest":
+            chosen_by = knn_scores((train["cls"], train.labels), (val["cls"], val.labels), ks=self.config.k)
+        k = max(chosen_by, key=lambda k: chosen_by[k].top1)  # the first of equals, the smallest
+        votes = knn_votes(bank, labels, test["cls"], k=k, num_classes=splits.num_classes)
+        by_k = {str(k): {"top1": found.top1, "top5": found.top5} for k, found in reported.items()}
+        settings = {"k": k, "tried": sorted(by_k, key=int), "crop_pct": self.config.crop_pct}
+        return scored(splits, votes, test, settings | chosen_on(self.mode), {"by_k": by_k}, seed=self.seed)

@@ -22,12 +22,14 @@ class Splits:
         val: To choose settings by; learned from too once they are chosen.
         test: To report.
         origin: Who made the parts, for the record.
+        metric: Name of what is reported.
     """
 
     train: Labelled
     val: Labelled
     test: Labelled
     origin: str
+    metric: str = "top1"
 
     @property
     def num_classes(self) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from attar.config.evaluate import EvaluateConfig
 from attar.errors import ConfigError, did_you_mean
 from attar.evaluation import datasets
+from attar.evaluation.protocols import FeatureProtocol, KnnProbe
 from attar.evaluation.splits import Splits, open_splits
 
 
@@ -33,14 +34,8 @@ class Task:
         return self.place in datasets.DATASETS
 
 
-PROTOCOLS: Mapping[str, str] = MappingProxyType(
-    {
-        "knn": "k nearest neighbours with DINO's votes",
-        "linear": "DINOv2's linear probe, 52 heads at once",
-        "logistic": "logistic regression for 45 penalties (Proteus, SynCLR)",
-    }
-)
-"""What each protocol is, in a line."""
+PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], FeatureProtocol]] = MappingProxyType({"knn": KnnProbe})
+"""Protocols by the name that tasks call them."""
 
 _PLAYGROUND = "playground:1?n=1400&variety=0"
 
@@ -73,6 +68,16 @@ def _parse(word: str) -> tuple[Task, ...]:
         f"'{word}' is no task.{did_you_mean(protocol, [*PROTOCOLS, *SUITES])} A task is PROTOCOL:DATASET or"
         f" PROTOCOL:DIR, with {', '.join(PROTOCOLS)}; or a suite: {', '.join(SUITES)}."
     )
+
+
+def protocol_of(task: Task, config: EvaluateConfig) -> FeatureProtocol:
+    """The task's protocol with its settings."""
+    return PROTOCOLS[task.protocol](config)
+
+
+def means() -> dict[str, list[str]]:
+    """Names of the tasks of suites whose papers report their mean."""
+    return {name: [str(task) for task in SUITES[name]] for name in ("proteus12",)}
 
 
 def open_task(task: Task, config: EvaluateConfig) -> Splits:

@@ -1,4 +1,4 @@
-"""Whom `attar evaluate` judges: of a run its student, its teacher and a random student, else the model that is named."""
+"""Whom `attar evaluate` judges: of a run its student, its teacher and a random student, else the model named."""
 
 from __future__ import annotations
 

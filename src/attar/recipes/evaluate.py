@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,16 +13,16 @@ from attar.config import EvaluateConfig
 from attar.data.loader import default_workers
 from attar.errors import MissingDatasetError
 from attar.evaluation.outputs import fingerprint
-from attar.evaluation.protocols import FeatureProtocol, Need, Score
+from attar.evaluation.protocols import FeatureProtocol, Need
 from attar.evaluation.splits import Splits
 from attar.evaluation.store import Features, FeatureStore
-from attar.evaluation.suite import SUITES, Task, open_task, parse_tasks, protocol_of
+from attar.evaluation.suite import Task, means, open_task, parse_tasks, protocol_of
 from attar.models import Backbone
 from attar.recipes.candidates import Candidate, candidates
 from attar.recipes.describe import describe, short
-from attar.reports import Result, comparison_table, read_results, write_result
+from attar.reports import Result, comparison_table, read_results, show, write_result
 from attar.utils.distributed import from_main, is_main, peers_in_words, pick_device, process_group
-from attar.utils.io import cache_dir, storage_errors, write_json
+from attar.utils.io import cache_dir, read_json, sha256_text, storage_errors, write_json
 from attar.utils.progress import Log
 from attar.utils.signals import polite_stop
 
@@ -79,17 +80,18 @@ def evaluate(config: EvaluateConfig) -> EvaluateReport:
 
 def _open(tasks: Sequence[Task], config: EvaluateConfig, log: Log) -> tuple[list[_Opened], dict[str, str]]:
     """The tasks whose data is here, and why others are skipped."""
-    opened, skipped, known = [], {}, {}
+    opened: list[_Opened] = []
+    skipped: dict[str, str] = {}
+    known: dict[str, Splits] = {}
     for task in tasks:
-        key = (task.place, task.splitting)
         try:
-            if key not in known:
-                known[key] = open_task(task, config)
+            if task.place not in known:
+                known[task.place] = open_task(task, config)
         except MissingDatasetError as error:
             skipped[str(task)] = str(error)
             log.say(f"  skipped  {task}: {error}")
             continue
-        opened.append(_Opened(task, known[key], protocol_of(task, known[key], config)))
+        opened.append(_Opened(task, known[task.place], protocol_of(task, config)))
     return opened, skipped
 
 
@@ -145,26 +147,49 @@ def _judge(
         value=score.value,
         ci95=score.ci95,
         n=score.n,
-        protocol=score.protocol | _about(one, backbone.img_size),
+        protocol=score.protocol,
         mode=config.mode,
         seed=config.seed,
         seconds=round(time.perf_counter() - started, 1),
-        source=asdict(backbone.source) | {"fingerprint": model},
+        source=asdict(backbone.source) | {"fingerprint": model, "judged": _judged(one, config)},
         details=score.details,
     )
     write_result(out / "results", _file(one.task, candidate, config), result)
-    log.say(f"           {one.task!s:32} {_shown(score)}")
+    log.say(f"           {one.task!s:32} {show(result)}")
 
 
 def _is_known(out: Path, candidate: Candidate, one: _Opened, config: EvaluateConfig, model: str) -> bool:
     """Whether the same weights were judged the same way on the same images before."""
-    name = _file(one.task, candidate, config)
-    before = next((r for path, r in read_results_by_name(out / "results").items() if path == name), None)
-    return before is not None and before.source.get("fingerprint") == model
+    path = out / "results" / f"{_file(one.task, candidate, config)}.json"
+    if not path.is_file():
+        return False
+    source = read_json(path)["source"]
+    return bool(source.get("fingerprint") == model and source.get("judged") == _judged(one, config))
 
 
-def _about(one: _Opened, img_size: int) -> dict[str, Any]:
+def _judged(one: _Opened, config: EvaluateConfig) -> dict[str, Any]:
+    """What was judged how: with the model's fingerprint all that shapes a figure."""
     splits = one.splits
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     images = {name: {"images": len(part), "fingerprint": part.source.fingerprint} for name, part in parts.items()}
-    return {"img_size": img_size, "split": splits.origin, "data": images}
+    settings = config.model_dump(mode="json", include={one.task.protocol, "img_size", "seed"})
+    return {"split": splits.origin, "data": images, "settings": settings}
+
+
+def _file(task: Task, candidate: Candidate, config: EvaluateConfig) -> str:
+    """A name for the result's file: readable, and different for tasks that read alike."""
+    readable = re.sub(r"[^\w.-]+", "-", str(task)).strip("-")[-60:]
+    return f"{readable}-{sha256_text(str(task))[:6]}-{candidate.role}-{config.mode}"
+
+
+def _finish(out: Path, tasks: Sequence[Task], skipped: Mapping[str, str], log: Log) -> EvaluateReport:
+    results = tuple(read_results(out / "results"))
+    wanted = {str(task) for task in tasks}
+    table = comparison_table([result for result in results if result.task in wanted], suites=means())
+    log.say(f"\n{table}\n")
+    if skipped:
+        log.say(
+            f"  skipped  {len(skipped)} of {len(tasks)} tasks, whose data is missing (skipped.json says how to get it)"
+        )
+    log.say(f"  results  {out / 'results'}")
+    return EvaluateReport(out, results, skipped, table)

@@ -1,6 +1,19 @@
 """Pages and tables that people read, made from result files alone."""
 
+from attar.reports.comparison import comparison_table, show
 from attar.reports.page import write_page
-from attar.reports.results import Result, Role, caution, markdown_table, read_results, verdict, write_result
+from attar.reports.results import Mode, Result, Role, caution, markdown_table, read_results, verdict, write_result
 
-__all__ = ["Result", "Role", "caution", "markdown_table", "read_results", "verdict", "write_page", "write_result"]
+__all__ = [
+    "Mode",
+    "Result",
+    "Role",
+    "caution",
+    "comparison_table",
+    "markdown_table",
+    "read_results",
+    "show",
+    "verdict",
+    "write_page",
+    "write_result",
+]

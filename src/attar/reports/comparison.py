@@ -31,7 +31,7 @@ def comparison_table(
     for task, metric in dict.fromkeys((r.task, r.metric) for r in results):
         own = {(r.role, r.mode): r for r in results if (r.task, r.metric) == (task, metric)}
         reported = [published_of(name, task, metric) for name in published]
-        figures = [_with_interval(own.get(column)) for column in columns]
+        figures = [show(own[column]) if column in own else "" for column in columns]
         lines.append(_line([task, metric, *figures, *(_figure(p.value, metric) if p else "" for p in reported)]))
     for suite, tasks in (suites or {}).items():
         means = [_mean([r for r in results if (r.role, r.mode) == column], tasks) for column in columns]
@@ -47,9 +47,8 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _with_interval(result: Result | None) -> str:
-    if result is None:
-        return ""
+def show(result: Result) -> str:
+    """A figure and its interval, in per cent or metres."""
     low, high = (_figure(value, result.metric) for value in result.ci95)
     return f"{_figure(result.value, result.metric)} ({low}–{high})"
 

@@ -1,0 +1,38 @@
+"""`attar evaluate --list` and `--table`: what there is to measure, and what was measured. Neither needs a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from attar.errors import DataError
+from attar.evaluation.datasets import list_datasets
+from attar.evaluation.suite import PROTOCOLS, SUITES, means
+from attar.reports import comparison_table, read_results
+from attar.reports.published import known_models
+
+
+def list_tasks(data_root: Path) -> str:
+    """Protocols, suites, and every data set: where it lies, or where it is expected and how to get it."""
+    lines = ["protocols, to be followed by :DATASET or :DIR"]
+    lines += [f"  {name:14}{(protocol.__doc__ or '').splitlines()[0]}" for name, protocol in PROTOCOLS.items()]
+    lines.append("suites")
+    lines += [f"  {name:14}{', '.join(map(str, tasks))}" for name, tasks in SUITES.items()]
+    lines.append(f"data sets below {data_root}")
+    for entry in list_datasets(data_root):
+        there = f"found in {entry.folder}" if entry.folder else f"missing. {entry.why}"
+        lines.append(f"  {entry.dataset.name:20}{entry.dataset.title}, {entry.dataset.metric}; {there}")
+    return "\n".join(lines)
+
+
+def table_of(out: Path, published: Sequence[str]) -> str:
+    """Markdown of all results in a directory, with the figures of published models beside.
+
+    Raises:
+        DataError: If there are no results.
+        ConfigError: If nothing is published of a model of that name.
+    """
+    results = read_results(out / "results")
+    if not results:
+        raise DataError(f"{out} holds no results. Give the --out of an attar evaluate, or the directory of a run.")
+    return comparison_table(results, published=known_models(published), suites=means())
