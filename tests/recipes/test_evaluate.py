@@ -1,0 +1,131 @@
+"""`attar evaluate` end to end on small real models: what is measured, written, skipped, and not done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import attar
+from attar.cli import main
+from attar.errors import ConfigError
+from small_runs import MODEL, distill_words, picture
+
+PLACE = "playground:1?n=160&variety=0"
+
+
+def words(out: Path, *more: str, model: str = MODEL, tasks: str = f"knn:{PLACE}") -> list[str]:
+    fixed = ("--weights", "random", "--img-size", "32", "--device", "cpu", "--workers", "0", "--knn.k", "3", "5")
+    return ["evaluate", model, "--tasks", tasks, "--out", str(out), *fixed, *more]
+
+
+def results(out: Path) -> dict[tuple[str, str], dict]:
+    found = [json.loads(path.read_text()) for path in sorted((out / "results").glob("*.json"))]
+    return {(one["task"], one["role"]): one for one in found}
+
+
+def write_classes(root: Path, count: int = 6) -> Path:
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            picture(number + 100 * (name == "dog")).save(root / name / f"{number}.png")
+    return root
+
+
+def test_a_result_says_what_was_measured_how_and_on_what(tmp_path: Path, capsys) -> None:
+    assert main(words(tmp_path / "out", "--mode", "paper")) == 0
+    ((key, found),) = results(tmp_path / "out").items()
+    assert key == (f"knn:{PLACE}", "model")
+    assert found["metric"] == "top1"
+    assert found["n"] == 80
+    assert 0 <= found["ci95"][0] <= found["value"] <= found["ci95"][1] <= 1
+    assert found["mode"] == "paper"
+    assert found["protocol"]["chosen_on"] == "the images reported on"
+    assert set(found["details"]["by_k"]) == {"3", "5"}
+    assert found["value"] == max(by_k["top1"] for by_k in found["details"]["by_k"].values())
+    said = capsys.readouterr().out
+    assert f"| knn:{PLACE} | top1 | {100 * found['value']:.1f} (" in said
+
+
+def test_honest_mode_chooses_on_other_images_than_it_reports(tmp_path: Path) -> None:
+    assert main(words(tmp_path / "out")) == 0
+    found = results(tmp_path / "out")[f"knn:{PLACE}", "model"]
+    assert found["protocol"]["chosen_on"] == "val"
+    assert found["value"] == found["details"]["by_k"][str(found["protocol"]["k"])]["top1"]
+    assert found["source"]["judged"]["data"]["val"]["images"] > 0
+
+
+def test_what_is_known_is_not_measured_again(tmp_path: Path, capsys) -> None:
+    assert main(words(tmp_path / "out")) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/results").iterdir()}
+    assert main(words(tmp_path / "out")) == 0
+    assert "measured before" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out/results").iterdir()}
+    assert main(words(tmp_path / "out", "--knn.k", "7")) == 0
+    assert set(results(tmp_path / "out")[f"knn:{PLACE}", "model"]["details"]["by_k"]) == {"7"}
+
+
+def test_a_run_is_judged_with_its_teacher_and_a_random_student(tmp_path: Path, capsys) -> None:
+    write_classes(tmp_path / "images")
+    assert main(distill_words(tmp_path)) == 0
+    run = tmp_path / "out"
+    assert main([*words(tmp_path / "judged", model=str(run))[:-5], "--knn.k", "3", "--weights", "pretrained"]) == 0
+    found = results(tmp_path / "judged")
+    assert [role for _, role in found] == ["random", "student", "teacher"]
+    assert len({one["source"]["fingerprint"] for one in found.values()}) == 3
+    assert "student, honest | teacher, honest | random, honest" in capsys.readouterr().out
+
+
+def test_roles_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="role teacher"):
+        attar.evaluate(
+            attar.EvaluateConfig(model=MODEL, weights="random", tasks=f"knn:{PLACE}", out=str(tmp_path), roles="teacher")
+        )
+
+
+def test_a_missing_data_set_is_skipped_loudly_and_the_rest_is_done(tmp_path: Path, capsys) -> None:
+    folder = write_classes(tmp_path / "mine")
+    tasks = f"knn:cifar10,knn:{folder}"
+    assert main(words(tmp_path / "out", "--data-root", str(tmp_path), tasks=tasks)) == 0
+    skipped = json.loads((tmp_path / "out/skipped.json").read_text())
+    assert list(skipped) == ["knn:cifar10"]
+    assert "CIFAR-10" in skipped["knn:cifar10"]
+    said = capsys.readouterr().out
+    assert "skipped  knn:cifar10" in said
+    assert "1 of 2 tasks" in said
+    assert list(results(tmp_path / "out")) == [(f"knn:{folder}", "model")]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "reason"),
+    [
+        ("nkk:x", "Did you mean 'knn'"),
+        ("proteus21", "Did you mean 'proteus12'"),
+        ("knn:", "is no task"),
+        ("knn:cifar10", "data_root is not set"),
+    ],
+)
+def test_wrong_tasks_are_refused_with_a_remedy(tmp_path: Path, tasks: str, reason: str, capsys) -> None:
+    assert main(words(tmp_path / "out", tasks=tasks)) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_tasks_may_be_separated_by_commas_or_spaces() -> None:
+    def tasks(*given: str):
+        return attar.EvaluateConfig(model="m", out="o", tasks=given).tasks
+
+    assert tasks("knn:a,linear:b", "proteus12") == tasks("knn:a", "linear:b,proteus12")
+    assert tasks("knn:/there/a, b/c") == ("knn:/there/a, b/c",)  # a comma in a folder's name
+
+
+def test_table_and_list_need_no_model(tmp_path: Path, capsys) -> None:
+    assert main(words(tmp_path / "out")) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--table", "--out", str(tmp_path / "out"), "--published", "Proteus-S/14"]) == 0
+    assert "Proteus-S/14 ¹" in capsys.readouterr().out
+    assert main(["evaluate", "--list", "--data-root", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "knn" in said
+    assert "cub200" in said
+    assert "missing" in said
