@@ -501,7 +501,13 @@ RUN_DIRECTORY = [
         trained,
     ),
     Row("run.json damaged", after_a_run(lambda out: (out / "run.json").write_text("{")), 2, ("damaged", "new --out")),
-    Row("images added", after_a_run(add_picture), 2, ("another data fingerprint", "new --out")),
+    Row(
+        "images added",
+        after_a_run(add_picture),
+        2,
+        ("other data: ", "/images had 12 images (", "), now 13 images (", "new --out", "--resume-anyway"),
+        then_runs("--resume-anyway"),
+    ),
     Row("newest checkpoint damaged", after_a_run(damage_newest), 0, ("step-00000002 is damaged", "from step-00000001")),
     Row("checkpoints damaged", after_a_run(damage_all), 0, ("step-00000001 is damaged", "from the beginning"), trained),
 ]

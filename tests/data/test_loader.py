@@ -12,7 +12,14 @@ import torch
 
 from attar.config import ViewsConfig
 from attar.data.decode import open_image
-from attar.data.loader import EvaluationDataset, ViewDataset, default_workers, evaluation_batches, training_batches
+from attar.data.loader import (
+    EvaluationDataset,
+    ViewDataset,
+    default_workers,
+    evaluation_batches,
+    is_readable,
+    training_batches,
+)
 from attar.data.sampler import ViewOrder
 from attar.data.sources import open_source
 from attar.data.views import EvaluationView, training_view
@@ -213,6 +220,11 @@ def test_unreadable_images_are_replaced_and_reported(images, with_broken):
         else:  # a broken image changes no view but its own
             assert batch.samples[place] == sound.samples[place]
             assert torch.equal(batch.views[place], sound.views[place])
+
+
+def test_what_is_readable_has_all_its_pixels(with_broken):
+    source = open_source(str(with_broken))
+    assert {row for row in range(len(source)) if not is_readable(source, row)} == BROKEN
 
 
 def test_a_replacement_is_a_view_of_the_image_it_names(with_broken):

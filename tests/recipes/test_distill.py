@@ -98,3 +98,22 @@ def test_another_teacher_does_not_go_on_with_a_run_unless_asked_to(which, tmp_pa
     with pytest.raises(CheckpointError, match=rf"another {which if which == 'teacher' else 'teacher classifier'} \("):
         attar.distill(config)
     attar.distill(config.replace(resume_anyway=True))
+
+
+def test_a_run_goes_on_with_changed_images_when_asked_to_and_says_so(tmp_path):
+    config = config_of("hint", tmp_path)
+    run = attar.distill(config).run
+    before = steps_of(run)
+    shutil.rmtree(run / "checkpoints/step-00000002")  # as if it had been stopped after the first step
+    write_pictures(tmp_path / "images/fox", 5)
+    with pytest.raises(CheckpointError, match=r"other data: .*/images had 12 images \(.*, now 17 images \("):
+        attar.distill(config)
+    report = attar.distill(config.replace(resume_anyway=True))
+    after = steps_of(run)
+    assert after[0] == before[0]
+    assert after[1]["loss"] != before[1]["loss"]  # of other images
+    change = f"with other data: {tmp_path}/images had 12 images ("
+    assert f"  resume   anyway: step-00000001 was made {change}" in (run / "log.txt").read_text()
+    for text in ((report.student / "README.md").read_text(), (run / "report.html").read_text()):
+        assert f"up to step 1 {change}" in text
+    attar.distill(config)  # the newest checkpoint belongs to the images of now

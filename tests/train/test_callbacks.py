@@ -130,11 +130,23 @@ def test_more_than_the_share_end_the_run(share, allowed, state, tmp_path, log):
 
 def test_those_of_an_earlier_start_count(state, tmp_path, log):
     path = tmp_path / "bad.jsonl"
-    path.write_text("".join(f'{{"sample": {number}}}\n' for number in range(5)))
+    path.write_text("".join(f'{{"sample": {number}, "path": "{number}.png"}}\n' for number in range(5)))
     callback = BadFiles(path, log, num_samples=100, max_share=0.05)
     callback.on_start(state)
     with pytest.raises(DataError, match="6 of 100"):
         found(callback, state, 99)
+
+
+def test_those_that_are_mended_or_gone_count_no_longer(state, tmp_path, log):
+    # the message says "mend or remove them": whoever did must be let on
+    path = tmp_path / "bad.jsonl"
+    path.write_text("".join(f'{{"sample": {number}, "path": "{number}.png"}}\n' for number in range(5)))
+    still = {(1, "1.png"), (2, "2.png")}
+    callback = BadFiles(path, log, num_samples=100, max_share=0.05, is_bad=lambda *what: what in still)
+    callback.on_start(state)
+    found(callback, state, 3, 98, 99)  # the third is broken again
+    with pytest.raises(DataError, match="6 of 100"):
+        found(callback, state, 97)
 
 
 def test_what_shards_have_lost_counts_as_well(state, tmp_path, log):

@@ -101,6 +101,53 @@ def test_checkpoint_of_other_data_or_another_run_is_refused(tmp_path: Path) -> N
         load_checkpoint(tmp_path, new_state(), IDENTITY | {"run_id": "other"})
 
 
+PLACES = {"a": "12 images (fingerprint 1)", "b": "5 images (fingerprint 2)"}
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        (
+            {**PLACES, "a": "13 images (fingerprint 3)"},
+            "a had 12 images (fingerprint 1), now 13 images (fingerprint 3)",
+        ),
+        ({"a": PLACES["a"]}, "b had 5 images (fingerprint 2), now no part"),
+        ({**PLACES, "c": "1 images (fingerprint 4)"}, "c had no part, now 1 images (fingerprint 4)"),
+        (dict(reversed(PLACES.items())), "the same places in another order"),
+    ],
+)
+def test_a_refusal_tells_which_place_has_changed_and_how(tmp_path: Path, places: dict[str, str], says: str) -> None:
+    save_checkpoint(tmp_path, new_state(), IDENTITY | {"places": PLACES}, keep=1)
+    now = IDENTITY | {"data_fingerprint": "other", "places": places}
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path, new_state(), now)
+    assert f"was made with other data: {says}. Restore the data" in str(caught.value)
+
+
+def test_other_data_and_another_teacher_go_on_when_asked_and_are_written_down(tmp_path: Path) -> None:
+    before = IDENTITY | {"places": PLACES, "teacher": "t"}
+    now = before | {"data_fingerprint": "other", "places": {"a": PLACES["a"]}, "teacher": "u"}
+    state, said = new_state(), []
+    state.step = 7
+    save_checkpoint(tmp_path, state, before, keep=2)
+    with pytest.raises(CheckpointError, match="another run id"):
+        load_checkpoint(tmp_path, new_state(), now | {"run_id": "other"}, anyway=True)
+    state = new_state()
+    load_checkpoint(tmp_path, state, now, anyway=True, say=said.append)
+    assert [line.partition("made with ")[2] for line in said] == [
+        "other data: b had 5 images (fingerprint 2), now no part",
+        "another teacher (t, now u)",
+    ]
+    assert [note.partition(" with ")[0] for note in state.notes["changes"]] == ["up to step 7"] * 2
+    state.step = 8
+    save_checkpoint(tmp_path, state, now, keep=2)
+    again = new_state()
+    assert load_checkpoint(tmp_path, again, now) is not None  # asked once, it belongs to the data and teacher of now
+    assert again.notes == state.notes
+    with pytest.raises(CheckpointError, match="other data"):
+        load_checkpoint(tmp_path, new_state(), before)
+
+
 def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     with pytest.raises(CheckpointError, match="does not fit"):

@@ -169,7 +169,7 @@ class DistillConfig(Config):
     )
     tensorboard: bool = Field(False, description="write TensorBoard events too (extra: tb)")
     reindex: bool = Field(False, description="list the image folder anew instead of trusting the cached index")
-    resume_anyway: bool = Field(False, description="go on in a directory that holds a run with other settings")
+    resume_anyway: bool = Field(False, description="go on with a run that had other settings, data or teacher")
     proteus: ProteusConfig = ProteusConfig()
     logits: LogitsConfig = LogitsConfig()
     parallel: ParallelConfig = ParallelConfig()

@@ -87,6 +87,15 @@ class ViewDataset(Dataset[Item | DataError]):
         )
 
 
+def is_readable(source: Source, row: int) -> bool:
+    """Whether an image can be decoded, to its last pixel."""
+    try:
+        open_image(source.read(row), name=source.name(row)).resized(None, (8, 8))
+    except DecodeError:
+        return False
+    return True
+
+
 def training_batches(
     dataset: ViewDataset,
     *,

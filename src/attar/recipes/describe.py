@@ -108,9 +108,10 @@ def which(best: Mapping[str, Any]) -> str:
     return f"{name} at step {best['step']:,}"
 
 
-def facts(built: Assembly, best: Mapping[str, Any]) -> dict[str, str]:
+def facts(built: Assembly, notes: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]:
     """What page and model card say of where the student comes from."""
     teacher, config = built.teacher.source, built.config
+    changes = {"changed meanwhile": "; ".join(notes["changes"])} if "changes" in notes else {}
     classifier = {"teacher classifier": Path(config.teacher_classifier).name} if config.teacher_classifier else {}
     return {
         "method": built.method.title,
@@ -123,6 +124,7 @@ def facts(built: Assembly, best: Mapping[str, Any]) -> dict[str, str]:
         "weights kept": which(best),
         "data": "; ".join(map(str, named_places(config.data, built.source))),
         "images": f"{len(built.source):,}, fingerprint {built.source.fingerprint[:16]}",
+        **changes,
         "monitor": _judged_on(built),
         "training": f"{built.total_steps:,} steps of {config.batch_size:,} views, seed {config.seed}",
         "made with": f"attar {__version__}",
@@ -141,8 +143,8 @@ def _has_teacher(config: DistillConfig) -> bool:
     return config.method != "labels"
 
 
-def card(built: Assembly, best: Mapping[str, Any], results: list[Result]) -> str:
+def card(built: Assembly, notes: Mapping[str, Any], best: Mapping[str, Any], results: list[Result]) -> str:
     """The model card."""
     origin = short(built.config.teacher) if _has_teacher(built.config) else "labels"
     title = f"{short(built.config.student)} from {origin}"
-    return model_card(title, facts(built, best), markdown_table(results), library=library_of(built.student))
+    return model_card(title, facts(built, notes, best), markdown_table(results), library=library_of(built.student))

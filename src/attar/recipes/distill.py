@@ -15,7 +15,8 @@ import torch
 from attar._version import __version__
 from attar.config import DistillConfig
 from attar.data.base import lost_images
-from attar.data.loader import ViewDataset, training_batches
+from attar.data.loader import ViewDataset, is_readable, training_batches
+from attar.data.sources import named_places
 from attar.errors import TrainingError
 from attar.export import write_student
 from attar.models import Backbone
@@ -103,7 +104,9 @@ def distill(config: DistillConfig) -> DistillReport:
             built.method.learner, built.student, config.optim, engine=config.parallel.engine, device=device
         )
         built.method.learner = state.wrapped
-        resumed = load_checkpoint(run.checkpoints, state, _identity(built, run), say=log.say)
+        resumed = load_checkpoint(
+            run.checkpoints, state, _identity(built, run), anyway=config.resume_anyway, say=log.say
+        )
         if resumed is not None:
             done = " (complete)" if state.step >= built.total_steps else ""
             log.say(f"  resume   from {resumed.name}{done}")
@@ -146,7 +149,7 @@ def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, base
         base_lr(config.optim, config.batch_size), built.total_steps, built.steps_per_epoch, config.optim
     )
     stream = batches(start_step=state.step, num_steps=built.total_steps)
-    fit(built.method, state, stream, schedule, settings, _callbacks(built, run, log, baselines))
+    fit(built.method, state, stream, schedule, settings, _callbacks(built, run, state, log, baselines))
 
 
 @contextlib.contextmanager
@@ -166,7 +169,7 @@ def _memory_in_words(config: DistillConfig) -> Iterator[None]:
         ) from None
 
 
-def _callbacks(built: Assembly, run: RunDirectory, log: Log, baselines: str) -> list[Callback]:
+def _callbacks(built: Assembly, run: RunDirectory, state: TrainState, log: Log, baselines: str) -> list[Callback]:
     config, total = built.config, built.total_steps
     tenth = max(1, math.ceil(total / 10))
     log_every = config.log_every or max(1, total // 100)
@@ -189,7 +192,7 @@ def _callbacks(built: Assembly, run: RunDirectory, log: Log, baselines: str) -> 
                 every=config.monitoring.every or tenth,
                 total_steps=total,
                 beside=baselines,
-                keep_best=partial(_keep_best, built, run),
+                keep_best=partial(_keep_best, built, run, state),
             )
         )
     every = config.checkpoint.every or min(tenth, max(int(built.steps_per_epoch), 100))
@@ -198,32 +201,39 @@ def _callbacks(built: Assembly, run: RunDirectory, log: Log, baselines: str) -> 
 
 
 def _bad_files(built: Assembly, run: RunDirectory, log: Log) -> BadFiles:
-    lost = lost_images(built.source)
+    source, lost = built.source, lost_images(built.source)
     return BadFiles(
-        run.bad_files, log, num_samples=len(built.source) + lost, max_share=built.config.max_bad_share, lost=lost
+        run.bad_files,
+        log,
+        num_samples=len(source) + lost,
+        max_share=built.config.max_bad_share,
+        lost=lost,
+        is_bad=lambda row, name: row < len(source) and source.name(row) == name and not is_readable(source, row),
     )
 
 
-def _keep_best(built: Assembly, run: RunDirectory, backbone: Backbone, best: Mapping[str, Any]) -> None:
-    write_student(run.student, backbone, card=card(built, best, []))
+def _keep_best(
+    built: Assembly, run: RunDirectory, state: TrainState, backbone: Backbone, best: Mapping[str, Any]
+) -> None:
+    write_student(run.student, backbone, card=card(built, state.notes, best, []))
 
 
 def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log, student: Backbone) -> DistillReport:
     """Write the last student, judge the one that was kept, write card and page; say what came out."""
     last: dict[str, Any] = {"role": "student", "step": state.step}
-    write_student(run.student_last, student, card=card(built, last, []))
+    write_student(run.student_last, student, card=card(built, state.notes, last, []))
     best = state.notes.get("best") if (run.student / "model.safetensors").is_file() else None
     if built.monitor is None or best is None:
         best = last
-        write_student(run.student, student, card=card(built, best, []))
+        write_student(run.student, student, card=card(built, state.notes, best, []))
     if built.monitor is not None:
         # the file that ships is what is reported, not what stood in memory when it was written
         weights = str(run.student / "model.safetensors")
         kept = load_student(built.config, weights, preprocess=built.student.preprocess)
         judge(built, run, "student", kept.to(built.device))
     results = read_results(run.results)
-    write_text(run.student / "README.md", card(built, best, results))
-    write_json(run.path / "about.json", facts(built, best))
+    write_text(run.student / "README.md", card(built, state.notes, best, results))
+    write_json(run.path / "about.json", facts(built, state.notes, best))
     page = write_page(run.path)
     sentence = verdict(results)
     say_results(log, results, best)
@@ -238,9 +248,16 @@ def _is_unjudged(built: Assembly, state: TrainState) -> bool:
 
 
 def _identity(built: Assembly, run: RunDirectory) -> dict[str, Any]:
-    """What a checkpoint belongs to: the run, its images, and the weights that teach, unless these may differ."""
-    identity: dict[str, Any] = {"run_id": run.run_id, "data_fingerprint": built.source.fingerprint}
-    if not built.config.resume_anyway and built.config.method != "labels":
+    """What a checkpoint belongs to: the run, its images, and the weights that teach."""
+    identity: dict[str, Any] = {
+        "run_id": run.run_id,
+        "data_fingerprint": built.source.fingerprint,
+        "places": {
+            place.name: f"{place.images:,} images (fingerprint {place.fingerprint[:16]})"
+            for place in named_places(built.config.data, built.source)
+        },
+    }
+    if built.config.method != "labels":
         identity["teacher"] = built.teacher.source.sha256
         if built.config.teacher_classifier:
             identity["teacher_classifier"] = sha256_file(Path(built.config.teacher_classifier).expanduser())

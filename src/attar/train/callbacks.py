@@ -138,16 +138,29 @@ def most_bad(num_samples: int, max_share: float) -> int:
 
 
 class BadFiles(NoEffect):
-    """Records unreadable files and stops the run when there are too many of them, with those `lost` from the start."""
+    """Records unreadable files and stops the run when there are too many of them, with those `lost` from the start.
 
-    def __init__(self, path: Path, log: Log, *, num_samples: int, max_share: float, lost: int = 0) -> None:
-        self.path, self.log, self.num_samples, self.lost = path, log, num_samples, lost
+    Those of an earlier start count while `is_bad` (sample, name) says so: they may be mended, or no longer there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        log: Log,
+        *,
+        num_samples: int,
+        max_share: float,
+        lost: int = 0,
+        is_bad: Callable[[int, str], bool] = lambda sample, name: True,
+    ) -> None:
+        self.path, self.log, self.num_samples, self.lost, self.is_bad = path, log, num_samples, lost, is_bad
         self.limit = most_bad(num_samples, max_share)
         self.seen: set[int] = set()
 
     def on_start(self, state: TrainState) -> None:
         """Remember what an earlier part of the run found."""
-        self.seen = {line["sample"] for line in read_lines(self.path) if "sample" in line}
+        known = [line for line in read_lines(self.path) if "sample" in line]
+        self.seen = {line["sample"] for line in known if self.is_bad(line["sample"], line["path"])}
 
     def on_step(self, state: TrainState, record: StepRecord) -> None:
         """Write down new ones; too many end the run."""

@@ -24,7 +24,7 @@ from attar.utils.io import new_folder, read_json, sha256_file, write_json
 
 _NAME = re.compile(r"step-(\d{8})$")
 _REMEDIES = {
-    "data_fingerprint": "Restore the data as it was, or choose a new --out.",
+    "data_fingerprint": "Restore the data, choose a new --out, or add --resume-anyway to go on with these images.",
     "teacher": "Restore the teacher's weights, choose a new --out, or add --resume-anyway.",
     "teacher_classifier": "Restore that file, choose a new --out, or add --resume-anyway.",
 }
@@ -38,7 +38,8 @@ def save_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any], *
     Args:
         folder: The run's `checkpoints` folder.
         state: What to save.
-        identity: What a resume must agree with: run id, fingerprint of the data, hash of the teacher's weights.
+        identity: What a resume must agree with: run id, fingerprint of the data, hash of the teacher's weights. Its
+            `places`, what each place of the data holds, are there to tell what has changed.
         keep: Checkpoints that stay.
 
     Raises:
@@ -66,15 +67,22 @@ def _remove_old(folder: Path, newest: Path, keep: int) -> None:
 
 
 def load_checkpoint(
-    folder: Path, state: TrainState, identity: dict[str, Any], *, say: Callable[[str], None] = print
+    folder: Path,
+    state: TrainState,
+    identity: dict[str, Any],
+    *,
+    anyway: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Path | None:
     """Load the newest complete checkpoint into `state`; damaged ones are passed over, and `say` is told.
+
+    With `anyway` other data and another teacher are no error: `say` and the state's notes are told what has changed.
 
     Returns:
         The checkpoint, or None if there is no complete one.
 
     Raises:
-        CheckpointError: If the newest complete one belongs to other data or another run.
+        CheckpointError: If the newest complete one belongs to other data, another teacher or another run.
     """
     path = from_main(lambda: _newest_complete(folder, say))
     if path is None:
@@ -86,12 +94,11 @@ def load_checkpoint(
             f"checkpoint {path} cannot be read on each machine of this run ({error.strerror})."
             " Give an --out on storage that all of them share."
         ) from None
-    for key, value in identity.items():
-        if key in about and about[key] != value:  # one of an older version may not know all of them
-            raise CheckpointError(
-                f"checkpoint {path} was made with another {key.replace('_', ' ')} ({about[key]}, now {value})."
-                f" {_REMEDIES.get(key, 'Choose a new --out.')}"
-            )
+    changes = dict(_changes(about, identity))
+    for key, change in changes.items():
+        if not anyway or key == "run_id":
+            remedy = _REMEDIES.get(key, "Choose a new --out.")
+            raise CheckpointError(f"checkpoint {path} was made with {change}. {remedy}")
     try:
         state.load_tensors(_TensorFile(path / "tensors.safetensors"))
     except (RuntimeError, KeyError, ValueError, SafetensorError) as error:
@@ -99,7 +106,28 @@ def load_checkpoint(
             f"checkpoint {path} does not fit this run's models ({error}). Choose a new --out."
         ) from None
     state.step, state.notes = about["step"], about["notes"]
+    for change in changes.values():
+        say(f"  resume   anyway: {path.name} was made with {change}")
+        state.notes.setdefault("changes", []).append(f"up to step {state.step:,} with {change}")
     return path
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a checkpoint was made with and is another now, in words; one of an older version may not know all of it."""
+    for key in [key for key in now if key != "places" and before.get(key, now[key]) != now[key]]:
+        if key == "data_fingerprint" and "places" in before:
+            yield key, f"other data: {_changed_places(before['places'], now['places'])}"
+        else:
+            yield key, f"another {key.replace('_', ' ')} ({before[key]}, now {now[key]})"
+
+
+def _changed_places(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    changed = [
+        f"{name} had {before.get(name, 'no part')}, now {now.get(name, 'no part')}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    return "; ".join(changed) or "the same places in another order"
 
 
 class _TensorFile(Mapping[str, Tensor]):
