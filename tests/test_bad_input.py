@@ -198,7 +198,7 @@ def teacher_state():
 
 
 def save_prefixed(path):
-    torch.save({f"module.encoder.{key}": value for key, value in teacher_state().items()}, path)
+    torch.save({f"net.encoder.{key}": value for key, value in teacher_state().items()}, path)
 
 
 def save_other_architecture(path):
@@ -424,10 +424,10 @@ WEIGHTS = [
     ),
     Row("weights cut short", weights(save_truncated), 2, ("teacher.pth cannot be read", "damaged or cut short")),
     Row("weights a text", weights(lambda path: path.write_text("hello")), 2, ("teacher.pth cannot be read",)),
-    Row("weights with code", weights(save_with_code), 2, ("teacher.pth cannot be read", "never runs"), no_canary),
+    Row("weights with code", weights(save_with_code), 2, ("teacher.pth cannot be read", "never does"), no_canary),
     Row("weights of another net", weights(save_other_architecture), 2, ("do not fit", "another architecture")),
     Row("weights of another width", weights(save_other_width), 2, ("do not fit", "(1, 17, 48)", "of another size")),
-    Row("weights with a prefix", weights(save_prefixed), 2, ("do not fit", "'module.encoder.'", "strip that prefix")),
+    Row("weights with a prefix", weights(save_prefixed), 2, ("do not fit", "'net.encoder.'", "strip that prefix")),
     Row("NaN in weights", weights(save_with_nan), 1, ("loss of step 1 is nan", "were not changed", ".png", "Try")),
 ]
 
@@ -518,7 +518,7 @@ METHODS = [
     Row("classifier without logits", with_classifier("proteus"), 2, ("no use for it", "Try --method logits")),
     Row("classifier absent", with_classifier("soft_logits"), 2, ("classifier.pth does not exist",), nothing_started),
     Row("classifier cut short", with_classifier("soft_logits", save_truncated), 2, ("classifier.pth cannot be read",)),
-    Row("classifier in code", with_classifier("soft_logits", save_with_code), 2, ("never runs",), no_canary),
+    Row("classifier in code", with_classifier("soft_logits", save_with_code), 2, ("never does",), no_canary),
     Row(
         "classifier a backbone",
         with_classifier("soft_logits", lambda path: torch.save(teacher_state(), path)),

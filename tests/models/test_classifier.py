@@ -32,7 +32,7 @@ def tokens():
     return backbone().tokens(torch.rand(3, 3, 32, 32))
 
 
-@pytest.mark.parametrize("name", ["", "fc.", "head.", "head.fc.", "classifier.", "linear_head."])
+@pytest.mark.parametrize("name", ["", "fc.", "head.", "head.fc.", "classifier.", "linear_head.", "module.fc."])
 def test_a_classifier_on_the_class_token_under_any_usual_name(name, tmp_path, tokens):
     weight, bias = random(K, DIM), random(K)
     found = load(tmp_path, {f"{name}weight": weight, f"{name}bias": bias})

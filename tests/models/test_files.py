@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 from official_dinov2 import State, random_state
 from official_files import openai_state, siglip_state
 from safetensors.torch import save_file
@@ -21,7 +22,7 @@ from torch import nn
 
 from attar.errors import WeightsError
 from attar.models import load_backbone
-from attar.models.files import read_state_dict
+from attar.models.files import not_fetched, read_checkpoint, read_state_dict
 
 NAME = "vit_small_patch14_dinov2?depth=2&embed_dim=48&num_heads=3"
 
@@ -37,11 +38,19 @@ def test_a_cut_file_is_an_error(suffix, share, tmp_path):
     assert ("is empty" if share == 0 else "cut short") in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_text_file_is_an_error(suffix, tmp_path):
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\n<!DOCTYPE html><html>404: no such file</html>", "it is a web page, .* Download it again"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0a\n", "git-lfs' pointer .* git lfs pull"),
+        ("hello " * 20, r"damaged or cut short \(120 bytes\), or no weight file"),
+    ],
+)
+def test_a_text_in_place_of_weights_is_told_by_what_it_is(suffix, text, says, tmp_path):
     file = tmp_path / f"page{suffix}"
-    file.write_text("<html>404: no such file</html>\n" * 20)
-    with pytest.raises(WeightsError, match="cannot be read as plain tensors"):
+    file.write_text(text)
+    with pytest.raises(WeightsError, match=f"cannot be read: .*{says}"):
         read_state_dict(file)
 
 
@@ -63,8 +72,10 @@ def test_code_in_a_checkpoint_does_not_run(how, tmp_path):
         torch.save(trap, file)
     else:
         file.write_bytes(pickle.dumps(trap))
-    with pytest.raises(WeightsError, match="never runs"):
+    with pytest.raises(WeightsError, match="to run code, which attar never does") as caught:
         load_backbone(NAME, weights=file, img_size=70)
+    assert "weights_only" not in str(caught.value)  # torch advises to turn it off
+    assert ("than tensors (" in str(caught.value)) is (how == "torch")  # the name of what would run
     assert not trace.exists()
     pickle.loads(pickle.dumps(trap["extra"]))
     assert trace.exists()  # the trap was armed
@@ -111,7 +122,7 @@ def test_a_torchscript_archive_needs_trust(tmp_path):
 def test_trust_in_torchscript_is_no_trust_in_pickles(tmp_path):
     trace = tmp_path / "it-ran"
     torch.save({**random_state(dim=48), "extra": Command(trace)}, tmp_path / "trap.pth")
-    with pytest.raises(WeightsError, match="never runs"):
+    with pytest.raises(WeightsError, match="attar never does"):
         load_backbone(NAME, weights=tmp_path / "trap.pth", img_size=70, trust_torchscript=True)
     assert not trace.exists()
 
@@ -128,6 +139,37 @@ def test_torch_checkpoints_of_both_formats_are_read(is_zip, tmp_path):
     torch.save({"model": state, "epoch": 3}, tmp_path / "old.pth", _use_new_zipfile_serialization=is_zip)
     found = read_state_dict(tmp_path / "old.pth")
     assert all(torch.equal(value, found[key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("beside", "note"),
+    [
+        (
+            {"model_ema": {"w": torch.ones(1)}, "optimizer": {"state": {0: {"m": torch.ones(1)}}}},
+            "model, not model_ema",
+        ),
+        ({"model_ema": None, "args": argparse.Namespace(lr=0.1)}, ""),
+    ],
+)
+def test_weights_that_are_passed_over_are_named(beside, note, tmp_path):
+    torch.save({"model": {"w": torch.zeros(1)}, **beside}, tmp_path / "run.pth")
+    assert read_checkpoint(tmp_path / "run.pth") == ({"w": torch.zeros(1)}, note)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (GatedRepoError.__new__(GatedRepoError), "its owner wants the terms accepted"),
+        (LocalEntryNotFoundError("An error happened ..."), "the hub does not answer, and the cache holds no copy"),
+        (EntryNotFoundError("404"), "the repository holds no such file"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (KeyError("etag"), "KeyError"),
+    ],
+)
+def test_what_did_not_arrive_from_the_hub_is_said_in_our_words(error, reason):
+    says = str(not_fetched("pretrained weights of 'x'", error, instead="a weight file"))
+    assert f"could not be fetched from the model hub: {reason}" in says
+    assert says.endswith(". Without it, give a weight file.")
 
 
 def test_what_stands_beside_the_weights_is_not_read_into_memory(tmp_path):
@@ -154,7 +196,7 @@ def test_a_cut_archive_of_arrays_is_an_error(share, tmp_path):
 def test_code_in_an_archive_of_arrays_does_not_run(tmp_path):
     trace = tmp_path / "it-ran"
     np.savez(tmp_path / "trap.npz", extra=np.array([Command(trace)], dtype=object))
-    with pytest.raises(WeightsError, match="never runs"):
+    with pytest.raises(WeightsError, match="attar never does"):
         read_state_dict(tmp_path / "trap.npz")
     assert not trace.exists()
 

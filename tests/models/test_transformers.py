@@ -42,6 +42,7 @@ ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 NORMS = {"clip": "post_layernorm", "siglip": "post_layernorm", "siglip2": "post_layernorm", "dinov3_vit": "norm"}
 NUM_PREFIX = {"dinov2_with_registers": 4, "dinov3_vit": 4, "siglip": 0, "siglip2": 0}
 HALF = (0.5, 0.5, 0.5)
+TIMMS = "vit_small_patch14_dinov2?patch_size=8&embed_dim=48&depth=2&num_heads=3"
 
 
 def write_model(folder: Path, cls: str, config: Any, **arguments: Any) -> Any:
@@ -291,6 +292,22 @@ def test_one_key_that_does_not_fit_is_named(name, harm, tmp_path):
     assert ("image_head.weight" if harm == "stray" else key) in str(caught.value)
 
 
+def test_timms_file_is_sent_to_timms_architecture(tmp_path):
+    write_encoder(tmp_path, "dinov2")
+    torch.save(load_backbone(TIMMS, weights="random", img_size=32).model.state_dict(), tmp_path / "timm.pth")
+    with pytest.raises(WeightsError, match=r"as timm does, .* as transformers does: .* timm:NAME") as caught:
+        load_backbone(f"hf:{tmp_path}", weights=tmp_path / "timm.pth")
+    assert "Renamed" not in str(caught.value)
+
+
+def test_what_data_parallel_puts_before_every_key_is_taken_off(tmp_path):
+    state = write_encoder(tmp_path, "dinov2").state_dict()
+    torch.save({"model": {f"module.{key}": v for key, v in state.items()}, "model_ema": state}, tmp_path / "run.pth")
+    found = load_backbone(f"hf:{tmp_path}", weights=tmp_path / "run.pth")
+    assert torch.equal(found.model.model.state_dict()["layernorm.weight"], state["layernorm.weight"])
+    assert found.source.weights == "transformers (model, not model_ema)"
+
+
 def test_a_transformers_without_its_table_of_names_still_refuses_with_its_own(tmp_path, monkeypatch):
     """That table is no part of its public face."""
     monkeypatch.delattr("transformers.core_model_loading.revert_weight_conversion")
@@ -399,7 +416,7 @@ def test_pickles_are_read_only_when_named_and_then_safely(tmp_path):
     named = load_backbone(f"hf:{tmp_path}", weights=tmp_path / "pytorch_model.bin")
     assert torch.equal(named.model.model.layernorm.weight, model.layernorm.weight)
     torch.save({"model": model}, tmp_path / "code.bin")
-    with pytest.raises(WeightsError, match="cannot be read as plain tensors"):
+    with pytest.raises(WeightsError, match="to run code, which attar never does"):
         load_backbone(f"hf:{tmp_path}", weights=tmp_path / "code.bin")
 
 

@@ -49,8 +49,16 @@ WRONG: dict[str, tuple[Callable[[State], State], list[str]]] = {
         ["norm.bias is (48,) of torch.int8, the model has (48,)"],
     ),
     "prefixed": (
-        lambda s: {f"module.{key}": value for key, value in s.items()},
-        ["Every key starts with 'module.': strip that prefix"],
+        lambda s: {f"net.{key}": value for key, value in s.items()},
+        ["Every key starts with 'net.': strip that prefix"],
+    ),
+    "of DataParallel": (
+        lambda s: {f"module.{key}": value for key, value in without(s, "norm.bias").items()},
+        ["not in the file: module.norm.bias"],
+    ),
+    "of transformers": (
+        lambda s: {f"encoder.layer.{n}.norm1.bias": torch.zeros(48) for n in range(2)},
+        ["names its tensors as transformers does, the model as timm does: refer to the model as hf:DIR"],
     ),
     "extra": (lambda s: s | {"dino_head.weight": torch.zeros(3)}, ["not in the model: dino_head.weight"]),
     "registers": (
@@ -96,6 +104,34 @@ def test_no_prefix_is_suggested_when_only_some_keys_have_it(tmp_path):
     with pytest.raises(WeightsError) as caught:
         load_backbone(NAME, weights=tmp_path / "official.pth", img_size=70)
     assert "Every key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("is_official", [True, False])
+def test_what_data_parallel_puts_before_every_key_is_taken_off(is_official, tmp_path):
+    state = random_state(dim=48) if is_official else without(random_state(dim=48, side=5), "mask_token")
+    for name, prefix in (("plain", ""), ("wrapped", "module.")):
+        torch.save({prefix + key: value for key, value in state.items()}, tmp_path / f"{name}.pth")
+    plain, wrapped = (
+        load_backbone(NAME, weights=tmp_path / f"{name}.pth", img_size=70) for name in ("plain", "wrapped")
+    )
+    assert plain.source.weights == wrapped.source.weights == ("dinov2" if is_official else "timm")
+    assert [f"module.{key}" for key, _ in plain.source.explained] == [key for key, _ in wrapped.source.explained]
+    assert torch.equal(plain.tokens(torch.ones(1, 3, 70, 70)).cls, wrapped.tokens(torch.ones(1, 3, 70, 70)).cls)
+
+
+def test_a_model_that_has_a_module_of_that_name_keeps_it(tmp_path):
+    model = nn.Sequential()
+    model.module = nn.Linear(2, 2)
+    torch.save({"module.weight": torch.ones(2, 2), "module.bias": torch.zeros(2)}, tmp_path / "own.pth")
+    load_weights(model, tmp_path / "own.pth")
+    assert torch.equal(model.module.weight, torch.ones(2, 2))
+
+
+def test_the_part_of_a_checkpoint_that_was_taken_is_written_down(tmp_path):
+    state = random_state(dim=48)
+    torch.save({"model": state, "model_ema": state}, tmp_path / "run.pth")
+    backbone = load_backbone(NAME, weights=tmp_path / "run.pth", img_size=70)
+    assert backbone.source.weights == "dinov2 (model, not model_ema)"
 
 
 def test_a_classifier_in_the_file_is_explained_and_left_out(tmp_path):

@@ -129,7 +129,9 @@ class DistillConfig(Config):
     out: str = Field(min_length=1, description="run directory; the same command in the same directory resumes")
     teacher_weights: str = Field("pretrained", min_length=1, description="pretrained, random, or a weight file")
     student_weights: str = Field(
-        "random", min_length=1, description="random, pretrained, a weight file, or teacher: a part of the teacher's"
+        "random",
+        min_length=1,
+        description="random, pretrained, a weight file, or teacher: a part of the teacher's, both being timm's",
     )
     student_layers: Literal["first", "uniform"] = Field(
         "first", description="the teacher's layers a student with its weights starts from: the first, or evenly spaced"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attar.errors import WeightsError
 from attar.models.backbone import Backbone
-from attar.models.files import StateDict, read_state_dict
+from attar.models.files import StateDict, read_state_dict, wrapper_of
 from attar.types import Tokens
 
 _NAMES = ("", "fc.", "head.", "head.fc.", "classifier.", "linear_head.")
@@ -42,7 +42,8 @@ def load_classifier(path: Path, teacher: Backbone) -> LinearClassifier:
     Raises:
         WeightsError: If the file cannot be read, holds no such pair or several, or was made for other features.
     """
-    state = read_state_dict(path)
+    found = read_state_dict(path)
+    state = {key.removeprefix(wrapper_of(found)): value for key, value in found.items()}
     name = _the_one_name(state, path)
     weight, bias = state[f"{name}weight"], state.get(f"{name}bias")
     if weight.shape[1] not in (teacher.embed_dim, 2 * teacher.embed_dim):

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
+import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import torch
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,12 +28,26 @@ from attar.errors import WeightsError
 StateDict = dict[str, Tensor]
 
 _WRAPPERS = ("model", "state_dict", "teacher", "student")
+_HUB_REASONS = (  # special ones first
+    (GatedRepoError, "its owner wants the terms accepted first, on its page, and a login (hf auth login)"),
+    (RepositoryNotFoundError, "there is no such repository, or it is private"),
+    (LocalEntryNotFoundError, "the hub does not answer, and the cache holds no copy"),
+    (EntryNotFoundError, "the repository holds no such file"),
+    (HfHubHTTPError, "the hub answers with an error; try again later"),
+    ((ConnectionError, TimeoutError, URLError), "the hub does not answer"),
+)
 
 
 def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> StateDict:
-    """Read tensors from a safetensors file, a torch checkpoint or a NumPy archive, without running any code in it.
+    """Tensors of a weight file; see `read_checkpoint`."""
+    return read_checkpoint(path, trust_torchscript=trust_torchscript)[0]
 
-    A checkpoint that holds one state dict under `model`, `state_dict`, `teacher` or `student` is unwrapped.
+
+def read_checkpoint(path: Path, *, trust_torchscript: bool = False) -> tuple[StateDict, str]:
+    """Tensors of a safetensors file, a torch checkpoint or a NumPy archive, read without running any code in it.
+
+    A checkpoint that holds one state dict under `model`, `state_dict`, `teacher` or `student` is unwrapped. The second
+    value says so where tensors beside it were passed over: `model, not model_ema`; else it is empty.
 
     Args:
         path: The file; `.safetensors` and `.npz` are told by their names.
@@ -47,12 +70,28 @@ def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> StateDict
     try:
         loaded = _load_torchscript(path) if is_torchscript else _load_plain(path)
     except Exception as error:  # damaged files raise many kinds, from struct.error to SafetensorError
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise WeightsError(
-            f"weight file {path} cannot be read as plain tensors ({reason.rstrip('.')}). It is damaged or cut short,"
-            " or it holds code, which attar never runs: convert it to safetensors where you trust it."
-        ) from None
+        raise WeightsError(f"weight file {path} cannot be read: {_why_unreadable(path, error)}") from None
     return _unwrap(loaded, path)
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """What is wrong with a file, and the remedy. Libraries advise to run what is in it, so that theirs is not told."""
+    if isinstance(error, PermissionError):
+        return "you may not read it. Change its permissions."
+    with path.open("rb") as file:
+        head = file.read(64).lstrip()
+    if head.startswith(b"<"):
+        return "it is a web page, which a server sent in place of the file. Download it again, from its raw address."
+    if head.startswith(b"version https://git-lfs"):
+        return "it is git-lfs' pointer to the file, not the file. Fetch that with git lfs pull."
+    is_refused = isinstance(error, pickle.UnpicklingError) or "allow_pickle" in str(error)
+    if is_refused and head.startswith((b"PK", b"\x80")):  # a zip of torch or NumPy, or a plain pickle
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        return (
+            f"{noted('it holds other things than tensors', name[1] if name else '')}, and to read them is to run code,"
+            " which attar never does. Where you trust it, save its state dict alone, best as safetensors."
+        )
+    return f"it is damaged or cut short ({path.stat().st_size:,} bytes), or no weight file. Copy or download it again."
 
 
 def _load_plain(path: Path) -> object:
@@ -61,7 +100,8 @@ def _load_plain(path: Path) -> object:
     if path.suffix == ".npz":
         return _load_npz(path)
     # the arguments of the training script, which many checkpoints keep, are a bare container
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of pickles it may not understand: the error says so
         # mapped, so that an optimizer's state beside the weights is not read
         return torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
@@ -97,14 +137,17 @@ def _load_torchscript(path: Path) -> StateDict:
     return state
 
 
-def _unwrap(loaded: object, path: Path) -> StateDict:
-    while isinstance(loaded, Mapping) and not any(isinstance(value, Tensor) for value in loaded.values()):
+def _unwrap(loaded: object, path: Path) -> tuple[StateDict, str]:
+    note = ""
+    while isinstance(loaded, Mapping) and not _holds_tensors(loaded):
         inner = [name for name in _WRAPPERS if isinstance(loaded.get(name), Mapping)]
         if len(inner) != 1:
             raise WeightsError(
                 f"weight file {path} holds {len(inner) or 'no'} state dicts: its top level has"
                 f" {some(map(str, loaded)) or 'nothing'}. Expected tensors, or one of {', '.join(_WRAPPERS)}."
             )
+        if others := [str(name) for name, part in loaded.items() if name != inner[0] and _holds_tensors(part)]:
+            note = f"{inner[0]}, not {some(others)}"
         loaded = loaded[inner[0]]
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"weight file {path} holds a {type(loaded).__name__}, not a dictionary of tensors.")
@@ -114,15 +157,28 @@ def _unwrap(loaded: object, path: Path) -> StateDict:
             f"weight file {path} holds {some(others)} among its tensors, which are none."
             " Save the state dict alone, so that each entry is accounted for."
         )
-    return {str(key): value for key, value in loaded.items()}
+    return {str(key): value for key, value in loaded.items()}, note
+
+
+def _holds_tensors(part: object) -> bool:
+    return isinstance(part, Mapping) and any(isinstance(value, Tensor) for value in part.values())
+
+
+def wrapper_of(keys: Iterable[str]) -> str:
+    """`module.` where a model was saved inside torch's DataParallel, which puts it before every key; else nothing."""
+    return "module." if all(key.startswith("module.") for key in keys) else ""
 
 
 def not_fetched(what: str, error: Exception, *, instead: str) -> WeightsError:
-    """The error for files that did not arrive from the model hub, in a line, with what to give `instead`."""
-    reason = textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
-    return WeightsError(
-        f"{what} could not be fetched from the model hub ({reason.rstrip('.')}). Without a network, give {instead}."
-    )
+    """The error for files that did not arrive from the model hub, with what to give `instead`."""
+    known = next((reason for kind, reason in _HUB_REASONS if isinstance(error, kind)), None)
+    reason = known or getattr(error, "strerror", None) or type(error).__name__
+    return WeightsError(f"{what} could not be fetched from the model hub: {reason}. Without it, give {instead}.")
+
+
+def noted(what: str, note: str) -> str:
+    """What was loaded, and a note about it in brackets where there is one."""
+    return f"{what} ({note})" if note else what
 
 
 def some(names: Iterable[str], *, separator: str = ", ", shown: int = 6) -> str:

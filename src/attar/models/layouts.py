@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from attar.models.files import StateDict
+from attar.models.files import StateDict, wrapper_of
 from attar.types import Statistics
 
 
@@ -39,7 +39,7 @@ class Unused:
     """Keys of the file (pattern of the whole key) that a backbone has no use for, and why.
 
     Attributes:
-        key: Pattern of the key.
+        key: Pattern of the key, without DataParallel's `module.`.
         reason: Told to the user.
         holds: A tensor that does not satisfy it is not covered.
         unless: Pattern of timm's names; a model that has one such has a use for the key.
@@ -58,7 +58,8 @@ class Layout:
     Attributes:
         name: Written into the provenance.
         marks: Patterns of keys, each of which the family's files have (after the prefix).
-        prefixes: What may stand before the keys of the image encoder, as documented.
+        prefixes: What may stand before the keys of the image encoder, as documented; DataParallel's `module.` may
+            stand before it.
         proof: What else tells a file of this family from others with the same keys.
         takes: The table; a name that no line matches is the same in the file.
         unused: What the file holds besides.
@@ -88,7 +89,8 @@ class Layout:
 
     def prefix_in(self, state: Mapping[str, Tensor]) -> str | None:
         """The prefix with which the file is one of this family, or None."""
-        for prefix in self.prefixes:
+        wrapper = wrapper_of(state)
+        for prefix in (wrapper + prefix for prefix in self.prefixes):
             keys = [key[len(prefix) :] for key in state if key.startswith(prefix)]
             if all(any(re.match(mark, key) for key in keys) for mark in self.marks) and self.proof(state, prefix):
                 return prefix
@@ -155,8 +157,10 @@ def convert(state: Mapping[str, Tensor], wanted: Collection[str], layout: Layout
             result.misfits.append(f"{shapes} ({str(error).splitlines()[0]})")
     used = {key for sources in result.sources.values() for key in sources}
     unused = [u for u in layout.unused if not u.unless or not any(re.match(u.unless, name) for name in wanted)]
+    wrapper = wrapper_of(state)
     for key in (key for key in state if key not in used):
-        reason = next((u.reason for u in unused if re.fullmatch(u.key, key) and u.holds(state[key])), None)
+        bare = key.removeprefix(wrapper)
+        reason = next((u.reason for u in unused if re.fullmatch(u.key, bare) and u.holds(state[key])), None)
         if reason is None:
             result.left_over.append(key)
         else:

@@ -23,11 +23,9 @@ def recognise(state: Mapping[str, Tensor], wanted: Collection[str]) -> tuple[Lay
 
     A file whose keys are all the model's own is in no need of translation, whatever they look like.
     """
-    if not state.keys() <= set(wanted):
-        for layout in LAYOUTS:
-            if (prefix := layout.prefix_in(state)) is not None:
-                return layout, prefix
-    return TIMM, ""
+    if state.keys() <= set(wanted):
+        return TIMM, ""
+    return next((layout, prefix) for layout in (*LAYOUTS, TIMM) if (prefix := layout.prefix_in(state)) is not None)
 
 
 # ---- makers of tensors
@@ -158,15 +156,15 @@ _CLIP_TAKES = (
 
 _BESIDE_IMAGES = (
     Unused(
-        r"(module\.)?(transformer\..+|token_embedding\.weight|positional_embedding|ln_final\.(weight|bias)"
-        r"|text_projection|attn_mask|text\..+)",
+        r"transformer\..+|token_embedding\.weight|positional_embedding|ln_final\.(weight|bias)"
+        r"|text_projection|attn_mask|text\..+",
         "text tower",
     ),
-    Unused(r"(module\.)?logit_(scale|bias)", "temperature or bias of the contrastive loss"),
+    Unused(r"logit_(scale|bias)", "temperature or bias of the contrastive loss"),
     Unused("input_resolution|context_length|vocab_size", "sizes that the tensors show as well"),
 )
 _CLIP_UNUSED = (
-    Unused(r"(module\.)?visual\.(proj|head\..+)", "projection into the space shared with text, beyond the tokens"),
+    Unused(r"visual\.(proj|head\..+)", "projection into the space shared with text, beyond the tokens"),
     *_BESIDE_IMAGES,
 )
 
@@ -195,7 +193,7 @@ _OPENAI = Layout(
 _OPEN_CLIP = Layout(
     "open_clip",  # mlfoundations/open_clip, its own towers: OpenAI's names, with GELU or QuickGELU
     marks=(r"transformer\.resblocks\.\d+\.",),
-    prefixes=("visual.", "module.visual."),
+    prefixes=("visual.",),
     takes=_CLIP_TAKES,
     unused=_CLIP_UNUSED,
     statistics=OPENAI,
@@ -203,15 +201,15 @@ _OPEN_CLIP = Layout(
 )
 
 OPEN_CLIPS_OWN = (  # for open_clip's own modules, projection and all: a whole model's file, or the image tower alone
-    Layout("open_clip", marks=(".",), prefixes=("visual.", "module.visual."), unused=_BESIDE_IMAGES),
+    Layout("open_clip", marks=(".",), prefixes=("visual.",), unused=_BESIDE_IMAGES),
     Layout("open_clip"),
 )
 
 _OPEN_CLIP_TIMM = Layout(
     "open_clip-timm",  # mlfoundations/open_clip with one of timm's models as tower
     marks=(r".",),
-    prefixes=("visual.trunk.", "module.visual.trunk."),
-    unused=(*_CLIP_UNUSED, Unused(r"(module\.)?visual\.trunk\.attn_pool\..+", _NO_POOL, unless=r"attn_pool\.")),
+    prefixes=("visual.trunk.",),
+    unused=(*_CLIP_UNUSED, Unused(r"visual\.trunk\.attn_pool\..+", _NO_POOL, unless=r"attn_pool\.")),
 )
 
 
@@ -281,12 +279,12 @@ def _has_no_text_tower(state: Mapping[str, Tensor], prefix: str) -> bool:
 _SYNCLR = Layout(
     "synclr",  # google-research/syn-rep-learn
     marks=(r"blocks\.\d+\.norm1\.",),
-    prefixes=("module.visual.", "visual."),
+    prefixes=("visual.",),
     proof=_has_no_text_tower,  # SLIP and StableRep+ have the same names for images
     unused=(
         _MASK_TOKEN,
-        Unused(r"(module\.)?visual\.head\..+", "head; the original's evaluation drops it"),
-        Unused(r"(?!(module\.)?visual\.).+", "beside the image encoder; the original's evaluation drops it"),
+        Unused(r"visual\.head\..+", "head; the original's evaluation drops it"),
+        Unused(r"(?!visual\.).+", "beside the image encoder; the original's evaluation drops it"),
     ),
     licence="apache-2.0",
     statistics=IMAGENET,

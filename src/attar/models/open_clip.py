@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attar.errors import ModelReferenceError, did_you_mean
 from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.features import map_tokens, read_intermediates, read_tokens
-from attar.models.files import StateDict, not_fetched, read_state_dict
+from attar.models.files import StateDict, not_fetched, noted, read_checkpoint
 from attar.models.layouts import Converted, convert
 from attar.models.masking import patch_embedding
 from attar.models.official import OPEN_CLIPS_OWN, is_openai
@@ -141,12 +141,12 @@ def load_open_clip(
         _check_activation(library, reference.name, tower, is_quick=is_quick)
     if weights != "random":
         file = Path(weights).expanduser() if tag is None else _download(library, reference.name, tag)
-        state = read_state_dict(file, trust_torchscript=trust_torchscript)
+        state, part = read_checkpoint(file, trust_torchscript=trust_torchscript)
         if is_openai(state, "visual."):
             _check_activation(library, reference.name, tower, is_quick=True)
         converted = _load(tower.visual, file, state)
         source = Provenance.of_files(
-            source.name, [file], weights="open_clip", licence="unknown", explained=converted.explained
+            source.name, [file], weights=noted("open_clip", part), licence="unknown", explained=converted.explained
         )
     if img_size is not None and isinstance(tower, TimmTower) and hasattr(tower.visual.trunk, "set_input_size"):
         tower.visual.set_input_size(img_size)

@@ -91,8 +91,8 @@ def select_weights(
     if all(name in random for name in blocks):
         reason = f"{blocks[0]}: {random[blocks[0]]}" if blocks else "it has no layers called blocks"
         raise WeightsError(
-            f"no layer of the student can be selected ({reason}). Weights are selected between a larger teacher and a"
-            " smaller student of one family (ViT, ConvNeXt). Try --student-weights random."
+            f"no layer of the student can be selected ({reason}). Weights are selected between timm's models of one"
+            " family (ViT, ConvNeXt), from a larger teacher to a smaller student. Try --student-weights random."
         )
     return Selection(state, random)
 

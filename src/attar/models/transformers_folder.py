@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from attar.errors import ModelReferenceError, WeightsError
 from attar.models.backbone import Backbone, Preprocess, Provenance
-from attar.models.files import not_fetched, read_state_dict
+from attar.models.files import not_fetched, noted, read_checkpoint, wrapper_of
 from attar.models.positions import PosEmbed, resample_positions
 from attar.models.references import Reference
 from attar.models.transformers import FAMILIES, Family, TransformersTower, import_transformers, quiet
@@ -70,14 +70,14 @@ def load_transformers(
             model = _build(library, family, config, name)
     else:
         files = _files(folder) if weights == "pretrained" else [Path(weights).expanduser()]
-        state, explained = _image_part(files)
+        state, explained, part = _image_part(files)
         _fit_positions(state, family, config, pos_embed)
         is_projected = weights == "pretrained" and config.model_type == "clip_vision_model" and _projects(folder)
         model = _load(library, family, config, state, is_projected=is_projected, where=", ".join(map(str, files)))
         source = Provenance.of_files(
             name,
             files,
-            weights="transformers",
+            weights=noted("transformers", part),
             licence=_licence(folder) if weights == "pretrained" else "unknown",
             explained=explained,
         )
@@ -203,16 +203,17 @@ def _shards(index: Path) -> list[Path]:
     raise WeightsError(f"{index} names no files (weight_map). Copy or download the directory again.")
 
 
-def _image_part(files: list[Path]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The image encoder's tensors, and keys of the rest with the reason to leave them out."""
-    state = {key: value for file in files for key, value in read_state_dict(file).items()}
+def _image_part(files: list[Path]) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    """The image encoder's tensors, keys of the rest with the reason to leave them out, and the part of the file."""
+    parts = [read_checkpoint(file) for file in files]
+    state = {key.removeprefix(wrapper_of(part)): value for part, _ in parts for key, value in part.items()}
     explained = {key: why for key in state for pattern, why in _EXPLAINED.items() if pattern.match(key)}
     # copies, as transformers takes tensors for parameters as they are, and these are maps of the file
     kept = {key: value.clone() for key, value in state.items() if key not in explained}
     quantised = [f"{key} is {described(value)}" for key, value in kept.items() if not value.is_floating_point()]
     if quantised:
         raise misfit(str(files[0]), misshapen=quantised)
-    return kept, explained
+    return kept, explained, parts[0][1]
 
 
 def _fit_positions(state: dict[str, Tensor], family: Family, config: Any, pos_embed: PosEmbed) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from timm.layers.activations import GELU, GELUTanh, QuickGELU
 from torch import Tensor, nn
 
 from attar.errors import WeightsError
-from attar.models.files import StateDict, read_state_dict, some
+from attar.models.files import StateDict, noted, read_checkpoint, some
 from attar.models.layouts import Converted, Layout, convert
 from attar.models.official import recognise
 from attar.models.positions import PosEmbed, resample_positions
@@ -38,11 +39,12 @@ def load_weights(
         WeightsError: With the keys that are missing, left over or of another shape, and a guess at why; or if the
             weights were trained with another activation than the architecture has.
     """
-    state = read_state_dict(path, trust_torchscript=trust_torchscript)
+    state, part = read_checkpoint(path, trust_torchscript=trust_torchscript)
     layout, prefix = recognise(state, model.state_dict())
     buffers = _buffers_to_fill(model, layout)
     wanted = model.state_dict() | buffers
     converted = convert(state, wanted, layout, prefix)
+    converted.layout = noted(layout.name, part)
     config = getattr(model, "pretrained_cfg", None) or {}
     if layout.architecture not in str(config.get("architecture")):
         converted.licence = None
@@ -102,7 +104,9 @@ def _settle_activation(converted: Converted, layout: Layout, model: nn.Module, p
             f" {found}: its tokens would be wrong. Take the architecture with QuickGELU"
             " (vit_large_patch14_clip_quickgelu_224), or add act_layer=quick_gelu to the reference."
         )
-    converted.layout += f" ({found}{f' in place of {layout.activation}' if layout.activation else ''})"
+    converted.layout = noted(
+        converted.layout, f"{found}{f' in place of {layout.activation}' if layout.activation else ''}"
+    )
 
 
 def _activation_name(module: nn.Module) -> str | None:
@@ -165,12 +169,30 @@ def _other_shape(sources: tuple[str, ...], state: StateDict, given: Tensor, want
     return f"{names} {verb} {described(given)}, the model has {described(wanted)}"
 
 
+_LIBRARIES = (  # what each calls its blocks, and how its models are referred to
+    ("timm", "timm:NAME", r"blocks\.\d+\."),
+    ("transformers", "hf:DIR", r"(.+\.)?(encoder\.layers?|layer)\.\d+\."),
+    ("open_clip", "open_clip:NAME", r"(visual\.)?transformer\.resblocks\.\d+\."),
+)
+
+
+def _library(keys: list[str]) -> tuple[str, str] | None:
+    """The library that names tensors so, and the form of a reference to its models."""
+    return next(((name, form) for name, form, block in _LIBRARIES if any(re.match(block, key) for key in keys)), None)
+
+
 def _guess(missing: list[str], left_over: list[str], misshapen: list[str]) -> str:
     """The most likely reason, in one sentence."""
     for want in missing[:6]:
         for prefix in {key.removesuffix(want) for key in left_over if key.endswith("." + want)}:
             if all(key.startswith(prefix) for key in left_over):
                 return f"Every key starts with '{prefix}': strip that prefix and save the file again."
+    theirs, ours = _library(left_over), _library(missing)
+    if theirs and ours and theirs != ours:
+        return (
+            f"The file names its tensors as {theirs[0]} does, the model as {ours[0]} does: refer to the model as"
+            f" {theirs[1]}."
+        )
     pairs = [(key, difflib.get_close_matches(key, missing, n=1, cutoff=0.8)) for key in left_over[:20]]
     renamed = [f"'{key}' may be '{close[0]}'" for key, close in pairs if close]
     if renamed:
