@@ -5,8 +5,10 @@ from attar.evaluation.embedding import embed_labelled
 from attar.evaluation.intervals import bootstrap_interval, wilson_interval
 from attar.evaluation.knn import KnnMonitor, KnnScore, few_shot_knn, knn_accuracy, knn_predict, knn_scores
 from attar.evaluation.linear import LinearHead, LinearProbe, choose_logistic, mean_per_class_accuracy
+from attar.evaluation.linear_probe import ProbeHead, ProbeResult, linear_probe
 from attar.evaluation.metrics import METRICS, Metric
 from attar.evaluation.neighbours import nearest
+from attar.evaluation.probe_features import ProbeFeatures
 from attar.evaluation.segmentation import LinearSegmentation, open_annotated
 
 __all__ = [
@@ -17,6 +19,9 @@ __all__ = [
     "LinearProbe",
     "LinearSegmentation",
     "Metric",
+    "ProbeFeatures",
+    "ProbeHead",
+    "ProbeResult",
     "bootstrap_interval",
     "choose_logistic",
     "embed_labelled",
@@ -24,6 +29,7 @@ __all__ = [
     "knn_accuracy",
     "knn_predict",
     "knn_scores",
+    "linear_probe",
     "mean_iou",
     "mean_per_class_accuracy",
     "nearest",
