@@ -7,7 +7,8 @@ AttarError
 │   ├── WeightsError          a weight file does not fit its model, key by key
 │   ├── ShapeError            tensors or grids that must agree do not
 │   ├── DataError             a folder, file or split is missing, empty or unusable
-│   │   └── DecodeError       one file is no readable image (recorded, replaced, counted)
+│   │   ├── DecodeError       one file is no readable image (recorded, replaced, counted)
+│   │   └── MissingDatasetError  a data set of a suite is not below --data-root; it is skipped, loudly
 │   ├── RunDirectoryError     the output directory is in use, another run's, or cannot be written
 │   └── CheckpointError       a checkpoint is damaged or does not belong to this run
 ├── TrainingError             the run itself failed; exit code 1
@@ -58,6 +59,10 @@ class DataError(UserError):
 
 class DecodeError(DataError):
     """One file is not a readable image."""
+
+
+class MissingDatasetError(DataError):
+    """A data set of a suite is not there; the message says where it is expected and how to get it."""
 
 
 class RunDirectoryError(UserError):

@@ -31,7 +31,7 @@ from attar.utils.seeding import numpy_generator
 MAX_PIXELS = 64_000_000
 """Width times height above which a file is refused: 200 MB as RGB, and nothing a 224 px view gains from."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are read; MPO, the JPEG of phones and stereo cameras, is opened as JPEG."""
 
 Box = tuple[float, float, float, float]

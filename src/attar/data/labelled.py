@@ -27,7 +27,7 @@ class Labelled:
     Attributes:
         source: Where the images are.
         rows: (n,) rows of the source.
-        labels: (n,) class of each.
+        labels: (n,) class of each; or (n, K) zeros and ones, where images have several (evaluation's data sets).
         class_names: Names that `labels` index.
     """
 

@@ -35,6 +35,11 @@ def numpy_generator(seed: int, *keys: Key) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=derive(seed, *keys)))
 
 
+def legacy_numpy_generator(seed: int) -> np.random.RandomState:
+    """NumPy's old generator, as after `np.random.seed(seed)`: only for splits that were published by their seed."""
+    return np.random.RandomState(seed)
+
+
 def torch_generator(seed: int, *keys: Key, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator for the stream named by `keys`."""
     return torch.Generator(device=device).manual_seed(derive(seed, *keys) & (2**63 - 1))
