@@ -61,3 +61,14 @@ def test_a_class_of_one_image_stays_to_learn_from(tmp_path: Path) -> None:
     assert np.bincount(splits.train.labels).tolist() == [1, 2]
     with pytest.raises(DataError, match="only one of its class"):
         hold_out(splits.test, seed=0)
+
+
+def test_what_was_cut_from_train_goes_back_for_those_who_choose_nothing(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", {"a": 10, "b": 5})
+    write_classes(tmp_path / "test", {"a": 2, "b": 1})
+    cut = open_splits(str(tmp_path), seed=0)
+    assert names(cut.official_train) == names(cut.train) | names(cut.val)
+    assert cut.official_train.labels.tolist() == [0] * 10 + [1] * 5
+    write_classes(tmp_path / "val", {"a": 2, "b": 1})
+    given = open_splits(str(tmp_path), seed=0)
+    assert given.official_train is given.train

@@ -80,7 +80,9 @@ def test_a_run_is_judged_with_its_teacher_and_a_random_student(tmp_path: Path, c
 def test_roles_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="role teacher"):
         attar.evaluate(
-            attar.EvaluateConfig(model=MODEL, weights="random", tasks=f"knn:{PLACE}", out=str(tmp_path), roles="teacher")
+            attar.EvaluateConfig(
+                model=MODEL, weights="random", tasks=f"knn:{PLACE}", out=str(tmp_path), roles="teacher"
+            )
         )
 
 

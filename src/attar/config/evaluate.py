@@ -30,8 +30,10 @@ class LinearProbeConfig(Config):
     views: int | None = Field(
         None, ge=0, description="random views of each image to train on, 0 for its centre; 10 in paper mode, else 0"
     )
-    steps: int | None = Field(
-        None, ge=1, description="steps of each head; 25,020 in paper mode, else 10 epochs, at least 2,000"
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="passes through the images; 10 in paper mode, else as many as make 2,000 steps, at least 10",
     )
     batch_size: int = Field(512, ge=1, description="features in a step")
     crop_pct: float = Field(0.875, gt=0, le=1, description="share of the resized image kept by the test's centre crop")

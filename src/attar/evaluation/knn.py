@@ -77,7 +77,7 @@ def knn_votes(
     """(q, K) votes for each class, from the k nearest neighbours of each query; otherwise as `knn_predict`."""
     similarity, neighbours = nearest(bank, queries, k=k)
     count = num_classes or int(labels.max()) + 1
-    tiles = zip(similarity.split(_TILE), labels[neighbours].split(_TILE), strict=True)
+    tiles = zip(torch.split(similarity, _TILE), torch.split(labels[neighbours], _TILE), strict=True)
     return torch.cat([next(_votes(*tile, ks=[k], num_classes=count, temperature=temperature)) for tile in tiles])
 
 

@@ -164,9 +164,10 @@ def _part_to_choose_by(mode: Mode, test: ProbeFeatures, val: ProbeFeatures | Non
 def _check_alike(train: ProbeFeatures, parts: Sequence[ProbeFeatures]) -> None:
     num_classes = int(train.labels.max()) + 1
     for part in parts:
-        if part.layouts != train.layouts or part.cls.shape[3] != train.cls.shape[3]:
+        if part.layouts != train.layouts or part.cls[0].shape[2] != train.cls[0].shape[2]:
             raise ShapeError(
-                f"the tokens of a part are {tuple(part.cls.shape)} but of the training part {tuple(train.cls.shape)};"
+                f"the tokens of a part are {tuple(part.cls[0].shape)} but of the training part"
+                f" {tuple(train.cls[0].shape)};"
                 " only views and images may differ. Compute all of them with the same backbone and blocks."
             )
         classes = np.arange(num_classes) if part.class_index is None else part.class_index.numpy()

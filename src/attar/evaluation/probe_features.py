@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +43,8 @@ class ProbeFeatures:
     """Tokens of n images in V views, after the backbone's final norm (spec evaluation §1.1, §4.4).
 
     Attributes:
-        cls: (V, n, L, D). Class tokens of the last L blocks, the earliest first; more than four are not read.
-        mean_patch: (V, n, D). Mean of the last block's patch tokens, None for a backbone that has none.
+        cls: V times (n, L, D). Class tokens of the last L blocks, the earliest first; more than four are not read.
+        mean_patch: V times (n, D). Mean of the last block's patch tokens, None for a backbone that has none.
         labels: (n,) int64.
         class_index: (C,) int64. For images of other classes than the training's: which logit stands for each of
             theirs, as ImageNet-A's 200 among 1,000. `labels` count these classes.
@@ -52,21 +53,22 @@ class ProbeFeatures:
         ShapeError: If the sizes do not agree.
     """
 
-    cls: Stored
-    mean_patch: Stored | None
+    cls: Stored | Sequence[Stored]
+    mean_patch: Stored | Sequence[Stored] | None
     labels: Tensor
     class_index: Tensor | None = None
 
     def __post_init__(self) -> None:
-        views, images, _, width = self.cls.shape
+        views, (images, _, width) = len(self.cls), self.cls[0].shape
         if len(self.labels) != images or views == 0 or images == 0:
             raise ShapeError(
                 f"there are {len(self.labels)} labels for class tokens of {images} images in {views} views;"
                 " each image has one label, and there is one image and view at least."
             )
-        if self.mean_patch is not None and tuple(self.mean_patch.shape) != (views, images, width):
+        if self.mean_patch is not None and (len(self.mean_patch), *self.mean_patch[0].shape) != (views, images, width):
+            found, cls = self.mean_patch, self.cls
             raise ShapeError(
-                f"mean patch tokens are {tuple(self.mean_patch.shape)} but class tokens {tuple(self.cls.shape)};"
+                f"mean patch tokens are {(len(found), *found[0].shape)} but class tokens {(views, *cls[0].shape)};"
                 f" they must be {(views, images, width)}. Store both in one pass through the same images."
             )
 
@@ -76,21 +78,21 @@ class ProbeFeatures:
     @property
     def views(self) -> int:
         """V, the number of times each image is stored."""
-        return int(self.cls.shape[0])
+        return len(self.cls)
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
         """Those of `LAYOUTS` that the stored tokens allow: all, or fewer without four blocks or patch tokens."""
-        blocks, has_patches = self.cls.shape[2], self.mean_patch is not None
+        blocks, has_patches = self.cls[0].shape[1], self.mean_patch is not None
         return tuple(layout for layout in LAYOUTS if layout.blocks <= blocks and (has_patches or not layout.avgpool))
 
     def width(self, layout: Layout) -> int:
         """Channels that a head of a layout reads: D, 2D, 4D or 5D."""
-        return int(self.cls.shape[3]) * (layout.blocks + layout.avgpool)
+        return int(self.cls[0].shape[2]) * (layout.blocks + layout.avgpool)
 
     def columns(self, layout: Layout) -> slice:
         """Where a layout's channels are in `rows`: it reads them side by side, the earliest block first."""
-        width = self.cls.shape[3]
+        width = self.cls[0].shape[2]
         end = self._blocks * width
         return slice(end - layout.blocks * width, end + width * layout.avgpool)
 

@@ -18,8 +18,10 @@ from attar.data.labelled import Labelled
 from attar.data.views import EvaluationView
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.knn import knn_scores, knn_votes
+from attar.evaluation.linear_probe import linear_probe
 from attar.evaluation.metrics import METRICS
 from attar.evaluation.outputs import Output
+from attar.evaluation.probe_features import ProbeFeatures
 from attar.evaluation.splits import Splits
 from attar.evaluation.store import Features
 from attar.types import Statistics
@@ -69,6 +71,9 @@ class Score:
 
 
 PARTS = ("train", "val", "test")
+
+_PAPER_VIEWS = _PAPER_EPOCHS = 10
+_LEAST_STEPS = 2000  # of a linear probe on few images, whose ten epochs would be over in no time
 
 
 def class_tokens(splits: Splits, view: EvaluationView, statistics: Statistics | None = None) -> dict[str, Need]:
@@ -138,3 +143,67 @@ class KnnProbe:
         by_k = {str(k): {"top1": found.top1, "top5": found.top5} for k, found in reported.items()}
         settings = {"k": k, "tried": sorted(by_k, key=int), "crop_pct": self.config.crop_pct}
         return scored(splits, votes, test, settings | chosen_on(self.mode), {"by_k": by_k}, seed=self.seed)
+
+
+class LinearProbe:
+    """DINOv2's linear probe, 52 heads at once, the best chosen on `val`; in paper mode on what is reported.
+
+    In paper mode heads learn from 10 random views for 10 epochs, as Proteus' do (spec evaluation §1.1).
+    """
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.config, self.seed, self.mode = config.linear, config.seed, config.mode
+        is_paper = config.mode == "paper"
+        self.views = (_PAPER_VIEWS if is_paper else 0) if self.config.views is None else self.config.views
+
+    def needs(self, splits: Splits, img_size: int) -> dict[str, Need]:
+        """Class tokens of the last blocks and the mean patch, of random views of `train` and centre views of all."""
+        outputs: tuple[Output, ...] = ("last4", "mean_patch")
+        centre = EvaluationView(img_size, self.config.crop_pct)
+        train = splits.train if self.mode == "honest" else splits.official_train
+        views = [EvaluationView(img_size, number=number, seed=self.seed) for number in range(self.views)] or [centre]
+        found = {part: Need(getattr(splits, part), centre, outputs, name=f"{part} images") for part in ("val", "test")}
+        return found | {
+            f"train, view {number}": Need(train, view, outputs, name=f"training images, view {number + 1}")
+            for number, view in enumerate(views)
+        }
+
+    def judge(self, features: Mapping[str, Features], splits: Splits) -> Score:
+        """Share of `test` that the chosen head gets right."""
+        views = [features[f"train, view {number}"] for number in range(max(1, self.views))]
+        images = len(views[0])
+        epochs = self.config.epochs or self._default_epochs(images)
+        found = linear_probe(
+            _probe_features(*views),
+            test := _probe_features(features["test"]),
+            mode=self.mode,
+            val=_probe_features(features["val"]),
+            batch_size=self.config.batch_size,
+            epochs=epochs,
+            seed=self.seed,
+        )
+        settings = {
+            "head": found.chosen,
+            "heads": len(found.scores),
+            "views": self.views,
+            "epochs": epochs,
+            "steps": found.steps,
+            "batch_size": found.batch_size,
+            "crop_pct": self.config.crop_pct,
+            **({"without": [str(layout) for layout in found.absent]} if found.absent else {}),
+        }
+        details = {"by_head": dict(found.scores)}
+        return scored(
+            splits, found.head.logits(test), features["test"], settings | chosen_on(self.mode), details, seed=self.seed
+        )
+
+    def _default_epochs(self, images: int) -> int:
+        if self.mode == "paper":
+            return _PAPER_EPOCHS
+        steps = max(1, images // min(self.config.batch_size, images))
+        return max(_PAPER_EPOCHS, -(-_LEAST_STEPS // steps))
+
+
+def _probe_features(*views: Features) -> ProbeFeatures:
+    cls, patch = ([view[name] for view in views] for name in ("last4", "mean_patch"))
+    return ProbeFeatures(cls, patch, views[0].labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from attar.data.labelled import Labelled, given_parts, open_labelled, open_parts
 from attar.errors import DataError
 from attar.utils.seeding import numpy_generator
 
+_FIELDS = ("rows", "labels")
 _ONE_IN = 5  # images of the training part that settings are chosen by, where nobody has set some apart
 
 
@@ -34,6 +36,15 @@ class Splits:
     @property
     def num_classes(self) -> int:
         return len(self.train.class_names)
+
+    @cached_property
+    def official_train(self) -> Labelled:
+        """What protocols that choose nothing on `val` learn from: `train`, with `val` where it was cut from it."""
+        if self.train.source is not self.val.source:
+            return self.train
+        rows, labels = (np.concatenate([getattr(part, name) for part in (self.train, self.val)]) for name in _FIELDS)
+        order = np.argsort(rows, kind="stable")
+        return Labelled(self.train.source, rows[order], labels[order], self.train.class_names)
 
 
 def open_splits(reference: str, *, seed: int, reindex: bool = False) -> Splits:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from attar.config.evaluate import EvaluateConfig
 from attar.errors import ConfigError, did_you_mean
 from attar.evaluation import datasets
-from attar.evaluation.protocols import FeatureProtocol, KnnProbe
+from attar.evaluation.protocols import FeatureProtocol, KnnProbe, LinearProbe
 from attar.evaluation.splits import Splits, open_splits
 
 
@@ -34,7 +34,9 @@ class Task:
         return self.place in datasets.DATASETS
 
 
-PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], FeatureProtocol]] = MappingProxyType({"knn": KnnProbe})
+PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], FeatureProtocol]] = MappingProxyType(
+    {"knn": KnnProbe, "linear": LinearProbe}
+)
 """Protocols by the name that tasks call them."""
 
 _PLAYGROUND = "playground:1?n=1400&variety=0"
