@@ -16,7 +16,11 @@ from attar.evaluation.linear_probe import (
 from attar.evaluation.metrics import METRICS, Metric
 from attar.evaluation.neighbours import nearest
 from attar.evaluation.probe_features import ProbeFeatures
+from attar.evaluation.retrieval import retrieval_recall
+from attar.evaluation.robustness import mean_corruption_error, merge_classes, numeric_order, select_classes
 from attar.evaluation.segmentation import LinearSegmentation, open_annotated
+from attar.evaluation.sliding import slide, windows
+from attar.evaluation.zero_shot import text_classifier, zero_shot_logits
 
 __all__ = [
     "DINOV2_CODE_LRS",
@@ -40,9 +44,18 @@ __all__ = [
     "knn_predict",
     "knn_scores",
     "linear_probe",
+    "mean_corruption_error",
     "mean_iou",
     "mean_per_class_accuracy",
+    "merge_classes",
     "nearest",
+    "numeric_order",
     "open_annotated",
+    "retrieval_recall",
+    "select_classes",
+    "slide",
+    "text_classifier",
     "wilson_interval",
+    "windows",
+    "zero_shot_logits",
 ]

@@ -4,6 +4,7 @@ from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.classifier import LinearClassifier, load_classifier
 from attar.models.heads import ClassificationHead, ProjectionHead
 from attar.models.load import load_backbone
+from attar.models.text import TextTower, load_text_tower
 
 __all__ = [
     "Backbone",
@@ -12,6 +13,8 @@ __all__ = [
     "Preprocess",
     "ProjectionHead",
     "Provenance",
+    "TextTower",
     "load_backbone",
     "load_classifier",
+    "load_text_tower",
 ]

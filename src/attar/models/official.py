@@ -154,14 +154,17 @@ _CLIP_TAKES = (
     Take(rf"{_BLOCK}\.mlp\.fc2\.(.+)", (r"transformer.resblocks.\1.mlp.c_proj.\2",)),
 )
 
+_BESIDE_TOWERS = (
+    Unused(r"logit_(scale|bias)", "temperature or bias of the contrastive loss"),
+    Unused("input_resolution|context_length|vocab_size", "sizes that the tensors show as well"),
+)
 _BESIDE_IMAGES = (
     Unused(
         r"transformer\..+|token_embedding\.weight|positional_embedding|ln_final\.(weight|bias)"
         r"|text_projection|attn_mask|text\..+",
         "text tower",
     ),
-    Unused(r"logit_(scale|bias)", "temperature or bias of the contrastive loss"),
-    Unused("input_resolution|context_length|vocab_size", "sizes that the tensors show as well"),
+    *_BESIDE_TOWERS,
 )
 _CLIP_UNUSED = (
     Unused(r"visual\.(proj|head\..+)", "projection into the space shared with text, beyond the tokens"),
@@ -203,6 +206,17 @@ _OPEN_CLIP = Layout(
 OPEN_CLIPS_OWN = (  # for open_clip's own modules, projection and all: a whole model's file, or the image tower alone
     Layout("open_clip", marks=(".",), prefixes=("visual.",), unused=_BESIDE_IMAGES),
     Layout("open_clip"),
+)
+
+_BESIDE_TEXT = (
+    Unused(r"(module\.)?visual\..+", "image tower"),
+    Unused(r"(module\.)?(text\.)?attn_mask", "causal mask, which the tower makes itself"),
+    *_BESIDE_TOWERS,
+)
+OPEN_CLIP_TEXT = (  # for open_clip's text towers: under a name of their own, or at the top as in CLIP's file, or alone
+    Layout("open_clip", marks=(".",), prefixes=("text.", "module.text."), unused=_BESIDE_TEXT),
+    Layout("open_clip", marks=(r"token_embedding\.",), prefixes=("", "module."), unused=_BESIDE_TEXT),
+    Layout("open_clip", unused=_BESIDE_TEXT),
 )
 
 _OPEN_CLIP_TIMM = Layout(

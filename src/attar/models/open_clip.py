@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attar.errors import ModelReferenceError, did_you_mean
+from attar.errors import ModelReferenceError
 from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.features import map_tokens, read_intermediates, read_tokens
-from attar.models.files import StateDict, not_fetched, noted, read_checkpoint
+from attar.models.files import StateDict, noted
 from attar.models.layouts import Converted, convert
 from attar.models.masking import patch_embedding
-from attar.models.official import OPEN_CLIPS_OWN, is_openai
+from attar.models.official import OPEN_CLIPS_OWN
+from attar.models.open_clip_files import model_config, open_clip_library, open_weights, published_tag
 from attar.models.positions import resample_positions
 from attar.models.references import Reference
 from attar.models.tower import Tower
@@ -130,20 +130,17 @@ def load_open_clip(
         ModelReferenceError: If open_clip is missing, knows no such model or tag, or its tower gives no tokens.
         WeightsError: If the weights are missing or one key does not fit.
     """
-    library = _library()
-    config = _config(library, reference)
-    tag = _tag(library, reference, config, weights)
+    library = open_clip_library()
+    config = model_config(library, reference)
+    tag = published_tag(library, reference, config, weights)
     with seeded_torch(seed, "initialisation"):
         tower = _build(config, img_size, reference)
     source = Provenance(f"open_clip:{reference}")
-    if tag is not None:
-        is_quick = bool(library.get_pretrained_cfg(reference.name, tag).get("quick_gelu", False))
-        _check_activation(library, reference.name, tower, is_quick=is_quick)
     if weights != "random":
-        file = Path(weights).expanduser() if tag is None else _download(library, reference.name, tag)
-        state, part = read_checkpoint(file, trust_torchscript=trust_torchscript)
-        if is_openai(state, "visual."):
-            _check_activation(library, reference.name, tower, is_quick=True)
+        has_gelu = isinstance(tower, VisionTransformerTower)
+        file, state, part = open_weights(
+            library, reference.name, tag, weights, trust_torchscript=trust_torchscript, has_gelu=has_gelu
+        )
         converted = _load(tower.visual, file, state)
         source = Provenance.of_files(
             source.name, [file], weights=noted("open_clip", part), licence="unknown", explained=converted.explained
@@ -152,62 +149,6 @@ def load_open_clip(
         tower.visual.set_input_size(img_size)
     size = img_size or config["vision_cfg"].get("image_size", 224)
     return Backbone(tower, img_size=size, preprocess=_preprocess(library, reference.name, tag), source=source).eval()
-
-
-def _library() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it imports timm by names of the past
-            import open_clip
-    except ImportError:
-        raise ModelReferenceError(
-            'open_clip: references need open_clip, which is not installed. Try: pip install "attar[vl]".'
-        ) from None
-    return open_clip
-
-
-def _config(library: Any, reference: Reference) -> dict[str, Any]:
-    """open_clip's description of the model."""
-    unknown = [key for key in reference.arguments if key != "pretrained"]
-    if unknown:
-        raise ModelReferenceError(f"model 'open_clip:{reference}': '{unknown[0]}' is no argument. Only pretrained is.")
-    config = library.get_model_config(reference.name) if ":" not in reference.name else None
-    if config is None:
-        guess = did_you_mean(reference.name, library.list_models())
-        raise ModelReferenceError(
-            f"no model '{reference.name}' in open_clip {library.__version__}.{guess}"
-            " List them with open_clip.list_models()."
-        )
-    return dict(config)
-
-
-def _tag(library: Any, reference: Reference, config: dict[str, Any], weights: str | Path) -> str | None:
-    """The published weights to load, None for a file or random weights."""
-    asked = reference.arguments.get("pretrained")
-    if weights != "pretrained":
-        if asked is not None:
-            raise ModelReferenceError(
-                f"model 'open_clip:{reference}' names published weights, and weights={weights} names others. Keep one."
-            )
-        return None
-    tags = library.list_pretrained_tags_by_model(reference.name)
-    tag = asked if asked is not None else tags[0] if len(tags) == 1 else None
-    if tag not in tags:
-        known = f"Known: {', '.join(tags)}." if tags else "open_clip publishes none: give a file, or random."
-        what = f"has no published weights '{tag}'" if tag else "must say which published weights: ?pretrained=TAG"
-        raise ModelReferenceError(f"model 'open_clip:{reference}' {what}. {known}")
-    return str(tag)
-
-
-def _check_activation(library: Any, name: str, tower: Tower, *, is_quick: bool) -> None:
-    """Refuse weights of another activation where open_clip has the model with theirs; the numbers would be wrong."""
-    other = f"{name}-quickgelu" if is_quick else name.removesuffix("-quickgelu")
-    asks_quick = bool(library.get_model_config(name).get("quick_gelu", False))
-    if isinstance(tower, VisionTransformerTower) and is_quick != asks_quick and other in library.list_models():
-        names = ("QuickGELU", "GELU") if is_quick else ("GELU", "QuickGELU")
-        raise ModelReferenceError(
-            f"these weights were trained with {names[0]}, and {name} computes {names[1]}. Try open_clip:{other}."
-        )
 
 
 def _build(config: dict[str, Any], img_size: int | None, reference: Reference) -> OpenClipTower:
@@ -242,17 +183,6 @@ def _preprocess(library: Any, name: str, tag: str | None) -> Preprocess:
     found = {(tuple(config.get("mean") or default.mean), tuple(config.get("std") or default.std)) for config in configs}
     mean, std = found.pop() if len(found) == 1 else (tuple(default.mean), tuple(default.std))
     return Preprocess(mean, std)
-
-
-def _download(library: Any, name: str, tag: str) -> Path:
-    try:
-        return Path(library.download_pretrained(library.get_pretrained_cfg(name, tag)))
-    except Exception as error:  # hub and web raise many kinds; each means the file did not arrive
-        raise not_fetched(
-            f"weights '{tag}' of open_clip:{name}",
-            error,
-            instead="a weight file: --teacher-weights FILE (weights=FILE in Python)",
-        ) from None
 
 
 def _load(visual: nn.Module, file: Path, state: StateDict) -> Converted:

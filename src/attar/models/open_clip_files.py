@@ -1,0 +1,119 @@
+"""What open_clip knows of a model by its name: its description, its published weights, and their activation."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from attar.errors import ModelReferenceError, did_you_mean
+from attar.models.files import StateDict, not_fetched, read_checkpoint
+from attar.models.official import is_openai
+from attar.models.references import Reference
+
+
+def open_clip_library() -> Any:
+    """The module `open_clip`, imported only when a reference asks for it.
+
+    Raises:
+        ModelReferenceError: If it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it imports timm by names of the past
+            import open_clip
+    except ImportError:
+        raise ModelReferenceError(
+            'open_clip: references need open_clip, which is not installed. Try: pip install "attar[vl]".'
+        ) from None
+    return open_clip
+
+
+def model_config(library: Any, reference: Reference) -> dict[str, Any]:
+    """open_clip's description of the model.
+
+    Raises:
+        ModelReferenceError: If open_clip knows no such model, or the reference has other arguments than `pretrained`.
+    """
+    unknown = [key for key in reference.arguments if key != "pretrained"]
+    if unknown:
+        raise ModelReferenceError(f"model 'open_clip:{reference}': '{unknown[0]}' is no argument. Only pretrained is.")
+    config = library.get_model_config(reference.name) if ":" not in reference.name else None
+    if config is None:
+        guess = did_you_mean(reference.name, library.list_models())
+        raise ModelReferenceError(
+            f"no model '{reference.name}' in open_clip {library.__version__}.{guess}"
+            " List them with open_clip.list_models()."
+        )
+    return dict(config)
+
+
+def published_tag(library: Any, reference: Reference, config: dict[str, Any], weights: str | Path) -> str | None:
+    """The published weights to load, None for a file or random weights.
+
+    Raises:
+        ModelReferenceError: If they are not named, or there are none of that name.
+    """
+    asked = reference.arguments.get("pretrained")
+    if weights != "pretrained":
+        if asked is not None:
+            raise ModelReferenceError(
+                f"model 'open_clip:{reference}' names published weights, and weights={weights} names others. Keep one."
+            )
+        return None
+    tags = library.list_pretrained_tags_by_model(reference.name)
+    tag = asked if asked is not None else tags[0] if len(tags) == 1 else None
+    if tag not in tags:
+        known = f"Known: {', '.join(tags)}." if tags else "open_clip publishes none: give a file, or random."
+        what = f"has no published weights '{tag}'" if tag else "must say which published weights: ?pretrained=TAG"
+        raise ModelReferenceError(f"model 'open_clip:{reference}' {what}. {known}")
+    return str(tag)
+
+
+def open_weights(
+    library: Any, name: str, tag: str | None, weights: str | Path, *, trust_torchscript: bool, has_gelu: bool
+) -> tuple[Path, StateDict, str]:
+    """(file, tensors, a note on what of the file they are) of published weights or of a given file.
+
+    Args:
+        library: The module `open_clip`.
+        name: Of the model.
+        tag: Of the published weights; None for a file.
+        weights: The file.
+        trust_torchscript: Read a TorchScript archive, which can run code.
+        has_gelu: The tower computes the activation that open_clip's description says, GELU or QuickGELU.
+
+    Raises:
+        ModelReferenceError: If the weights were trained with the other of the two.
+        WeightsError: If the file does not arrive or cannot be read.
+    """
+    if has_gelu and tag is not None:
+        is_quick = bool(library.get_pretrained_cfg(name, tag).get("quick_gelu", False))
+        _check_activation(library, name, is_quick=is_quick)
+    file = Path(weights).expanduser() if tag is None else _download(library, name, tag)
+    state, part = read_checkpoint(file, trust_torchscript=trust_torchscript)
+    if has_gelu and is_openai(state, "visual."):
+        _check_activation(library, name, is_quick=True)
+    return file, state, part
+
+
+def _check_activation(library: Any, name: str, *, is_quick: bool) -> None:
+    """Refuse weights of another activation where open_clip has the model with theirs; the numbers would be wrong."""
+    other = f"{name}-quickgelu" if is_quick else name.removesuffix("-quickgelu")
+    asks_quick = bool(library.get_model_config(name).get("quick_gelu", False))
+    if is_quick != asks_quick and other in library.list_models():
+        names = ("QuickGELU", "GELU") if is_quick else ("GELU", "QuickGELU")
+        raise ModelReferenceError(
+            f"these weights were trained with {names[0]}, and {name} computes {names[1]}. Try open_clip:{other}."
+        )
+
+
+def _download(library: Any, name: str, tag: str) -> Path:
+    try:
+        return Path(library.download_pretrained(library.get_pretrained_cfg(name, tag)))
+    except Exception as error:  # hub and web raise many kinds; each means the file did not arrive
+        raise not_fetched(
+            f"weights '{tag}' of open_clip:{name}",
+            error,
+            instead="a weight file: --teacher-weights FILE (weights=FILE in Python)",
+        ) from None
