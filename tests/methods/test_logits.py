@@ -53,6 +53,47 @@ def test_the_teachers_classes_are_those_of_its_classifier_on_its_tokens(features
     assert method.training_step(other).terms["logits"].item() > 1e-4
 
 
+def agreeing(method, count, *, shift=0):
+    """Batches whose labels are the teacher's classes, or those `shift` further on."""
+    for number in range(count):
+        batch = batch_of(32, start=32 * number, total=32 * count)
+        classes = method.classifier.logits(method.teacher.tokens(batch.views)).argmax(1)
+        yield replace(batch, labels=(classes + shift) % 3)
+
+
+def method_that_tells_images_apart():
+    method = LogitDistillation(backbone(WIDE, seed=7), classifier(3), backbone(), LogitsConfig())
+    logits = method.classifier.logits(method.teacher.tokens(batch_of(64).views))
+    with torch.no_grad():  # so that each class is somewhere the likeliest
+        method.classifier.bias = torch.nn.Parameter(-logits.mean(0), requires_grad=False)
+    return method
+
+
+def test_classes_in_another_order_are_noticed_before_the_first_step():
+    method = method_that_tells_images_apart()
+    assert "agree on 100.0% of 64 views" in method.prepare(agreeing(method, 2))
+    assert "chance:" not in method.prepare(agreeing(method, 2))
+    words = method.prepare(agreeing(method, 2, shift=1))
+    assert "agree on 0.0% of 64 views" in words
+    assert "no better than chance: are the data's classes in another order" in words
+
+
+def test_a_classifier_that_always_says_the_same_agrees_by_chance_alone():
+    # catches a comparison with 1 / K: two of the four labels are the class that it always names
+    method = method_of()
+    method.classifier.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    words = method.prepare([batch_of(4)])
+    assert "agree on 50.0% of 4 views, 50.0% by chance" in words
+    assert "no better than chance" in words
+
+
+def test_a_few_hundred_views_are_enough():
+    method = method_that_tells_images_apart()
+    stream = agreeing(method, 20)
+    assert "of 512 views" in method.prepare(stream)
+    assert len(list(stream)) == 4
+
+
 def test_labels_change_their_own_term_alone():
     method, batch = method_of(), batch_of(4)
     other = replace(batch, labels=torch.zeros_like(batch.labels))  # the class that the student thinks likeliest

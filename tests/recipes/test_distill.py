@@ -117,3 +117,11 @@ def test_a_run_goes_on_with_changed_images_when_asked_to_and_says_so(tmp_path):
     for text in ((report.student / "README.md").read_text(), (run / "report.html").read_text()):
         assert f"up to step 1 {change}" in text
     attar.distill(config)  # the newest checkpoint belongs to the images of now
+
+
+def test_a_classifier_of_no_use_is_told_before_the_first_step(tmp_path):
+    config = config_of("logits", tmp_path)
+    torch.save({"fc.weight": torch.zeros(2, 32), "fc.bias": torch.tensor([1.0, 0.0])}, tmp_path / "fc.pth")
+    said = (attar.distill(config).run / "log.txt").read_text()
+    check = said.index("  check    the teacher's classifier and the labels agree on ")
+    assert check < said.index("           that is no better than chance") < said.index("  step 1  ")

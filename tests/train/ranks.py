@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.config import OptimConfig, ProteusConfig, ViewsConfig
+from attar.config import LogitsConfig, OptimConfig, ProteusConfig, ViewsConfig
 from attar.data.loader import ViewDataset, training_batches
 from attar.data.sampler import ViewOrder
 from attar.data.sources import open_source
 from attar.errors import AttarError, Interrupted
-from attar.methods import Hint, Method, Proteus, Supervised
+from attar.methods import Hint, LogitDistillation, Method, Proteus, Supervised
 from attar.methods.proteus import draw_masks
-from attar.models import Backbone, load_backbone
+from attar.models import Backbone, LinearClassifier, load_backbone
 from attar.train import (
     Callback,
     Checkpoints,
@@ -263,7 +263,16 @@ def complaint(run: Any) -> Result:
     return {"errors": gather(found)}
 
 
+def scene_agreement(_folder: Path, _engine: Engine) -> Result:
+    """What the logit method says of the teacher's classes and the labels."""
+    head = torch.randn(12, 48, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    classifier = LinearClassifier(head, None, embed_dim=48).double()
+    method = LogitDistillation(backbone(TEACHER, 1), classifier, backbone(STUDENT, 2), LogitsConfig())
+    return {"said": gather(method.prepare(batches()))}
+
+
 SCENES = {
+    "agreement": scene_agreement,
     "views": scene_views,
     "gradients": scene_gradients,
     "two more steps": scene_two_more_steps,

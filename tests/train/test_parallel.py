@@ -39,7 +39,7 @@ def two_ranks(folder: Path, engine: str, *scenes: str) -> None:
 def played(request, tmp_path_factory):
     """Folder of what two ranks did in all scenes but the checkpoints', in one launch an engine."""
     folder = tmp_path_factory.mktemp(request.param)
-    scenes = ("views", "gradients", "not finite", "stopped", "stopped while judging", "past forward")
+    scenes = ("views", "gradients", "agreement", "not finite", "stopped", "stopped while judging", "past forward")
     two_ranks(folder, request.param, *scenes)
     return folder, request.param
 
@@ -53,7 +53,7 @@ def result(played, name):
 def alone(tmp_path_factory):
     """The same scenes on one process."""
     folder = tmp_path_factory.mktemp("alone")
-    return {name: ranks.SCENES[name](folder, "ddp") for name in ("views", "gradients")}
+    return {name: ranks.SCENES[name](folder, "ddp") for name in ("views", "gradients", "agreement")}
 
 
 @pytest.mark.slow
@@ -87,6 +87,14 @@ def test_released_mask_rule_counts_within_a_rank(played, alone) -> None:
     assert there[token].isfinite().all()
     assert not torch.allclose(here[token], there[token])
     assert torch.allclose(here["paper/token_head.1.bias"], there["paper/token_head.1.bias"], rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_what_a_method_measures_before_it_begins_is_of_all_ranks(played, alone) -> None:
+    # catches shares of a rank's own views, or a rank that looks at more batches than the other and waits for ever
+    (words,) = alone["agreement"]["said"]
+    assert f"of {ranks.STEPS * ranks.BATCH} views" in words
+    assert result(played, "agreement")["said"] == [words, words]
 
 
 @pytest.mark.slow

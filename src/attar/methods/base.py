@@ -33,6 +33,9 @@ class Method(Protocol):
         """
         ...
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Before the first step of a new run: measure what must be known of the first batches; by default nothing."""
-        return
+    def prepare(self, batches: Iterable[Batch]) -> str | None:
+        """What the log shall say of the first batches, before the first step of a new run; by default nothing.
+
+        Called by all ranks, each with its share. Here a method measures what it must know.
+        """
+        return None

@@ -7,6 +7,9 @@ code divides it by the number of classes too.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +19,9 @@ from attar.methods.base import Method
 from attar.methods.teacher import ask, check_patches, frozen, resize
 from attar.models import Backbone, ClassificationHead, LinearClassifier
 from attar.types import Batch, StepOutput
+from attar.utils.distributed import sum_over_ranks, world_size
+
+_ASKED = 512  # views, of all ranks together, on which teacher and labels are compared
 
 
 class LogitsLearner(nn.Module):
@@ -65,3 +71,29 @@ class LogitDistillation(Method):
         weight = self.config.teacher_weight
         loss = (1 - weight) * terms["labels"] + weight * terms["logits"]
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
+
+    def prepare(self, batches: Iterable[Batch]) -> str:
+        """How far the teacher's classifier and the labels agree: a file cannot tell whose classes its rows are."""
+        counts = self.classifier.weight.new_zeros(3, self.classifier.out_features)
+        for batch in batches:
+            batch = batch.to(counts.device)
+            assert batch.labels is not None, "a supervised method on a stream without labels"
+            classes = self.classifier.logits(ask(self.teacher, batch.views)).argmax(1)
+            for count, found in zip(counts, (classes[classes == batch.labels], classes, batch.labels), strict=True):
+                count += found.bincount(minlength=len(count))
+            if counts[1].sum() * world_size() >= _ASKED:  # batches are as large on each rank: all stop at the same one
+                break
+        return _agreement(*sum_over_ranks(counts).double().cpu())
+
+
+def _agreement(right: Tensor, guessed: Tensor, labelled: Tensor) -> str:
+    """The share of agreement in words, from counts by class (K,), and a warning where chance would give as much."""
+    views = int(guessed.sum())
+    share, chance = float(right.sum()) / views, float(guessed @ labelled) / views**2
+    words = f"the teacher's classifier and the labels agree on {share:.1%} of {views:,} views, {chance:.1%} by chance"
+    if share <= chance + 2 * math.sqrt(chance * (1 - chance) / views):
+        words += (
+            "\nthat is no better than chance: are the data's classes in another order than the classifier's, or is it"
+            " another teacher's?"
+        )
+    return words

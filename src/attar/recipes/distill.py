@@ -56,7 +56,7 @@ from attar.utils.progress import Log
 from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
 from attar.utils.signals import polite_stop
 
-_TARGET_STATISTICS_STEPS = 50  # batches that standardised targets are measured on
+_PREPARATION_STEPS = 50  # whose batches a method may look at before it begins
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,9 @@ def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, base
         workers=built.workers,
     )
     if state.step == 0:
-        built.method.prepare(batches(start_step=0, num_steps=min(_TARGET_STATISTICS_STEPS, built.total_steps)))
+        said = built.method.prepare(batches(start_step=0, num_steps=min(_PREPARATION_STEPS, built.total_steps)))
+        if said:
+            log.say("  check    " + said.replace("\n", "\n           "))
     settings = LoopSettings(
         total_steps=built.total_steps,
         micro_batches=config.optim.accumulate,
