@@ -328,7 +328,7 @@ SETTINGS = [
         "batch of one",
         flags("--batch-size", "1"),
         2,
-        ("mask_probability 0.5 of 1 images masks none", "Try 1, or 0"),
+        ("mask_probability 0.5 of 1 images masks none", "Try --batch-size 2, or --proteus.mask-probability 1"),
         then_runs("--batch-size", "1", "--proteus.mask-probability", "1"),
     ),
     Row(
@@ -344,7 +344,7 @@ SETTINGS = [
     Row("learning rate inf", flags("--optim.lr", "inf"), 2, ("setting 'optim.lr' is 'inf'", "finite")),
     Row("momentum above 1", flags("--optim.betas", "0.9", "1.5"), 2, ("optim.betas", "1.5", "0 <= beta < 1")),
     Row("crop scale reversed", flags("--views.crop-scale", "1", "0.5"), 2, ("crop_scale is (1.0, 0.5)", "low <= high")),
-    Row("accumulate 3 of 8", flags("--optim.accumulate", "3"), 2, ("batch_size 8", "accumulate 3", "Try batch_size 6")),
+    Row("accumulate 3 of 8", flags("--optim.accumulate", "3"), 2, ("batch_size 8", "x 3 micro", "Try --batch-size 9")),
     Row(
         "nothing to learn",
         flags("--proteus.token-weight", "0", "--proteus.feature-weight", "0", "--proteus.patch-weight", "0"),
@@ -439,9 +439,12 @@ IMAGES = [
     Row("playground malformed", flags("--data", "playground:x"), 2, ("'playground:x'", "playground:SEED?n=COUNT")),
     Row("playground no number", flags("--data", "playground:²"), 2, ("'playground:²'", "playground:SEED?n=COUNT")),
     Row(
-        "all broken", only(broken_pictures), 2, ("images in a row cannot be read", "not a readable", "folder of images")
+        "all broken",
+        only(broken_pictures, "--teacher", "no_such_model"),  # before any model is asked for
+        2,
+        ("images in a row cannot be read", "not a readable", "folder of images"),
+        nothing_started,
     ),
-    Row("all broken, in a worker", only(broken_pictures, "--workers", "1"), 2, ("images in a row cannot be read",)),
     Row(
         "2 of 60 broken",
         sixty(3, 7),
@@ -542,7 +545,7 @@ METHODS = [
     Row("classifier that fits", learning("logits", 2, 32), 0, ("labels", "logits"), trained),
     Row(
         "labels of none",
-        flags("--method", "labels"),
+        flags("--method", "labels", "--teacher", "no_such_model"),  # the cheap question comes first
         2,
         ("method labels learns from labels", "has none", "a folder of its own", "--method proteus"),
         nothing_started,
@@ -551,7 +554,7 @@ METHODS = [
         "labels of one class",
         lambda folder: ["--method", "labels", *classes(1)(folder)],
         2,
-        ("of 1 class", "two at least"),
+        ("of class '0'", "two classes at least"),
         nothing_started,
     ),
     Row("hint with a rest", flags("--method", "hint", "--img-size", "30"), 2, ("leave a rest", "Try --img-size 32")),

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attar.errors import DataError
 from attar.methods import Supervised
 from small_models import always, backbone, batch_of
 
@@ -46,9 +45,3 @@ def test_the_classifier_reads_the_class_token(method):
     logits = method.student(batch.views).cls @ method.learner.head.weight.T + method.learner.head.bias
     expected = torch.nn.functional.cross_entropy(logits, batch.labels)
     torch.testing.assert_close(method.training_step(batch).loss, expected)
-
-
-def test_one_class_alone_is_refused():
-    # its cross-entropy is 0 from the start: a run would end without a word and without having learned
-    with pytest.raises(DataError, match=r"of 1 class.*two at least"):
-        Supervised(backbone(), 1)

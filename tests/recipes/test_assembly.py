@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from attar.config import DistillConfig
 from attar.errors import ConfigError
 from attar.models import Backbone, Preprocess, load_backbone
-from attar.recipes.assembly import assemble
+from attar.recipes.assembly import _check_shares, assemble
 from attar.recipes.distill import distill
 
 CPU = torch.device("cpu")
@@ -132,3 +134,27 @@ def test_transformers_teach_and_learn(tmp_path: Path) -> None:
     assert {result.role for result in report.results} == {"teacher", "student", "random"}
     before = load_backbone(config.student, weights="random", img_size=32)
     assert not torch.equal(student.model.state_dict()["model.layernorm.weight"], before.model.model.layernorm.weight)
+
+
+@pytest.mark.parametrize("rule", ["random", "paper"])
+@pytest.mark.parametrize("method", ["proteus", "hint"])
+def test_the_batch_size_that_a_refusal_suggests_is_accepted(rule: str, method: str, tmp_path: Path) -> None:
+    # catches a suggestion that the next check refuses; 49 * (1 / 49) is below 1 in floats
+    sizes, refused = itertools.product((1, 2, 7, 15, 30), (1, 3, 4), (1, 2, 5), (1 / 49, 0.1, 0.5, 1.0)), 0
+    for batch_size, accumulate, ranks, probability in sizes:
+        proteus = {"mask_rule": rule, "mask_probability": probability}
+        config = settings(
+            tmp_path, method=method, batch_size=batch_size, optim={"accumulate": accumulate}, proteus=proteus
+        )
+        try:
+            _check_shares(config, ranks)
+        except ConfigError as error:
+            suggested = re.search(r"--batch-size (\d+)", str(error).replace("\n", " "))
+            assert suggested is not None
+            _check_shares(config.replace(batch_size=int(suggested[1])), ranks)
+            refused += 1
+            continue
+        assert batch_size % (accumulate * ranks) == 0
+        masked_together = batch_size // (accumulate * ranks) if rule == "paper" else batch_size
+        assert method == "hint" or int(masked_together * probability) > 0
+    assert 50 < refused < 180

@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_one_reason(tmp_path
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--batch-size", "15"], "ConfigError: batch_size 15 does not divide into 2 ranks x 1 micro-batches. Try"),
+        (["--batch-size", "15"], "ConfigError: batch_size 15 does not divide into 2 ranks x 1 micro-batches (optim"),
         (["--data", "no-such-folder"], "DataError: "),
     ],
 )

@@ -265,7 +265,7 @@ def complaint(run: Any) -> Result:
 
 def scene_agreement(_folder: Path, _engine: Engine) -> Result:
     """What the logit method says of the teacher's classes and the labels."""
-    head = torch.randn(12, 48, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    head = torch.randn(14, 48, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     classifier = LinearClassifier(head, None, embed_dim=48).double()
     method = LogitDistillation(backbone(TEACHER, 1), classifier, backbone(STUDENT, 2), LogitsConfig())
     return {"said": gather(method.prepare(batches()))}

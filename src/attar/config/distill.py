@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_serializer, field_validator, model_validator
@@ -196,16 +195,6 @@ class DistillConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _parts_divide_the_batch(self) -> Self:
-        parts = self.optim.accumulate
-        if self.batch_size % parts:
-            raise ConfigError(
-                f"batch_size {self.batch_size} does not divide into optim.accumulate {parts} parts."
-                f" Try batch_size {max(1, self.batch_size // parts) * parts}."
-            )
-        return self
-
-    @model_validator(mode="after")
     def _logits_need_a_classifier(self) -> Self:
         learns_classes = self.method in ("logits", "soft_logits")
         if learns_classes and self.teacher_classifier is None:
@@ -242,19 +231,6 @@ class DistillConfig(Config):
             raise ConfigError(
                 "nothing to learn: proteus.token_weight and feature_weight are 0, and so is patch_weight or"
                 " mask_probability. Give one term a weight."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _some_image_is_masked(self) -> Self:
-        terms, images = self.proteus, self.batch_size
-        if terms.mask_rule == "paper":
-            images //= self.optim.accumulate
-        masks_some = self.method == "proteus" and terms.patch_weight and terms.mask_probability
-        if masks_some and int(images * terms.mask_probability) == 0:
-            raise ConfigError(
-                f"proteus.mask_probability {terms.mask_probability:g} of {images} images masks none."
-                f" Try {math.ceil(100 / images) / 100:g}, or 0 to leave the patch term out."
             )
         return self
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attar.errors import DataError
 from attar.losses import cross_entropy
 from attar.methods.base import Method
 from attar.methods.teacher import check_patches, resize
@@ -33,8 +32,6 @@ class Supervised(Method):
 
     def __init__(self, student: Backbone, num_classes: int) -> None:
         check_patches(student)
-        if num_classes < 2:
-            raise DataError(f"all images are of {num_classes} class: labels tell nothing apart. Give two at least.")
         self.student = student
         self.learner: nn.Module = SupervisedLearner(student, num_classes)
 

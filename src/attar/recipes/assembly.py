@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from attar.config import DistillConfig
 from attar.data.base import lost_images
 from attar.data.labelled import open_labelled
-from attar.data.loader import default_workers
+from attar.data.loader import ViewDataset, default_workers
 from attar.data.references import shown
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Labels, Source, open_source
@@ -59,17 +60,19 @@ class Assembly:
 
 
 def assemble(config: DistillConfig, device: torch.device) -> Assembly:
-    """Open the data, load both models, check that they fit; on several ranks each holds a whole student.
+    """Look at the data, then load both models, and check that all fits; on several ranks each holds a whole student.
 
     Raises:
         UserError: If something is missing or does not fit.
     """
-    _check_shares(config)
+    _check_shares(config, world_size())
     _check_ships(config)
     workers = default_workers() if config.workers is None else config.workers
     source = open_source(config.data, reindex=config.reindex)
     _check_damage(source, config.max_bad_share)
     order = ViewOrder(len(source), config.seed, config.views.repeats)
+    classes = _open_classes(config, source)
+    _check_first_view(ViewDataset(source, order, config.views, config.img_size))
     monitor = _open_monitor(config, workers)
     teacher = load_backbone(
         config.teacher,
@@ -82,7 +85,6 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
     if config.normalisation == "imagenet":
         teacher.normalise_with(Preprocess())
     student = _start_student(config, teacher)
-    classes = _open_classes(config, source)
     total_steps = config.max_steps or order.num_steps(config.epochs or 300.0, config.batch_size)
     return Assembly(
         config=config,
@@ -100,23 +102,31 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
     )
 
 
-def _check_shares(config: DistillConfig) -> None:
-    """Every rank and micro-batch has the same number of views, one at least."""
-    micro_batches, ranks = config.optim.accumulate, world_size()
-    shares = micro_batches * ranks
-    if config.batch_size % shares:
-        fitting = max(1, round(config.batch_size / shares)) * shares
+def _check_shares(config: DistillConfig, ranks: int) -> None:
+    """Each rank and micro-batch gets as many views, one at least, and some image is masked; one size does for all."""
+    pieces, size, terms = config.optim.accumulate, config.batch_size, config.proteus
+    shares, least, is_local = pieces * ranks, _least_masked(config), terms.mask_rule == "paper"
+    fitting = max(1, round(size / shares), least if is_local else math.ceil(least / shares)) * shares
+    if size % shares:
         raise ConfigError(
-            f"batch_size {config.batch_size} does not divide into {ranks} ranks x {micro_batches} micro-batches."
+            f"batch_size {size} does not divide into {ranks} ranks x {pieces} micro-batches (optim.accumulate)."
             f" Try --batch-size {fitting}."
         )
-    terms, images = config.proteus, config.batch_size // shares
-    is_partial = config.method == "proteus" and terms.mask_rule == "paper" and terms.patch_weight > 0
-    if is_partial and terms.mask_probability and int(images * terms.mask_probability) == 0:
+    images = size // shares if is_local else size
+    if images < least:
         raise ConfigError(
-            f"proteus.mask_probability {terms.mask_probability:g} of the {images} images of a rank masks none."
-            " Try a larger --batch-size or fewer ranks, or --proteus.mask-rule random."
+            f"proteus.mask_probability {terms.mask_probability:g} of {images} images masks none. Try --batch-size"
+            f" {fitting}, or --proteus.mask-probability {math.ceil(100 / images) / 100:g}; 0 leaves the patch term out."
         )
+
+
+def _least_masked(config: DistillConfig) -> int:
+    """Of how many images one is masked; the released rule counts them within a rank's micro-batch."""
+    probability = config.proteus.mask_probability
+    if config.method != "proteus" or not config.proteus.patch_weight or not probability:
+        return 1
+    images = math.ceil(1 / probability)
+    return images if int(images * probability) else images + 1  # as rounding of floats has it
 
 
 def _check_damage(source: Source, max_share: float) -> None:
@@ -128,6 +138,13 @@ def _check_damage(source: Source, max_share: float) -> None:
             f"about {lost:,} of {len(source) + lost:,} images are lost in {len(source.problems)} damaged shards, more"
             f" than the limit of {limit:,}. {source.problems[0].reason} Mend or remove them, or raise --max-bad-share."
         )
+
+
+def _check_first_view(dataset: ViewDataset) -> None:
+    """Images none of which can be read are told now, not when both models are loaded and measured."""
+    first = dataset[0]
+    if isinstance(first, DataError):
+        raise first
 
 
 def _check_ships(config: DistillConfig) -> None:
@@ -192,6 +209,10 @@ def _open_classes(config: DistillConfig, source: Source) -> tuple[Labels, list[s
         raise DataError(
             f"method {config.method} learns from labels, and {places} has none. Put each class into a folder of its"
             " own, give a Parquet file a column 'label', or use --method proteus."
+        )
+    if len(classes[1]) < 2:
+        raise DataError(
+            f"all images are of class '{classes[1][0]}': labels tell nothing apart. Give two classes at least."
         )
     return classes
 
