@@ -94,10 +94,10 @@ def train_heads(heads: Heads, features: ProbeFeatures, schedule: ProbeSchedule, 
 
 
 def _step(heads: Heads, features: ProbeFeatures, batch: Tensor, labels: Tensor, *, factor: float) -> None:
-    device = next(iter(heads.values())).weight.device
-    batch, labels = batch.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    like = next(iter(heads.values())).weight
+    batch, labels = batch.to(like.device).to(like.dtype), labels.to(like.device)  # half the bytes travel, if halves
     for layout, some in heads.items():
-        some.step(batch[:, features.columns(layout)].to(some.weight.dtype), labels, factor=factor)
+        some.step(batch[:, features.columns(layout)], labels, factor=factor)
 
 
 def _identity(heads: Heads, features: ProbeFeatures, schedule: ProbeSchedule) -> dict[str, Any]:
