@@ -319,7 +319,7 @@ BROKEN = {
     "GIF cut in half": (encode(photo(120, 90), "GIF")[:2000], "cannot be decoded"),
     "WebP cut in half": (encode(photo(120, 90), "WEBP")[:500], "not a readable|cannot be decoded"),
     "JPEG 2000": (encode(photo(32, 32), "JPEG2000"), "not a readable"),
-    "PPM": (encode(photo(32, 32), "PPM"), "not a readable"),
+    "PCX": (encode(photo(32, 32), "PCX"), "not a readable"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable"),
     "float samples": (encode(Image.new("F", (9, 9), 0.5), "TIFF"), "32-bit samples, mode F, is unknown"),
     "32-bit integers": (encode(Image.new("I", (9, 9), 70000), "TIFF"), "32-bit samples, mode I, is unknown"),

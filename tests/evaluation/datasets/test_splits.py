@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -26,6 +26,7 @@ def test_the_papers_shuffle_is_numpys_by_seed_0() -> None:
     assert (val.tolist(), train.tolist()) == ([2, 8], [4, 9, 1, 6, 7, 3, 0, 5])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300))
 def test_a_shuffled_fifth_is_floored_and_nothing_is_lost(count: int) -> None:
     train, val = shuffled_fifth(count)
@@ -50,6 +51,7 @@ def test_elevaters_fifth_by_hand() -> None:
     assert (val.tolist(), train.tolist()) == ([0, 1, 2], [3, 4, 5, 6, 7])
 
 
+@settings(deadline=None)
 @given(arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 4)))
 def test_elevaters_fifth_has_a_fifth_of_each_class(labels: np.ndarray) -> None:
     train, val = first_fifth_of_each_class(labels)
@@ -67,6 +69,7 @@ def test_elevaters_cover_by_hand() -> None:
     assert (val.tolist(), train.tolist()) == ([0, 3], [1, 2, 4])
 
 
+@settings(deadline=None)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 4)), elements=st.integers(0, 1)))
 def test_elevaters_cover_has_a_fifth_of_each_class_and_no_row_to_spare(labels: np.ndarray) -> None:
     before = labels.copy()

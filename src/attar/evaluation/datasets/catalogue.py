@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from attar.errors import ConfigError, did_you_mean
-from attar.evaluation.datasets import apple, dense, elevater, fine_grained, imagenet
+from attar.evaluation.datasets.apple import ROWS as APPLE
 from attar.evaluation.datasets.dataset import Dataset
+from attar.evaluation.datasets.dense import ROWS as DENSE
+from attar.evaluation.datasets.elevater import ROWS as ELEVATER
+from attar.evaluation.datasets.fine_grained import ROWS as FINE_GRAINED
+from attar.evaluation.datasets.imagenet import ROWS as IMAGENET
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
-    {row.name: row for part in (imagenet, fine_grained, elevater, dense, apple) for row in part.ROWS}
+    {row.name: row for row in (*IMAGENET, *FINE_GRAINED, *ELEVATER, *DENSE, *APPLE)}
 )
 """Every row by name."""
 
-_PROTEUS12 = tuple(row.name for row in fine_grained.ROWS)
+_PROTEUS12 = tuple(row.name for row in FINE_GRAINED)
 _SHARED_WITH_ELEVATER = tuple(name for name in _PROTEUS12 if name not in ("caltech101", "sun397", "cub200"))
 
 SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -24,13 +28,13 @@ SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("imagenet", *_PROTEUS12, "ade20k", "nyuv2"),
             *("imagenet-sketch", "imagenet-a", "imagenet-r", "imagenet-c"),
         ),
-        "elevater20": (*_SHARED_WITH_ELEVATER, *(row.name for row in elevater.ROWS)),
+        "elevater20": (*_SHARED_WITH_ELEVATER, *(row.name for row in ELEVATER)),
         "robustness5": ("imagenetv2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet"),
-        "apple5": tuple(row.name for row in apple.ROWS),
-        "dense": tuple(row.name for row in dense.ROWS),
+        "apple5": tuple(row.name for row in APPLE),
+        "dense": tuple(row.name for row in DENSE),
     }
 )
-"""Names of each suite's data sets, in the order of the papers' tables. The composition of the 19 is inferred."""
+"""Names of each suite's data sets. Which 19 Proteus counts is inferred from its tables."""
 
 
 def find_dataset(name: str) -> Dataset:

@@ -19,6 +19,8 @@ from attar.evaluation.datasets.layouts.mirrors import parquet_files
 from attar.evaluation.datasets.splits import first_fifth_of_each_class, shuffled_fifth
 from attar.evaluation.segmentation import Annotated
 
+_SPLITS = ("train", "val", "test")
+
 
 @dataclass(frozen=True)
 class OpenedSplit(Labelled):
@@ -152,7 +154,7 @@ def _locate(dataset: Dataset, data_root: str | Path) -> tuple[Path, Layout | Pai
     """(folder, how files lie in it): Parquet files named for the row, official folders, WebDataset mirrors."""
     root = local_path(data_root)
     can_be_mirror = dataset.kind == "classification" and not dataset.is_multi_label
-    if can_be_mirror and any(parquet_files(root / dataset.name, split) for split in dataset.splits):
+    if can_be_mirror and any(parquet_files(root / dataset.name, split) for split in _SPLITS):
         return root / dataset.name, Parquet(validation_is_test="val" not in dataset.splits)
     for folder in dataset.folders:
         if (root / folder).is_dir() and (root / folder / dataset.marker).exists():

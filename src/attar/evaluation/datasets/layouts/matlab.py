@@ -46,10 +46,11 @@ class FlowersAnnotations:
 
 def _matlab(path: Path, key: str) -> Any:
     from scipy.io import loadmat  # costs a tenth of a second, and few need it
+    from scipy.io.matlab import MatReadError
 
     try:
         found = loadmat(existing(path), squeeze_me=True)
-    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+    except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as error:
         raise DataError(f"{path} is not a MATLAB file that can be read ({error}). Take the official one.") from None
     if key not in found:
         raise DataError(f"{path} has no '{key}'. Take the official file.")
