@@ -176,6 +176,8 @@ def test_what_is_undefined_is_an_error_and_not_a_number() -> None:
     broken = torch.tensor([[0.0, 1.0], [math.nan, 0.0]])
     with pytest.raises(DataError, match="scores of row 1 are not a number"):
         top1(broken, torch.tensor([0, 0]))
+    with pytest.raises(DataError, match="scores of row 1 are not a number"):
+        roc_auc(broken, torch.tensor([0, 1]))
     with pytest.raises(DataError, match="top1 of no rows"):
         top1(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
     with pytest.raises(DataError, match="undefined on these 2 rows"):

@@ -6,13 +6,13 @@ several batches or ranks are put together by `torch.cat`, confusion matrices by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from attar.errors import DataError, ShapeError
@@ -56,7 +56,7 @@ class Metric:
         if len(rows[0]) == 0:
             raise DataError(f"{self.name} of no rows is undefined. Check that the test part holds images.")
         value = self.of_rows(*rows)
-        if value != value:
+        if math.isnan(value):
             raise DataError(f"{self.name} is undefined on these {len(rows[0])} rows: no class to judge is among them.")
         return value
 
@@ -182,6 +182,7 @@ def _binary(scores: Tensor, targets: Tensor, *, softmax: bool = False) -> tuple[
             f"scores are {tuple(scores.shape)} and targets {tuple(targets.shape)};"
             " ROC AUC takes (n, 2) or (n,) and (n,), two classes."
         )
+    _check_numbers(scores)
     return scores, targets
 
 
@@ -202,7 +203,9 @@ def _mean_ap(scores: Tensor, targets: Tensor, *, variant: Variant) -> float:
 
 def _auc(scores: Tensor, targets: Tensor) -> float:
     if targets.min() == targets.max():
-        return float("nan")
+        return math.nan
+    from sklearn.metrics import roc_auc_score  # a second to import
+
     return float(roc_auc_score(targets.numpy(), scores.numpy()))
 
 
@@ -216,8 +219,12 @@ def _check(scores: Tensor, targets: Tensor, *, one_of_many: bool) -> None:
             f"targets lie in {int(targets.min())} to {int(targets.max())} but scores are of {scores.shape[1]} classes."
             " Labels count from 0; map or shift them first."
         )
+    _check_numbers(scores)
+
+
+def _check_numbers(scores: Tensor) -> None:
     if scores.isnan().any():
-        row = int(scores.isnan().any(1).nonzero()[0])
+        row = int(scores.isnan().nonzero()[0, 0])
         raise DataError(f"scores of row {row} are not a number. The features or the classifier are broken there.")
 
 
