@@ -35,11 +35,11 @@ import attar
 from attar.data.labelled import Labelled
 from attar.data.sources import open_source
 from attar.evaluation import (
+    METRICS,
     LinearSegmentation,
     choose_logistic,
     embed_labelled,
     knn_accuracy,
-    mean_per_class_accuracy,
     open_annotated,
     wilson_interval,
 )
@@ -299,7 +299,7 @@ class Study:
         return {
             **found,
             **{f"{name}_ci95": wilson_interval(value, len(labels)) for name, value in found.items()},
-            "linear_mean_per_class": mean_per_class_accuracy(predicted, labels),
+            "linear_mean_per_class": METRICS["mean_per_class"](head.logits(features), labels),
             "linear_C": head.C,
             "train_images": len(bank[1]),
             "test_images": len(labels),

@@ -2,9 +2,9 @@
 
 from attar.evaluation.confusion import mean_iou
 from attar.evaluation.embedding import embed_labelled
+from attar.evaluation.few_shot import FewShot, probe_few_shot
 from attar.evaluation.intervals import bootstrap_interval, wilson_interval
 from attar.evaluation.knn import KnnMonitor, KnnScore, few_shot_knn, knn_accuracy, knn_predict, knn_scores
-from attar.evaluation.linear import LinearHead, LinearProbe, choose_logistic, mean_per_class_accuracy
 from attar.evaluation.linear_probe import (
     DINOV2_CODE_LRS,
     DINOV2_PAPER_LRS,
@@ -13,6 +13,8 @@ from attar.evaluation.linear_probe import (
     ProbeResult,
     linear_probe,
 )
+from attar.evaluation.logistic import LinearHead, Solver, fit_logistic, logistic_path
+from attar.evaluation.logistic_probe import LogisticProbe, LogisticProtocol, choose_logistic, probe_logistic
 from attar.evaluation.metrics import METRICS, Metric
 from attar.evaluation.neighbours import nearest
 from attar.evaluation.probe_features import ProbeFeatures
@@ -27,30 +29,36 @@ __all__ = [
     "DINOV2_PAPER_LRS",
     "METRICS",
     "SYNCLR_LRS",
+    "FewShot",
     "KnnMonitor",
     "KnnScore",
     "LinearHead",
-    "LinearProbe",
     "LinearSegmentation",
+    "LogisticProbe",
+    "LogisticProtocol",
     "Metric",
     "ProbeFeatures",
     "ProbeHead",
     "ProbeResult",
+    "Solver",
     "bootstrap_interval",
     "choose_logistic",
     "embed_labelled",
     "few_shot_knn",
+    "fit_logistic",
     "knn_accuracy",
     "knn_predict",
     "knn_scores",
     "linear_probe",
+    "logistic_path",
     "mean_corruption_error",
     "mean_iou",
-    "mean_per_class_accuracy",
     "merge_classes",
     "nearest",
     "numeric_order",
     "open_annotated",
+    "probe_few_shot",
+    "probe_logistic",
     "retrieval_recall",
     "select_classes",
     "slide",

@@ -7,7 +7,7 @@ judges what lies in the feature store, without the model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from attar.data.views import EvaluationView
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.knn import knn_scores, knn_votes
 from attar.evaluation.linear_probe import linear_probe
+from attar.evaluation.logistic_probe import HONEST, PAPER, probe_logistic
 from attar.evaluation.metrics import METRICS
 from attar.evaluation.outputs import Output
 from attar.evaluation.probe_features import ProbeFeatures
@@ -117,7 +118,7 @@ class FeatureProtocol(Protocol):
         ...
 
 
-class KnnProbe:
+class Knn:
     """k-NN, with the number of neighbours chosen on `val`; in paper mode the best of them on what is reported.
 
     DINOv2 reports several k; that the largest is meant where one figure is given is an inference.
@@ -145,7 +146,7 @@ class KnnProbe:
         return scored(splits, votes, test, settings | chosen_on(self.mode), {"by_k": by_k}, seed=self.seed)
 
 
-class LinearProbe:
+class Linear:
     """DINOv2's linear probe, 52 heads at once, the best chosen on `val`; in paper mode on what is reported.
 
     In paper mode heads learn from 10 random views for 10 epochs, as Proteus' do (spec evaluation §1.1).
@@ -207,3 +208,42 @@ class LinearProbe:
 def _probe_features(*views: Features) -> ProbeFeatures:
     cls, patch = ([view[name] for view in views] for name in ("last4", "mean_patch"))
     return ProbeFeatures(cls, patch, views[0].labels)
+
+
+class Logistic:
+    """Logistic regression on class tokens for 45 penalties (Proteus, after SynCLR), the best chosen on `val`.
+
+    In paper mode every model normalises by CLIP's statistics, of equally good penalties the weakest is taken, and the
+    sweep never stops early.
+    """
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.config, self.seed, self.mode = config.logistic, config.seed, config.mode
+        self.protocol = replace(PAPER if config.mode == "paper" else HONEST, standardise=self.config.standardise)
+
+    def needs(self, splits: Splits, img_size: int) -> dict[str, Need]:
+        """Class tokens of all parts."""
+        statistics = CLIP if self.mode == "paper" else None
+        return class_tokens(splits, EvaluationView(img_size, self.config.crop_pct), statistics)
+
+    def judge(self, features: Mapping[str, Features], splits: Splits) -> Score:
+        """The data set's metric on `test`, of a fit on `train` and `val`."""
+        train, val, test = (features[part] for part in PARTS)
+        found = probe_logistic(
+            (train["cls"], train.labels),
+            (val["cls"], val.labels),
+            test["cls"],
+            metric=METRICS[splits.metric],
+            protocol=self.protocol,
+        )
+        settings = {
+            "lambda": found.penalty,
+            "converged": found.converged,
+            "standardise": self.config.standardise,
+            "ties": self.protocol.ties,
+            "crop_pct": self.config.crop_pct,
+            "normalised_by": "CLIP's statistics" if self.mode == "paper" else "the model's own statistics",
+            "chosen_on": "val",
+        }
+        by_penalty = {f"{penalty:.6g}": score for penalty, score in found.val_scores.items()}
+        return scored(splits, found.test_scores, test, settings, {"val_by_lambda": by_penalty}, seed=self.seed)

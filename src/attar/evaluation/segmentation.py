@@ -16,7 +16,7 @@ from attar.data.decode import open_image
 from attar.errors import DataError
 from attar.evaluation.confusion import confusion_matrix, mean_iou
 from attar.evaluation.intervals import bootstrap_interval
-from attar.evaluation.linear import LinearHead, fit_logistic
+from attar.evaluation.logistic import LinearHead, fit_logistic
 from attar.evaluation.metrics import METRICS
 from attar.types import FrozenBackbone
 from attar.utils.progress import track

@@ -8,8 +8,9 @@ from types import MappingProxyType
 
 from attar.config.evaluate import EvaluateConfig
 from attar.errors import ConfigError, did_you_mean
-from attar.evaluation import datasets
-from attar.evaluation.protocols import FeatureProtocol, KnnProbe, LinearProbe
+from attar.evaluation.datasets import DATASETS, open_dataset, open_training
+from attar.evaluation.datasets import SUITES as _DATASETS_OF
+from attar.evaluation.protocols import FeatureProtocol, Knn, Linear, Logistic
 from attar.evaluation.splits import Splits, open_splits
 
 
@@ -31,11 +32,11 @@ class Task:
     @property
     def is_benchmark(self) -> bool:
         """Whether the place is a data set of the table."""
-        return self.place in datasets.DATASETS
+        return self.place in DATASETS
 
 
 PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], FeatureProtocol]] = MappingProxyType(
-    {"knn": KnnProbe, "linear": LinearProbe}
+    {"knn": Knn, "linear": Linear, "logistic": Logistic}
 )
 """Protocols by the name that tasks call them."""
 
@@ -43,7 +44,7 @@ _PLAYGROUND = "playground:1?n=1400&variety=0"
 
 SUITES: Mapping[str, tuple[Task, ...]] = MappingProxyType(
     {
-        "proteus12": tuple(Task("logistic", name) for name in datasets.SUITES["proteus12"]),
+        "proteus12": tuple(Task("logistic", name) for name in _DATASETS_OF["proteus12"]),
         "playground": tuple(Task(protocol, _PLAYGROUND) for protocol in PROTOCOLS),
     }
 )
@@ -97,6 +98,6 @@ def open_task(task: Task, config: EvaluateConfig) -> Splits:
             f"{task} is on a data set of the table, and data_root is not set. Try --data-root DIR; for a folder of"
             f" that name {task.protocol}:./{task.place}."
         )
-    train, val = datasets.open_training(task.place, config.data_root)
-    test = datasets.open_dataset(task.place, config.data_root, "test")
+    train, val = open_training(task.place, config.data_root)
+    test = open_dataset(task.place, config.data_root, "test")
     return Splits(train, val, test, "as the papers split it", metric=test.dataset.metric)
