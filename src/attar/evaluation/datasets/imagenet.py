@@ -41,7 +41,7 @@ ROWS = (
         name="imagenet-real",
         title="ImageNet-ReaL",
         num_classes=1000,
-        metrics=("real",),
+        metrics=("top1_of_sets",),
         splits={"test": Count(46_837, is_soft=True)},
         layout=ReaL(),
         folders=("imagenet",),
