@@ -143,6 +143,7 @@ def test_the_readmes_file_tree_names_every_module_and_no_other() -> None:
 def test_public_names_are_there_and_documented() -> None:
     attar = importlib.import_module("attar")
     assert sorted(attar.__all__) == sorted(set(attar.__all__))
+    assert set(attar.__all__) <= set(dir(attar))
     for name in attar.__all__:
         value = getattr(attar, name)
         assert name == "__version__" or (value.__doc__ or "").strip(), f"attar.{name} has no docstring"

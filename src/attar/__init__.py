@@ -61,3 +61,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'attar' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Public names, also those that were not used yet."""
+    return sorted({*globals(), *__all__})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pytest
 import timm
@@ -179,7 +179,7 @@ def test_statistics_of_one_architecture_follow_its_weights():
     imagenet = load_backbone(f"vit_base_patch16_224.dino?{SLIM}", weights="random", img_size=64)
     assert (halves.preprocess.mean, imagenet.preprocess.mean) == ((0.5, 0.5, 0.5), (0.485, 0.456, 0.406))
     assert torch.equal(halves.model.patch_embed.proj.weight, imagenet.model.patch_embed.proj.weight)
-    pixels = images(64)
+    pixels = 0.6 * images(64) + 0.2  # undone, they stay images
     assert not equal(halves.tokens(pixels).cls, imagenet.tokens(pixels).cls)
     undone = (pixels - imagenet.mean) / imagenet.std * halves.std + halves.mean
     assert equal(halves.tokens(undone).cls, imagenet.tokens(pixels).cls)
@@ -197,6 +197,24 @@ def test_other_whole_numbers_are_refused_and_doubles_are_cast():
     with pytest.raises(ShapeError, match=r"images are torch.int64; a backbone takes floats in \[0, 1\], or uint8"):
         backbone.tokens((pixels * 255).long())
     assert equal(backbone.tokens(pixels.double()).cls, backbone.tokens(pixels).cls)
+
+
+@pytest.mark.parametrize("change", [lambda p: (p - 0.45) / 0.225, lambda p: p * 255, lambda p: p * float("nan")])
+@pytest.mark.parametrize("face", ["tokens", "embed", "intermediates"])
+def test_images_of_another_range_are_refused_where_they_are_used_and_not_in_training(face, change):
+    backbone, pixels = backbone_of("vit"), images(64)
+    ask = partial(backbone.intermediates, layers=[-1]) if face == "intermediates" else getattr(backbone, face)
+    with pytest.raises(ShapeError, match=r"images range from \S+ to \S+; .* your own normalisation .* by 255"):
+        ask(change(pixels))
+    ask(pixels * 1.6 - 0.3)  # as bicubic resizing and noise may leave them
+    backbone(change(pixels))  # random erasing fills with noise
+
+
+def test_a_backbone_is_shown_in_one_line():
+    backbone = backbone_of("vit")
+    shown = f"Backbone({backbone.source.name!r}, weights='random', "
+    assert repr(backbone).startswith(shown)
+    assert repr(backbone).endswith("64 px, 4x4 tokens of 96)")
 
 
 def test_in_double_precision_nothing_is_rounded_to_single():

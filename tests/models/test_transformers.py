@@ -292,6 +292,12 @@ def test_one_key_that_does_not_fit_is_named(name, harm, tmp_path):
     assert ("image_head.weight" if harm == "stray" else key) in str(caught.value)
 
 
+def test_images_of_another_range_get_no_embedding(tmp_path):
+    write_encoder(tmp_path, "dinov2")
+    with pytest.raises(ShapeError, match="images range from 0"):
+        load_backbone(f"hf:{tmp_path}").embed(images().mul(255).floor())
+
+
 def test_timms_file_is_sent_to_timms_architecture(tmp_path):
     write_encoder(tmp_path, "dinov2")
     torch.save(load_backbone(TIMMS, weights="random", img_size=32).model.state_dict(), tmp_path / "timm.pth")

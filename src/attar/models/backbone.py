@@ -19,6 +19,7 @@ from attar.models.tower import Tower
 from attar.types import IMAGENET, Tokens
 from attar.utils.io import sha256_file
 
+_RANGE = (-0.5, 1.5)  # of [0, 1], with room for what bicubic resizing adds at edges
 _REFUSALS = (AssertionError, RuntimeError, ValueError)  # how models complain about an image's size
 
 
@@ -103,6 +104,13 @@ class Backbone(nn.Module):
         if (patch_embed := patch_embedding(model, self.patch_size)) is not None:
             self._masking = MaskedPatchEmbed(patch_embed)
 
+    def __repr__(self) -> str:
+        """In one line; print `.model` to see its layers."""
+        return (
+            f"Backbone({self.source.name!r}, weights={self.source.weights!r}, {self.num_parameters / 1e6:.1f}M,"
+            f" {self.img_size} px, {self.grid[0]}x{self.grid[1]} tokens of {self.embed_dim})"
+        )
+
     @property
     def can_mask(self) -> bool:
         """Whether patches can be hidden from the model: it embeds each apart, then treats them as a sequence."""
@@ -143,9 +151,13 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tokens:
-        """Tokens for inference: no gradient, eval mode for the call, float32 out. Arguments as in `forward`."""
+        """Tokens for inference: no gradient, eval mode for the call, float32 out. Arguments as in `forward`.
+
+        Raises:
+            ShapeError: As `forward`; or if floats lie so far outside [0, 1] that they were normalised, or count to 255.
+        """
         with _evaluating(self):
-            return self(images.to(self.mean.device)).map(Tensor.float)  # type: ignore[no-any-return]
+            return self(self._taken(images)).map(Tensor.float)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def intermediates(self, images: Tensor, *, layers: list[int], norm: bool = True) -> list[Tokens]:
@@ -168,7 +180,7 @@ class Backbone(nn.Module):
             raise ModelReferenceError(f"layers {layers}: {self.source.name} has layers 0 to {depth - 1}.")
         wanted = sorted({layer % depth for layer in layers})
         with _evaluating(self):
-            found = self._intermediates(self._normalise(images.to(self.mean.device)), wanted, norm)
+            found = self._intermediates(self._normalise(self._taken(images)), wanted, norm)
         by_layer = dict(zip(wanted, found, strict=True))
         return [by_layer[layer % depth].map(Tensor.float) for layer in layers]
 
@@ -177,12 +189,27 @@ class Backbone(nn.Module):
         """(B, E) float32: one vector per image, for search and zero-shot, projected where the model projects."""
         if not isinstance(self.model, Tower):
             return self.tokens(images).cls
-        pixels = self._normalise(images.to(self.mean.device))
+        pixels = self._normalise(self._taken(images))
         try:
             with _evaluating(self):
                 return self.model.embed(pixels).float()
         except _REFUSALS as error:
             raise self._in_words(error, pixels) from None
+
+    def _taken(self, images: Tensor) -> Tensor:
+        """Images on the backbone's device, if their range is one of RGB in [0, 1].
+
+        For inference alone: views in training may leave it by random erasing, and their way is ours. It is read where
+        the images are; only for floats that lie on a GPU already does that make the host wait, once a call.
+        """
+        if images.is_floating_point() and images.numel():
+            low, high = (bound.item() for bound in torch.aminmax(images.detach()))  # device-to-host sync
+            if not _RANGE[0] <= low <= high <= _RANGE[1]:
+                raise ShapeError(
+                    f"images range from {low:.3g} to {high:.3g}; a backbone takes RGB in [0, 1] and normalises it for"
+                    " itself. Leave your own normalisation out; divide 0 to 255 by 255, or give it as uint8."
+                )
+        return images.to(self.mean.device)
 
     def _normalise(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
