@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from attar.reports import Result, write_page, write_result
+from attar.reports.page import _ticks
 from attar.utils.io import write_json, write_text
 
 RESULTS = [
@@ -81,7 +83,31 @@ def test_curves_keep_their_direction_and_frame(run: Path) -> None:
     page = Page(write_page(run).read_text())
     loss, accuracy = ([tuple(map(float, point.split(","))) for point in line.split()] for line in page.polylines)
     assert loss[0][1] < loss[-1][1]  # a falling loss goes down: y grows downwards
-    assert accuracy == [(280.0, 120.0), (560.0, 40.0)]  # steps 5 and 10 of 10, 40 % and 80 % of 200 px
+    assert accuracy == [(280.0, 200.0), (560.0, 0.0)]  # steps 5 and 10 of 10; the frame is from 40 to 80 %
+
+
+def test_the_frame_holds_the_level_lines_and_says_its_round_numbers(run: Path) -> None:
+    for result in RESULTS[1:]:
+        write_result(run / "results", f"knn-{result.role}", replace(result, selection=result.value))
+    page = Page(write_page(run).read_text())
+    assert [point.split(",")[1] for point in page.polylines[1].split()] == ["150.0", "50.0"]  # 40 and 80 % of 20 to 100
+    assert "random 20.0" in page.text
+    assert "teacher 90.0" in page.text
+    assert "10080604020" in page.text
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([13.4, 99.7], [0, 20, 40, 60, 80, 100]),
+        ([0.00123, 0.00137], [0.0012, 0.00125, 0.0013, 0.00135, 0.0014]),
+        ([7.0], [6, 8]),
+        ([0.0], [0, 0.2]),
+        ([100.0, 100.0], [80, 100]),
+    ],
+)
+def test_ticks_are_round_and_hold_all_values(values: list[float], ticks: list[float]) -> None:
+    assert _ticks(values) == pytest.approx(ticks)
 
 
 def test_page_of_a_run_without_measurements_says_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attar.config.files import read_settings
 from attar.data.files import without_credentials
-from attar.reports.results import caution, read_results, verdict
+from attar.reports.results import Result, caution, read_results, verdict
 from attar.utils.io import read_json, read_lines, write_text
 
-_WIDTH, _HEIGHT = 560, 200
-_COLOURS = {"student": "#0b7a75", "ema": "#d08700", "loss": "#3b5bdb"}
+_WIDTH, _HEIGHT = 560, 200  # of the drawing, which the page stretches
 
 
 def write_page(run: Path) -> Path:
@@ -29,7 +29,6 @@ def write_page(run: Path) -> Path:
             title=run.name,
             verdict=verdict(results),
             results=results,
-            caution=caution(results),
             curves=_curves(metrics, results),
             config=config,
             about=read_json(run / "about.json") if (run / "about.json").is_file() else {},
@@ -55,56 +54,64 @@ def _environment() -> Environment:
     return environment
 
 
-def _curves(metrics: list[dict[str, Any]], results: Sequence[Any]) -> list[dict[str, Any]]:
+def _curves(metrics: list[dict[str, Any]], results: Sequence[Result]) -> list[dict[str, Any]]:
     """Loss and k-NN over steps as polylines in a fixed frame."""
     losses = [(line["step"], line["loss"]) for line in metrics if line.get("loss") is not None]
     curves = [_chart("loss", {"loss": losses})] if len(losses) > 1 else []
     accuracy = {
-        role: [(line["step"], line[f"{role}_knn_select"]) for line in metrics if f"{role}_knn_select" in line]
+        role: [(line["step"], 100 * line[f"{role}_knn_select"]) for line in metrics if f"{role}_knn_select" in line]
         for role in ("student", "ema")
     }
     accuracy = {role: points for role, points in accuracy.items() if points}
     if accuracy:
-        levels = {r.role: r.selection for r in results if r.role != "student" and r.selection is not None}
-        curves.append(
-            _chart("k-NN top-1 (%) on the selection half", accuracy, levels, floor=0.0, ceiling=1.0, unit=100.0)
-        )
+        levels = {r.role: 100 * r.selection for r in results if r.role != "student" and r.selection is not None}
+        curves.append(_chart("k-NN top-1 (%) on the selection half", accuracy, levels))
     return curves
 
 
 def _chart(
-    title: str,
-    series: dict[str, list[tuple[float, float]]],
-    levels: dict[str, float] | None = None,
-    *,
-    floor: float | None = None,
-    ceiling: float | None = None,
-    unit: float = 1.0,
+    title: str, series: dict[str, list[tuple[int, float]]], levels: dict[str, float] | None = None
 ) -> dict[str, Any]:
-    values = [value for points in series.values() for _, value in points]
-    low, high = min(values) if floor is None else floor, max(values) if ceiling is None else ceiling
+    """Lines over steps and level lines, between the round numbers around them."""
+    levels = levels or {}
+    ticks = _ticks([value for points in series.values() for _, value in points] + [*levels.values()])
     last = max(step for points in series.values() for step, _ in points)
 
-    def y(value: float) -> float:
-        return round(_HEIGHT - _HEIGHT * (value - low) / ((high - low) or 1.0), 1)
+    def x(step: int) -> float:
+        return round(_WIDTH * step / last, 1)
 
+    def y(value: float) -> float:
+        return round(_HEIGHT * (ticks[-1] - value) / (ticks[-1] - ticks[0]), 1)
+
+    decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
     return {
         "title": title,
         "width": _WIDTH,
         "height": _HEIGHT,
-        "low": f"{unit * low:.3g}",
-        "high": f"{unit * high:.3g}",
         "last": f"{last:,}",
+        "ticks": [{"y": y(tick), "value": f"{tick:,.{decimals}f}"} for tick in reversed(ticks)],
         "lines": [
             {
                 "name": name,
-                "colour": _COLOURS[name],
-                "points": " ".join(f"{round(_WIDTH * step / last, 1)},{y(value)}" for step, value in points),
-                "end": (round(_WIDTH * points[-1][0] / last, 1), y(points[-1][1])),
+                "value": f"{points[-1][1]:,.{decimals + 1}f}",
+                "points": " ".join(f"{x(step)},{y(value)}" for step, value in points),
+                "end": (x(points[-1][0]), y(points[-1][1])),
             }
             for name, points in series.items()
         ],
         "levels": [
-            {"name": name, "y": y(value), "value": f"{100 * value:.1f}"} for name, value in (levels or {}).items()
+            {"name": name, "value": f"{value:,.{decimals + 1}f}", "y": y(value)} for name, value in levels.items()
         ],
     }
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Round numbers at equal distances, two to seven of them, the outer ones around all values."""
+    low, high = min(values), max(values)
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 5))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= span / 5)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    if first == last:  # down where there is room: no share lies above 100 %
+        first, last = (first - 1, last) if first > 0 else (first, last + 1)
+    return [number * step for number in range(first, last + 1)]
