@@ -517,6 +517,12 @@ RUN_DIRECTORY = [
 
 METHODS = [
     Row("method unknown", flags("--method", "logit"), 2, ("setting 'method' is 'logit'", "'soft_logits' or 'hint'")),
+    Row(
+        "settings of another method",
+        flags("--method", "hint", "--proteus.mask-ratio", "0.4"),
+        2,
+        ("settings of proteus are given", "method hint", "Try --method proteus"),
+    ),
     Row("logits without classifier", flags("--method", "logits"), 2, ("method logits", "Try --teacher-classifier")),
     Row("classifier without logits", with_classifier("proteus"), 2, ("no use for it", "Try --method logits")),
     Row("classifier absent", with_classifier("soft_logits"), 2, ("classifier.pth does not exist",), nothing_started),

@@ -90,10 +90,9 @@ def test_a_classifier_that_nobody_reads_is_an_error(method):
 
 @pytest.mark.parametrize("method", ["labels", "hint"])
 def test_rules_of_proteus_bind_proteus_alone(method):
-    nothing = {"token_weight": 0.0, "feature_weight": 0.0, "patch_weight": 0.0}
-    assert config_of(method=method, proteus=nothing).method == method
+    assert config_of(method=method, batch_size=1).method == method
     with pytest.raises(ConfigError, match="nothing to learn"):
-        config_of(method="proteus", proteus=nothing)
+        config_of(proteus={"token_weight": 0.0, "feature_weight": 0.0, "patch_weight": 0.0})
 
 
 @pytest.mark.parametrize("settings", [{"teacher_weight": 0.0}, {"teacher_weight": 1.0}, {"temperature": 0.0}])
@@ -106,9 +105,30 @@ def test_shares_that_leave_a_side_out_and_no_temperature_are_errors(settings):
     ("settings", "says"),
     [
         ({"student_layers": "uniform"}, "student_layers is uniform, and the student does not start from its teacher"),
-        ({"logits": {"temperature": 2.0}}, "settings of logits are given, and method proteus has no use for them"),
+        (
+            {"logits": {"temperature": 2.0}},
+            "settings of logits are given, and method proteus has no use .* --method logits or soft_logits, or leave",
+        ),
+        (
+            {"method": "hint", "proteus": {"mask_ratio": 0.4}},
+            "settings of proteus are given, and method hint has no use .* --method proteus, or leave them out",
+        ),
     ],
 )
 def test_settings_without_use_are_refused(settings, says):
     with pytest.raises(ConfigError, match=says):
         DistillConfig.build({**NEEDED, "data": "d", **settings})
+
+
+def test_a_section_that_says_the_defaults_is_no_setting():
+    # config.yaml of a run writes every section out
+    config = config_of(method="hint")
+    assert DistillConfig.build(config.model_dump()) == config
+
+
+def test_a_recipes_method_gives_way_with_its_settings():
+    words = [*FLAGS, "--data", "a", "--recipe", "proteus_b_clip_paper"]
+    assert parse_distill(words).proteus.feature_weight == 0.0
+    assert parse_distill([*words, "--method", "hint"]).normalisation == "imagenet"  # the rest of it stays
+    with pytest.raises(ConfigError, match="settings of proteus are given, and method hint"):
+        parse_distill([*words, "--method", "hint", "--proteus.mask-ratio", "0.4"])

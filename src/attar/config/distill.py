@@ -116,6 +116,9 @@ class CheckpointConfig(Config):
     keep: int = Field(2, ge=1, description="checkpoints to keep")
 
 
+_METHODS_OF = {"proteus": ("proteus",), "logits": ("logits", "soft_logits")}  # which methods read a section
+
+
 class DistillConfig(Config):
     """Distil a vision foundation model into a small backbone with unlabelled images (Proteus, ICLR 2025)."""
 
@@ -216,11 +219,12 @@ class DistillConfig(Config):
                 f"student_layers is {self.student_layers}, and the student does not start from its teacher."
                 " Try --student-weights teacher, or leave it out."
             )
-        if self.logits != LogitsConfig() and self.method not in ("logits", "soft_logits"):
-            raise ConfigError(
-                f"settings of logits are given, and method {self.method} has no use for them."
-                " Try --method logits or soft_logits, or leave them out."
-            )
+        for section, methods in _METHODS_OF.items():
+            if self.method not in methods and getattr(self, section) != type(self).model_fields[section].default:
+                raise ConfigError(
+                    f"settings of {section} are given, and method {self.method} has no use for them."
+                    f" Try --method {' or '.join(methods)}, or leave them out."
+                )
         return self
 
     @model_validator(mode="after")

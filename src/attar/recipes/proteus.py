@@ -140,4 +140,6 @@ def from_recipe(settings: Mapping[str, Any]) -> DistillConfig:
     start = RECIPES[name](data="-", out="-").model_dump(exclude={"data", "out"})
     if settings.get("max_steps") is not None:
         start["epochs"] = None  # the recipe's length gives way to the one asked for
+    if settings.get("method", start["method"]) != start["method"]:
+        del start["proteus"]  # and so do its method and what that is set to
     return DistillConfig.build(merge(start, dict(settings)))

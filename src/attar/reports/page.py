@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attar.config.files import read_settings
 from attar.data.files import without_credentials
-from attar.reports.results import Result, caution, read_results, verdict
+from attar.reports.results import Result, read_results, verdict
 from attar.utils.io import read_json, read_lines, write_text
 
 _WIDTH, _HEIGHT = 560, 200  # of the drawing, which the page stretches
@@ -70,7 +70,7 @@ def _curves(metrics: list[dict[str, Any]], results: Sequence[Result]) -> list[di
 
 
 def _chart(
-    title: str, series: dict[str, list[tuple[int, float]]], levels: dict[str, float] | None = None
+    title: str, series: dict[str, list[tuple[int, float]]], levels: Mapping[Any, float] | None = None
 ) -> dict[str, Any]:
     """Lines over steps and level lines, between the round numbers around them."""
     levels = levels or {}
