@@ -3,10 +3,11 @@
     python benchmarks/proxy_data.py --data DATA --out runs/proxy_data --results results.json
     python benchmarks/proxy_data.py --results results.json --table
 
-DATA as for proteus_small.py, and imagenet_1000, photos of which the one with the largest file is cropped. Student,
-teacher and all three terms of Proteus are those of proteus_small.py; the whole is a tenth of CIFAR-10 train, so that
-even the short run sees each image several times. Views are DeiT's crops (from 8 % of the area) for all rows. Finished
-trainings and measurements are files in `--out`; a second start does what is missing.
+DATA as for proteus_small.py, and imagenet_1000, photos of which the one with the largest file is cropped. Student and
+teacher are those of proteus_small.py, and so are the terms that did best there in a run of this length, token and
+feature. The whole is a tenth of CIFAR-10 train, so that even the short run sees each image a dozen times. Views are
+DeiT's crops (from 8 % of the area) for all rows. Finished trainings and measurements are files in `--out`; a second
+start does what is missing.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from attar.data.sources import open_source
 from attar.utils.io import read_json, write_json
 from proteus_small import PROBE_SEED, STUDENT, VIEWS, Study, add_options, command, machine, share
 
-STEPS = 176  # 22,528 views
+STEPS = 500  # 64,000 views
 WHOLE = 0.1  # of CIFAR-10 train: 5,000 images
 SHARES = {"images_20": 0.2, "images_50": 0.5, "images_100": 1.0}
 CROP_SCALE = [0.08, 1.0]
+TERMS = {"patch_weight": 0.0}
 NAMES = {
     "random": "random student",
     "images_20": "20 % of the images (1,000)",
@@ -56,6 +58,7 @@ class ProxyStudy(Study):
             **super().settings(),
             "rows": {row: self.proxy(row) for row in (*SHARES, "one_image")},
             "views": VIEWS | {"crop_scale": CROP_SCALE},
+            "proteus": TERMS,
         }
 
     def run(self, rows: list[str], seeds: list[int], write: Callable[[], None]) -> None:
@@ -72,7 +75,7 @@ class ProxyStudy(Study):
     def train(self, row: str, seed: int) -> dict[str, Any]:
         """One distillation; an interrupted one goes on."""
         data, views = str(self.data / self.proxy(row)), VIEWS | {"crop_scale": CROP_SCALE}
-        return self.distil(row, seed, {"data": data, "views": views})
+        return self.distil(row, seed, {"data": data, "views": views, "proteus": TERMS})
 
     def proxy(self, row: str) -> str:
         """What the row learns from, as a reference below the data folder."""
