@@ -59,6 +59,7 @@ WITHOUT_TORCH = """
 import sys
 from attar.cli import main
 for words in ([], ["--help"], ["--version"], ["distill", "--help"], ["distill", "--list-recipes"], ["doctor", "-h"],
+              ["evaluate", "--help"],
               ["quickstart", "-h"], "distill --recipe proteus_s --data d --out o --print-config".split()):
     assert main(words) == 0, words
     heavy = {"torch", "timm", "torchvision", "sklearn", "pyarrow"} & set(sys.modules)
@@ -73,7 +74,7 @@ def test_help_version_and_settings_need_no_torch():
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.mark.parametrize("words", [(), ("distill",), ("quickstart",), ("doctor",)])
+@pytest.mark.parametrize("words", [(), ("distill",), ("evaluate",), ("quickstart",), ("doctor",)])
 def test_help_takes_less_than_a_second(words):
     def seconds():
         """Processor time of the child: what the clock says on a machine with nothing else to do."""
@@ -222,7 +223,7 @@ def test_two_values_and_underscores(capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["distil"], "no verb 'distil'. Did you mean 'distill'? Known: distill, quickstart, doctor."),
+        (["distil"], "no verb 'distil'. Did you mean 'distill'? Known: distill, evaluate, quickstart, doctor."),
         (["--seed", "3"], "no verb '--seed'. Known: distill"),
         (["doctor", "--out", "x"], "unknown flag '--out'"),
         (["quickstart", "--ot", "x"], "unknown flag '--ot'. Did you mean '--out'?"),
