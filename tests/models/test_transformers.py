@@ -578,7 +578,7 @@ def test_a_configuration_that_makes_no_model_is_an_error(changes, tmp_path):
         load_backbone(f"hf:{tmp_path}", weights="random")
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "~/nowhere", "nowhere", "a/b/c", ""])
+@pytest.mark.parametrize("name", ["./nowhere", "~/nowhere", "nowhere", "a/b/c", "a/b@", "a/b@c@d", ""])
 def test_what_is_neither_folder_nor_repository_is_refused(name):
     with pytest.raises(ModelReferenceError, match="is no folder, and no OWNER/REPOSITORY"):
         load_backbone(f"hf:{name}", weights="random")
@@ -600,13 +600,28 @@ def test_a_repository_is_read_like_a_directory(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "attar.models.transformers_folder.snapshot_download",
-        lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(tmp_path),
+        lambda name, revision, allow_patterns: asked.append((name, allow_patterns)) or str(tmp_path),
     )
     assert load_backbone("hf:someone/dinov2").source.name == "hf:someone/dinov2"
     load_backbone("hf:someone/dinov2", weights="random")
     assert [name for name, _ in asked] == ["someone/dinov2"] * 2
     assert "model.safetensors" in asked[0][1]
     assert not any("safetensors" in pattern or "bin" in pattern for pattern in asked[1][1])
+
+
+def test_a_revision_names_the_snapshot(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--someone--dinov2"
+    for letter, branch, layers in (("a", "main", 1), ("b", "refs/pr/1", 2)):
+        write_encoder(repository / "snapshots" / (letter * 40), "dinov2", num_hidden_layers=layers)
+        (repository / "refs" / branch).parent.mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / branch).write_text(letter * 40)
+    for revision, layers in (("", 1), ("@main", 1), ("@refs/pr/1", 2), (f"@{'b' * 40}", 2)):
+        backbone = load_backbone(f"hf:someone/dinov2{revision}")
+        assert (backbone.model.depth, backbone.source.name) == (layers, f"hf:someone/dinov2{revision}")
+    with pytest.raises(WeightsError, match="'hf:someone/dinov2@v2' could not be fetched"):
+        load_backbone("hf:someone/dinov2@v2")
 
 
 def test_missing_transformers_name_the_extra(monkeypatch):

@@ -31,7 +31,7 @@ class Reference:
 def parse_reference(text: str) -> Reference:
     """Parse what a user calls a model.
 
-    `NAME` or `timm:NAME?key=value`, `open_clip:NAME?pretrained=TAG`, `hf:DIR` or `hf:OWNER/REPOSITORY`,
+    `NAME` or `timm:NAME?key=value`, `open_clip:NAME?pretrained=TAG`, `hf:DIR` or `hf:OWNER/REPOSITORY[@REVISION]`,
     `module:package.mod:factory?key=value`, or a directory with `config.json`.
 
     Raises:

@@ -47,7 +47,7 @@ def load_transformers(
     """The image encoder of a transformers model as a `Backbone` on the CPU.
 
     Args:
-        reference: `hf:DIR` or `hf:OWNER/REPOSITORY`.
+        reference: `hf:DIR`, `hf:OWNER/REPOSITORY` or `hf:OWNER/REPOSITORY@REVISION`.
         weights: `pretrained` (the safetensors there), `random`, or a file with their keys.
         img_size: Input size in pixels; the configuration's by default. Position tables are resampled once, for DINOv2
             by `pos_embed`, else as `interpolate_pos_encoding=True` does.
@@ -94,18 +94,20 @@ def is_transformers_folder(folder: str) -> bool:
 
 
 def _folder(reference: Reference, weights: str | Path) -> Path:
-    """The directory, or the newest snapshot of the hub's repository of that name."""
+    """The directory, or a snapshot of the hub's repository: the newest, or the one after `@`."""
     folder = Path(reference.name).expanduser()
     if reference.name and folder.is_dir():
         return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", reference.name) or reference.name.startswith("."):
+    named = re.fullmatch(r"(\w[\w.-]*/[\w.-]+)(?:@([\w./-]+))?", reference.name)
+    if named is None:
         raise ModelReferenceError(
-            f"model reference 'hf:{reference.name}' is no folder, and no OWNER/REPOSITORY of the model hub."
+            f"model reference 'hf:{reference.name}' is no folder, and no OWNER/REPOSITORY of the model hub"
+            " (or OWNER/REPOSITORY@REVISION)."
         )
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     wanted = _DESCRIPTIONS + (_WEIGHTS if weights == "pretrained" else [])
     try:
-        return Path(snapshot_download(reference.name, allow_patterns=wanted))
+        return Path(snapshot_download(named[1], revision=named[2], allow_patterns=wanted))
     except Exception as error:  # the hub client raises many kinds; each means the files did not arrive
         raise not_fetched(f"'hf:{reference.name}'", error, instead="a directory: hf:DIR") from None
 
