@@ -407,3 +407,18 @@ def test_timms_reader_of_archives_makes_the_same_model(tmp_path):
 def test_the_named_architectures_exist():
     names = {family.reference.partition("?")[0] for family in FAMILIES.values()}
     assert all(timm.is_model(name) for name in names)
+
+
+@pytest.mark.parametrize(("more", "heads"), [("", 6), ("&num_heads=12", 12)])
+def test_another_number_of_heads_than_the_familys_is_refused(more, heads, tmp_path):
+    """Proteus' ViT-Ti under the name of ViT-S: all shapes fit, and the tokens would be those of no model."""
+    state = files.in_proteus(official_dinov2.random_state(dim=192, side=4), dinov2_state(depth=1))
+    file, reference = save(state, tmp_path), "vit_small_patch14_dinov2?depth=2&embed_dim=192"
+    with pytest.raises(WeightsError, match=rf"width 192 have 3 heads, .* has {heads}: .*num_heads=3 into"):
+        load_backbone(reference + more, weights=file, img_size=28)
+    assert load_backbone(f"{reference}&num_heads=3", weights=file, img_size=28).source.weights == "proteus"
+
+
+def test_published_weights_keep_their_number_of_heads():
+    with pytest.raises(WeightsError, match=r"has its own number of heads too; .* Leave num_heads out"):
+        load_backbone("vit_small_patch14_dinov2?num_heads=3", img_size=28)

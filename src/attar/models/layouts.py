@@ -71,6 +71,7 @@ class Layout:
         statistics_vary: Some of the family's files have others, which a tag in the reference (`.laion2b`) tells.
         activation: timm's name of the activation that the weights were trained with, where the file cannot say it.
         has_dinov2_positions: Position tables are resampled as DINOv2's code does.
+        heads: Number of heads at each width that the family has: no tensor's shape tells it.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Layout:
     statistics_vary: bool = False
     activation: str | None = None
     has_dinov2_positions: bool = False
+    heads: Mapping[int, int] = field(default_factory=dict)
 
     def prefix_in(self, state: Mapping[str, Tensor]) -> str | None:
         """The prefix with which the file is one of this family, or None."""

@@ -164,6 +164,11 @@ def _locate(reference: Reference, model: nn.Module, weights: str | Path) -> tupl
         return None, None
     if weights != "pretrained":
         return Path(weights).expanduser(), "unknown"
+    if "num_heads" in reference.arguments and "embed_dim" not in reference.arguments:  # of another width none fits
+        raise WeightsError(
+            f"model '{reference}' with its own weights has its own number of heads too; with another they would load"
+            " and give wrong tokens. Leave num_heads out."
+        )
     config = getattr(model, "pretrained_cfg", None) or {}
     licence = str(config.get("license") or "unknown")
     if reference.kind == "directory":

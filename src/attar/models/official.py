@@ -69,6 +69,7 @@ def _third(which: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 # ---- the families
 
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}  # a head of 64 channels
 _MASK_TOKEN = Unused(r"(.*\.)?mask_token", "used only while the original was trained")
 _NO_POOL = "pooling by attention; the architecture named has none"
 _BLOCK = r"blocks\.(\d+)"
@@ -86,6 +87,7 @@ _DINOV2 = Layout(
     architecture="dinov2",
     statistics=IMAGENET,
     has_dinov2_positions=True,
+    heads=_HEADS | {1536: 24},
 )
 
 _DINOV2_REGISTERS = replace(
@@ -122,6 +124,7 @@ _DINOV3 = Layout(
     buffers=("rope.periods",),  # the originals are rounded to bfloat16, and trained so
     licence="dinov3-license",
     architecture="dinov3",
+    heads=_HEADS | {1280: 20, 4096: 32},
 )
 
 _DINOV3_CONVNEXT = Layout(
@@ -191,6 +194,7 @@ _OPENAI = Layout(
     architecture="clip",
     statistics=OPENAI,
     activation="quick_gelu",
+    heads=_HEADS,
 )
 
 _OPEN_CLIP = Layout(
@@ -283,6 +287,7 @@ _SIGLIP = Layout(
     architecture="siglip",
     statistics=HALF,
     activation="gelu_tanh",
+    heads=_HEADS | {1152: 16, 1536: 16},
 )
 
 
@@ -302,6 +307,7 @@ _SYNCLR = Layout(
     ),
     licence="apache-2.0",
     statistics=IMAGENET,
+    heads=_HEADS,
 )
 
 

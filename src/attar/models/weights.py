@@ -37,7 +37,7 @@ def load_weights(
 
     Raises:
         WeightsError: With the keys that are missing, left over or of another shape, and a guess at why; or if the
-            weights were trained with another activation than the architecture has.
+            weights were trained with another activation or number of heads than the architecture has.
     """
     state, part = read_checkpoint(path, trust_torchscript=trust_torchscript)
     layout, prefix = recognise(state, model.state_dict())
@@ -51,6 +51,7 @@ def load_weights(
     _drop_classifier(converted, model)
     _fit_positions(converted, model, pos_embed if dinov2 or layout.has_dinov2_positions else "timm")
     check_keys(converted, wanted, state=state, path=path)
+    _check_heads(layout, model, path)
     _settle_activation(converted, layout, model, path)
     for name, buffer in buffers.items():
         buffer.copy_(converted.state.pop(name))
@@ -91,6 +92,18 @@ def _fit_positions(converted: Converted, model: nn.Module, how: PosEmbed) -> Non
     converted.state["pos_embed"] = resample_positions(
         table, grid, num_prefix=num_prefix, how=how, has_registers=has_registers
     )
+
+
+def _check_heads(layout: Layout, model: nn.Module, path: Path) -> None:
+    """Refuse another number of heads than the family has at this width: its weights fit any."""
+    attention = next((module for name, module in model.named_modules() if name == "blocks.0.attn"), None)
+    width, given = getattr(model, "embed_dim", 0), getattr(attention, "num_heads", None)
+    wanted = layout.heads.get(width, given)
+    if given not in (wanted, None):
+        raise WeightsError(
+            f"weight file {path} is of layout {layout.name}, whose models of width {width} have {wanted} heads, and the"
+            f" architecture has {given}: its tokens would be wrong. Write num_heads={wanted} into the reference."
+        )
 
 
 def _settle_activation(converted: Converted, layout: Layout, model: nn.Module, path: Path) -> None:
