@@ -64,7 +64,9 @@ def _curves(metrics: list[dict[str, Any]], results: Sequence[Result]) -> list[di
     }
     accuracy = {role: points for role, points in accuracy.items() if points}
     if accuracy:
-        levels = {r.role: 100 * r.selection for r in results if r.role != "student" and r.selection is not None}
+        levels: dict[str, float] = {
+            r.role: 100 * r.selection for r in results if r.role != "student" and r.selection is not None
+        }
         curves.append(_chart("k-NN top-1 (%) on the selection half", accuracy, levels))
     return curves
 
