@@ -28,6 +28,9 @@ class Squares:
     def gradient(self, residual: Tensor) -> Tensor:
         return residual @ self.matrix
 
+    def project(self, direction: Tensor) -> Tensor:
+        return direction
+
     def largest(self, gradient: Tensor, *, enough: float) -> float:
         return gradient.abs().max().item()
 
@@ -37,7 +40,7 @@ class Squares:
 
 
 class Bend(Squares):
-    """softplus(w) - w / 2: nearly straight far from its minimum at 0: a unit step may be far too short or long."""
+    """softplus(w) - w / 2: straight far from its minimum at 0, where a unit step may be far too short or long."""
 
     def scores(self, parameters: Tensor) -> Tensor:
         return parameters

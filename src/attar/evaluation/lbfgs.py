@@ -37,6 +37,10 @@ class Objective(Protocol):
         """The transposed map: from a gradient in the scores to one in the parameters, float64."""
         ...
 
+    def project(self, direction: Tensor) -> Tensor:
+        """A direction without what rounding put into it, where the objective has a symmetry; else as it is."""
+        ...
+
     def largest(self, gradient: Tensor, *, enough: float) -> float:
         """Largest entry of a gradient in the units of the tolerance; any smaller number above `enough` will do too."""
         ...
@@ -168,7 +172,7 @@ def minimise(
     values = [loss + _dot(objective.penalty * parameters, parameters) / 2]
     gradient = objective.gradient(residual) + objective.penalty * parameters
     while len(values) <= max_iter and objective.largest(gradient, enough=tolerance) > tolerance:
-        direction = memory.direction(gradient, metric)
+        direction = objective.project(memory.direction(gradient, metric))
         line = _Line(objective, parameters, scores, direction)
         found = _wolfe(line, values[-1], line.slope(residual))
         if found is None and len(memory) == 0:

@@ -181,8 +181,7 @@ class _Problem:
     def _metric(self, scores: Tensor) -> Tensor:
         """Inverse of the Hessian's diagonal, with p (1 - p) of each image and class replaced by its mean over all.
 
-        One number for all classes, so that steps stay in the gauge of the start: no direction that all rows share. The
-        bound 1/2 (Böhning 1992) would do too, but is far off once classes are told apart.
+        The bound 1/2 for p (1 - p) (Böhning 1992) would do too, but is far off once classes are told apart.
         """
         shares = self._shares(scores)
         spread = (shares * (1 - shares)).mean().clamp(min=_LEAST_SPREAD)
@@ -206,6 +205,10 @@ class _Problem:
         found = (residual.to(self.x.dtype) @ self.x).double()
         found[:, -1] = residual.sum(1)
         return found
+
+    def project(self, direction: Tensor) -> Tensor:
+        """A softmax ignores what all classes share. Rounding there would grow from step to step."""
+        return direction - direction.mean(0) if self.is_softmax else direction
 
     def largest(self, gradient: Tensor, *, enough: float) -> float:
         """In the coordinates of the penalised weights; a rotation leaves the mean square as it is, which bounds it."""
