@@ -163,7 +163,7 @@ def compare(parts: Parts, tolerance: float, args: argparse.Namespace) -> dict[st
     runs: dict[str, list[Path45]] = {name: [] for name in rows}
     for number in range(args.rounds):
         for name, row in rows.items():
-            if number < (args.slow_rounds if name.startswith("sklearn") else args.rounds):
+            if number < (args.rounds if name == "attar" else args.slow_rounds):
                 runs[name].append(row())
                 print(f"  {tolerance:g}  {name:26} {runs[name][-1].seconds:8.2f} s", flush=True)
     return {name: describe(parts, done, runs, penalties) for name, done in runs.items()}
@@ -264,48 +264,46 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with the data sets and the teacher")
-    parser.add_argument("--out", type=Path, help="result file")
+    parser.add_argument("--out", type=Path, required=True, help="result file")
     parser.add_argument(
         "--sets", nargs="+", choices=["cifar10_tenth", "caltech_51"], default=["cifar10_tenth", "caltech_51"]
     )
     parser.add_argument(
         "--tolerances", nargs="+", type=float, default=[1e-5, 1e-7], help="of the sweep; 1e-7 is the paper mode's"
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--slow-rounds", type=int, default=1, help="rounds in which scikit-learn takes part")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the row `attar`")
+    parser.add_argument("--slow-rounds", type=int, default=1, help="rounds of all other rows")
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
     parser.add_argument("--limit", type=int, help="images of each part, to try the script")
     parser.add_argument("--every", type=int, default=1, help="take one penalty in so many, to try the script")
     args = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     about = machine()
-    parts = load_parts(args)
-    results = {
-        name: {
-            "train": len(part.train[1]),
-            "val": len(part.val[1]),
-            "test": len(part.test[1]),
-            "features": part.train[0].shape[1],
-            "by_tolerance": {f"{tolerance:g}": compare(part, tolerance, args) for tolerance in args.tolerances},
-        }
-        for name, part in parts.items()
-    }
+    results: dict[str, Any] = {}
+    for name, part in load_parts(args).items():
+        counts = {"train": len(part.train[1]), "val": len(part.val[1]), "test": len(part.test[1])}
+        results[name] = {**counts, "features": part.train[0].shape[1], "by_tolerance": {}}
+        for tolerance in args.tolerances:
+            results[name]["by_tolerance"][f"{tolerance:g}"] = compare(part, tolerance, args)
+            write(args, about, results)  # what is done is not lost
+    print(table(results))
+
+
+def write(args: argparse.Namespace, about: dict[str, Any], results: dict[str, Any]) -> None:
+    """The result file, with all that is there so far."""
+    limit = f" --limit {args.limit}" if args.limit else ""
     record = {
         "benchmark": "logistic_path",
         "date": datetime.date.today().isoformat(),
         "command": "python benchmarks/logistic_path.py --data DATA"
         f" --sets {' '.join(args.sets)} --tolerances {' '.join(f'{t:g}' for t in args.tolerances)}"
-        f" --rounds {args.rounds} --slow-rounds {args.slow_rounds} --every {args.every}"
-        + (f" --limit {args.limit}" if args.limit else ""),
+        f" --rounds {args.rounds} --slow-rounds {args.slow_rounds} --every {args.every}{limit}",
         "machine": about,
         "settings": {"penalties": len(PENALTIES[:: args.every]), "max_iter": MAX_ITER, "switches": list(SWITCHES)},
         "results": results,
     }
-    text = json.dumps(record, indent=2)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
-    print(text if args.out is None else table(results))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def table(results: dict[str, Any]) -> str:
