@@ -26,7 +26,7 @@ from attar.data.sources import open_source
 from attar.utils.io import read_json, write_json
 from proteus_small import PROBE_SEED, STUDENT, VIEWS, Study, add_options, command, machine, share
 
-STEPS = 500  # 64,000 views
+STEPS = 400  # 51,200 views
 WHOLE = 0.1  # of CIFAR-10 train: 5,000 images
 SHARES = {"images_20": 0.2, "images_50": 0.5, "images_100": 1.0}
 CROP_SCALE = [0.08, 1.0]
