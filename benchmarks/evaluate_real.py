@@ -1,8 +1,8 @@
 """`attar evaluate` on real images: a teacher, a student distilled from it and a random student, honest and paper mode.
 
-    python benchmarks/evaluate_real.py --data DATA --run runs/proteus_small/runs/token_feature-0 --out runs/evaluate_real
+    python benchmarks/evaluate_real.py --data DATA --run RUN --out runs/evaluate_real
 
-DATA as for proteus_small.py; `--run` is any run of attar whose teacher was DATA's. Tasks: k-NN, linear probe and logistic
+DATA as for proteus_small.py; RUN is any run of attar whose teacher was that of DATA. Tasks: k-NN, linear probe and logistic
 regression on CIFAR-10 (all 50,000 images to learn from and 10,000 to report), logistic regression on the 25 classes of
 Caltech that the teacher never saw, split by the rule of DATA. The same command goes on; the table is Markdown.
 """
