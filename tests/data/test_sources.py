@@ -19,7 +19,7 @@ from attar.config import ViewsConfig
 from attar.data.loader import ViewDataset, training_batches
 from attar.data.playground import CLASS_NAMES, render_scene
 from attar.data.sampler import ViewOrder
-from attar.data.sources import FolderSource, ParquetSource, PlaygroundSource, open_source
+from attar.data.sources import FolderSource, ParquetSource, PlaygroundSource, open_source, share_a_place
 from attar.errors import DataError, DecodeError
 from shards import Bytes, sample, write_tar
 
@@ -496,3 +496,22 @@ def test_parquet_behind_a_url_is_fetched_once_and_leaves_only_its_rows(places, m
     memory.pipe("/x/x.parquet", b"other")
     with pytest.raises(DataError, match=r"memory://x/x\.parquet is not a Parquet file"):
         open_source(places["parquet there"])
+
+
+def test_places_are_shared_by_folders_below_and_by_single_files(tmp_path):
+    # one string for a whole source would tell a folder from its parts, and some shards from one of them
+    for part in ("train", "val"):
+        write_files(tmp_path / "images", f"{part}/cat/0.png", f"{part}/dog/0.png")
+    for number in range(2):
+        write_tar(tmp_path / f"x-{number}.tar", sample("0", 0))
+
+    def shares(one, other):
+        return share_a_place(*(open_source(str(tmp_path / place)) for place in (one, other)))
+
+    assert shares("images", "images/val")
+    assert shares("images/val", "images")
+    assert not shares("images/val", "images/train")
+    assert shares("x-{0..1}.tar", "x-1.tar")
+    assert not shares("x-0.tar", "x-1.tar")
+    assert share_a_place(open_source("playground:1?n=5"), open_source("playground:1?n=9"))
+    assert not share_a_place(open_source("playground:1?n=5"), open_source("playground:11?n=5"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attar.data.labelled import Labelled
+from attar.data.labelled import Labelled, open_parts
 from attar.data.sources import PlaygroundSource
 from attar.data.views import EvaluationView
 from attar.errors import DataError, DecodeError
@@ -14,6 +14,7 @@ from attar.evaluation import store as store_module
 from attar.evaluation.outputs import fingerprint, last_blocks, read_outputs
 from attar.evaluation.store import FeatureStore, stored
 from small_models import TINY, backbone
+from small_runs import picture
 
 VIEW = EvaluationView(32)
 COUNT = 20
@@ -44,7 +45,16 @@ class Counted(PlaygroundSource):
 
 def images(source: Counted) -> Labelled:
     labels, names = source.labels()
-    return Labelled(source, np.arange(COUNT), labels, tuple(names))
+    return looked_at(Labelled(source, np.arange(COUNT), labels, tuple(names)))
+
+
+def looked_at(wanted: Labelled) -> Labelled:
+    """The images with their fingerprint known, which takes reads that the tests do not count."""
+    source, before = wanted.source, (wanted.source.reads, wanted.source.fails_at)
+    source.fails_at = None
+    assert wanted.fingerprint
+    source.reads, source.fails_at = before
+    return wanted
 
 
 def test_features_are_those_of_the_backbone_in_order(tmp_path: Path) -> None:
@@ -88,11 +98,38 @@ def test_what_shapes_a_feature_is_in_its_key(tmp_path: Path, change: str) -> Non
     elif change == "view":
         view = EvaluationView(32, 0.875)
     elif change == "rows":
-        wanted = wanted.take(np.arange(COUNT)[::-1].copy())
+        wanted = looked_at(wanted.take(np.arange(COUNT)[::-1].copy()))
     statistics = ((0.5,) * 3, (0.25,) * 3) if change == "statistics" else None
     FeatureStore(model, tmp_path).features(wanted, view, ("cls",), statistics=statistics)
     assert source.reads == 2 * COUNT
     assert len(stored(tmp_path)) == 2
+
+
+def test_images_of_equal_names_are_told_apart(tmp_path: Path) -> None:
+    # `val` and `test` often hold cat/000.png both: a key of names would hand the features of one to the other
+    for part, seed in (("val", 0), ("test", 100)):
+        for number in range(4):
+            (tmp_path / part / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            picture(seed + number).save(tmp_path / part / "ab"[number % 2] / f"{number}.png")
+    model = backbone()
+    val, test = open_parts([str(tmp_path / part) for part in ("val", "test")])
+    found = [FeatureStore(model, tmp_path / "store").features(part, VIEW, ("cls",))["cls"] for part in (val, test)]
+    assert val.source.fingerprint == test.source.fingerprint
+    assert not torch.equal(*found)
+
+
+def test_an_image_that_one_pass_could_not_read_is_in_no_output(tmp_path: Path) -> None:
+    model = backbone()
+    source = Counted({5})
+    wanted = images(source)
+    FeatureStore(model, tmp_path).features(wanted, VIEW, ("cls",))
+    source.unreadable = {9}  # the one is there again, another is gone
+    both = FeatureStore(model, tmp_path).features(wanted, VIEW, ("cls", "mean_patch"))
+    whole = FeatureStore(model, tmp_path / "other").features(images(Counted()), VIEW, ("cls", "mean_patch"))
+    assert both.positions.tolist() == [row for row in range(COUNT) if row not in (5, 9)]
+    for output in ("cls", "mean_patch"):
+        torch.testing.assert_close(both[output], whole[output][both.positions])
+    assert both.labels.tolist() == whole.labels[both.positions].tolist()
 
 
 def test_other_statistics_hold_for_one_call(tmp_path: Path) -> None:
@@ -186,3 +223,9 @@ def test_a_fingerprint_tells_activation_functions_apart() -> None:
     quick.model.load_state_dict(plain.model.state_dict())
     assert fingerprint(plain) != fingerprint(quick)
     assert fingerprint(plain) == fingerprint(backbone())
+
+
+def test_conv_nets_have_fingerprints() -> None:
+    # their batch norms count batches in a tensor without dimensions
+    assert fingerprint(backbone("resnet10t")) == fingerprint(backbone("resnet10t"))
+    assert fingerprint(backbone("resnet10t")) != fingerprint(backbone("resnet10t", seed=1))

@@ -46,6 +46,7 @@ def test_a_damaged_shard_is_said_and_written_down_once(tmp_path, capsys):
         (["all/train?images=0.5"], "all/train", False),
         (["other", "all/train?weight=2"], "all/train?images=0.9", False),
         (["other"], "all/train", True),
+        (["all"], "all", False),  # trained on all of it, monitored by a part of it
     ],
 )
 def test_a_monitor_on_images_trained_on_says_so(data, monitor, is_held_out, tmp_path, capsys):

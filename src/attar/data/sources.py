@@ -36,7 +36,7 @@ __all__ = [
     "TarSource",
     "named_places",
     "open_source",
-    "places_of",
+    "share_a_place",
 ]
 
 _PLAYGROUND = re.compile(r"playground(?::(\d+)(?:\?n=(\d+)(?:&variety=([01](?:\.\d+)?))?)?)?", re.ASCII)
@@ -96,13 +96,21 @@ def named_places(references: Sequence[str], source: Source) -> list[Place]:
     ]
 
 
-def places_of(source: Source) -> set[str]:
-    """What tells apart the places that a source takes its images from, all of them or a part."""
+def share_a_place(one: Source, other: Source) -> bool:
+    """Whether two sources take images from the same place, all of them or a part: a folder or one below it, a file."""
+    ours, theirs = _places_of(one), _places_of(other)
+    return any(f"{a}/".startswith(f"{b}/") or f"{b}/".startswith(f"{a}/") for a in ours for b in theirs)
+
+
+def _places_of(source: Source) -> set[str]:
+    """Addresses of the folders or files that a source takes its images from."""
     if isinstance(source, MergedSource):
-        return set().union(*(places_of(part.source) for part in source.parts))
+        return set().union(*(_places_of(part.source) for part in source.parts))
     if isinstance(source, SubsetSource):
-        return places_of(source.source)
-    return {source.root if isinstance(source, FolderSource) else source.fingerprint}  # folders may have equal names
+        return _places_of(source.source)
+    if isinstance(source, FolderSource | PlaygroundSource):
+        return {source.root}
+    return set(source.addresses) if isinstance(source, ParquetSource | TarSource) else {source.fingerprint}
 
 
 def _titles(places: Sequence[str]) -> list[str]:
@@ -162,6 +170,7 @@ class ParquetSource:
     problems: tuple[Problem, ...] = ()
 
     def __init__(self, files: Sequence[File]) -> None:
+        self.addresses = tuple(file.address for file in files)
         self._rows = CachedFiles([parquet_rows(file) for file in files])
         if len(self._rows) == 0:
             raise DataError(f"{_shown(files)} holds no rows.")
@@ -197,6 +206,7 @@ class TarSource:
 
     def __init__(self, files: Sequence[File]) -> None:
         found = [shard_rows(file) for file in track(files, "indexing shards", total=len(files), unit="shards")]
+        self.addresses = tuple(file.address for file in files)
         self._rows = CachedFiles([rows for rows, _ in found])
         fullest = max(rows.num_rows for rows, _ in found)  # shards of one place hold about as many
         self.problems = tuple(
@@ -276,6 +286,7 @@ class PlaygroundSource:
 
     def __init__(self, seed: int, count: int, variety: float = 1.0) -> None:
         self.seed, self.count, self.variety = seed, count, variety
+        self.root = f"playground:{seed}"
         self.fingerprint = hashlib.sha256(f"playground:{seed}:{count}:{variety}".encode()).hexdigest()
 
     @classmethod

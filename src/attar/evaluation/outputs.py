@@ -56,7 +56,7 @@ def fingerprint(backbone: Backbone) -> str:
     digest.update(json.dumps(about).encode())
     for name, tensor in sorted(backbone.model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ On several ranks each embeds blocks of its own and the main rank writes them in 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -29,7 +31,11 @@ from attar.models import Backbone
 from attar.types import Statistics
 from attar.utils.distributed import from_main, gather, is_main, rank, world_size
 from attar.utils.io import append_line, read_json, read_lines, storage_errors, write_json
+from attar.utils.locks import alone_at
 from attar.utils.progress import track
+
+OUTPUT_IMPLEMENTATION = 1
+"""Part of every key; to be changed whenever a backbone's outputs change."""
 
 _BATCH = 64
 _BLOCK = 512  # images in a block, a multiple of _BATCH, so that batches are the same on any number of ranks
@@ -97,7 +103,16 @@ class FeatureStore:
     def _features(
         self, images: Labelled, view: EvaluationView, outputs: Sequence[Output], name: str
     ) -> Features | None:
-        columns = {output: _Column(self._place(images, view, output)) for output in outputs} if is_main() else {}
+        places = {output: self._place(images, view, output) for output in outputs} if is_main() else {}
+        with contextlib.ExitStack() as alone:
+            for place in sorted(places.values()):
+                alone.enter_context(alone_at(place / "lock"))
+            return self._filled({output: _Column(place) for output, place in places.items()}, images, view, name)
+
+    def _filled(
+        self, columns: dict[Output, _Column], images: Labelled, view: EvaluationView, name: str
+    ) -> Features | None:
+        """The columns, once what they lack is embedded."""
         first = from_main(lambda: min(column.blocks for column in columns.values()))
         missing = from_main(lambda: [output for output, column in columns.items() if column.images < len(images)])
         for block in self._pass(images, view, missing, first, name) if missing else ():
@@ -106,15 +121,14 @@ class FeatureStore:
         return _opened(columns, images, name) if is_main() else None
 
     def _place(self, images: Labelled, view: EvaluationView, output: Output) -> Path:
-        rows = hashlib.sha256(np.ascontiguousarray(images.rows).tobytes()).hexdigest()
         about = {
             "model": self.model,
             "statistics": asdict(self.backbone.preprocess),
-            "images": images.source.fingerprint,
-            "rows": rows,
+            "images": images.fingerprint,
             "count": len(images),
             "view": asdict(view) | {"implementation": VIEW_IMPLEMENTATION},
             "output": output,
+            "implementation": {"attar": OUTPUT_IMPLEMENTATION, "timm": timm.__version__},
             "batch": _BATCH,
         }
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
@@ -261,10 +275,20 @@ def _hash(*parts: bytes) -> str:
 def _opened(columns: Mapping[Output, _Column], images: Labelled, name: str) -> Features:
     opened = {output: column.open() for output, column in columns.items()}
     positions = next(iter(opened.values()))[1]
+    if any(not torch.equal(where, positions) for _, where in opened.values()):
+        opened, positions = _rows_of_all(opened)
     if len(positions) == 0:
         raise DataError(f"none of the {len(images)} {name} can be read, such as {images.source.name(0)}.")
     labels = torch.from_numpy(images.labels)[positions]
     return Features({output: values for output, (values, _) in opened.items()}, labels, positions)
+
+
+def _rows_of_all(opened: Mapping[Output, tuple[Tensor, Tensor]]) -> tuple[dict[Output, tuple[Tensor, Tensor]], Tensor]:
+    """The rows of images that each pass could read: a file may be there in one and gone in another."""
+    common: set[int] = set.intersection(*(set(where.tolist()) for _, where in opened.values()))
+    positions = torch.tensor(sorted(common), dtype=torch.int64)
+    kept = {output: (values[torch.isin(where, positions)], positions) for output, (values, where) in opened.items()}
+    return kept, positions
 
 
 def stored(folder: Path) -> list[dict[str, Any]]:

@@ -156,7 +156,7 @@ class Backbone(nn.Module):
         Raises:
             ShapeError: As `forward`; or if floats lie so far outside [0, 1] that they were normalised, or count to 255.
         """
-        with _evaluating(self):
+        with evaluating(self):
             return self(self._taken(images)).map(Tensor.float)  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -179,7 +179,7 @@ class Backbone(nn.Module):
         if not layers or not all(-depth <= layer < depth for layer in layers):
             raise ModelReferenceError(f"layers {layers}: {self.source.name} has layers 0 to {depth - 1}.")
         wanted = sorted({layer % depth for layer in layers})
-        with _evaluating(self):
+        with evaluating(self):
             found = self._intermediates(self._normalise(self._taken(images)), wanted, norm)
         by_layer = dict(zip(wanted, found, strict=True))
         return [by_layer[layer % depth].map(Tensor.float) for layer in layers]
@@ -191,7 +191,7 @@ class Backbone(nn.Module):
             return self.tokens(images).cls
         pixels = self._normalise(self._taken(images))
         try:
-            with _evaluating(self):
+            with evaluating(self):
                 return self.model.embed(pixels).float()
         except _REFUSALS as error:
             raise self._in_words(error, pixels) from None
@@ -262,7 +262,7 @@ class Backbone(nn.Module):
         """One forward on a grey image: widths and grid are measured, not looked up."""
         size = self.img_size
         try:
-            with torch.no_grad(), _evaluating(self):
+            with torch.no_grad(), evaluating(self):
                 tokens: Tokens = self(torch.full((1, 3, size, size), 0.5, device=self.mean.device))
         except _REFUSALS as error:
             raise ModelReferenceError(
@@ -287,7 +287,7 @@ class Backbone(nn.Module):
         return self.img_size // self.grid[0]
 
 
-class _evaluating:  # noqa: N801  (a context manager, used like a function)
+class evaluating:  # noqa: N801  (a context manager, used like a function)
     """Eval mode for a block, then each submodule's own mode again."""
 
     def __init__(self, module: nn.Module) -> None:

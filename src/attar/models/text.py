@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.errors import ModelReferenceError
-from attar.models.backbone import Provenance
+from attar.models.backbone import Provenance, evaluating
 from attar.models.files import StateDict, noted
 from attar.models.layouts import Converted, convert
 from attar.models.official import OPEN_CLIP_TEXT
@@ -63,12 +63,8 @@ class TextTower(nn.Module):
     @torch.no_grad()
     def encode(self, texts: list[str]) -> Tensor:
         """(m, E) float32 embeddings of m sentences, not normalised, without gradient and in eval mode."""
-        was_training, device = self.training, next(self.parameters()).device
-        self.eval()
-        try:
-            return self(self.tokenise(texts).to(device)).float()  # type: ignore[no-any-return]
-        finally:
-            self.train(was_training)
+        with evaluating(self):
+            return self(self.tokenise(texts).to(next(self.parameters()).device)).float()  # type: ignore[no-any-return]
 
 
 def load_text_tower(

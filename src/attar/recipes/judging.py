@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 
 from attar.data.references import shown
-from attar.data.sources import places_of
+from attar.data.sources import share_a_place
 from attar.evaluation import wilson_interval
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly, load_student
@@ -61,7 +61,7 @@ def judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) ->
     assert monitor is not None
     assert config.monitor is not None
     task, source = f"knn:{shown(config.monitor)}", asdict(backbone.source)
-    held_out = places_of(built.source).isdisjoint(places_of(monitor.report.source))
+    held_out = not share_a_place(built.source, monitor.report.source)
 
     def known() -> Result | None:
         same = (role, task, monitor.protocol, held_out, source["sha256"])

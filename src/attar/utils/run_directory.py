@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
 import shutil
@@ -13,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from attar.config import VOLATILE, Config
 from attar.config.files import read_settings, to_yaml
 from attar.errors import ConfigError, RunDirectoryError
 from attar.utils.io import read_json, storage_errors, write_json, write_text
+from attar.utils.locks import take_lock
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def _hold(path: Path) -> TextIO:
     with storage_errors(path.parent):
         while True:
             file = path.open("a+", encoding="utf-8")
-            _lock(file)
+            if not take_lock(file):
+                _complain_of_holder(file)
             with contextlib.suppress(FileNotFoundError):  # who held it has removed it meanwhile
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     break
@@ -118,24 +119,14 @@ def _hold(path: Path) -> TextIO:
     return file
 
 
-def _lock(file: TextIO) -> None:
-    """Take the lock that workers do not inherit when they are forked; where there is none to be had, go without."""
-    try:
-        import fcntl  # not on Windows
-
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        return
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
-            return
-        with file:
-            file.seek(0)
-            holder = file.read() or "another process"
-        raise RunDirectoryError(
-            f"--out {Path(file.name).parent} is in use by {holder}."
-            " Wait for it, or end it and give the same command again; or choose a new --out."
-        ) from None
+def _complain_of_holder(file: TextIO) -> NoReturn:
+    with file:
+        file.seek(0)
+        holder = file.read() or "another process"
+    raise RunDirectoryError(
+        f"--out {Path(file.name).parent} is in use by {holder}."
+        " Wait for it, or end it and give the same command again; or choose a new --out."
+    )
 
 
 def _look(path: Path, config: Config, *, resume_anyway: bool) -> RunDirectory:
