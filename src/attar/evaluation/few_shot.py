@@ -22,10 +22,12 @@ class FewShot:
     Attributes:
         shots: Images of each class.
         values: One for each seed.
+        scores: (n, K) of the test images for each seed.
     """
 
     shots: int
     values: tuple[float, ...]
+    scores: tuple[Tensor, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -63,13 +65,13 @@ def probe_few_shot(
         DataError: If a class has fewer images than `shots`.
     """
     features, labels = train
-    values = []
+    scores = []
     for seed in seeds:
         rows = few_of_each_class(labels, shots, seed=seed)
         solver = Solver(tolerance=1e-7)
         (fit,) = logistic_path(features[rows], labels[rows], [penalty], solver=solver)
-        values.append(metric(fit.head.logits(test[0]), test[1]))
-    return FewShot(shots, tuple(values))
+        scores.append(fit.head.logits(test[0]))
+    return FewShot(shots, tuple(metric(one, test[1]) for one in scores), tuple(scores))
 
 
 def few_of_each_class(labels: Tensor, shots: int, *, seed: int) -> Tensor:
