@@ -103,7 +103,7 @@ def test_a_missing_data_set_is_skipped_loudly_and_the_rest_is_done(tmp_path: Pat
     ("tasks", "reason"),
     [
         ("knm:x", "Did you mean 'knn'"),
-        ("proteus21", "Did you mean 'proteus12'"),
+        ("robustnes5", "Did you mean 'robustness5'"),
         ("knn:", "is no task"),
         ("knn:cifar10", "data_root is not set"),
     ],

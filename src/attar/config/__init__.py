@@ -12,14 +12,24 @@ from attar.config.distill import (
     ProteusConfig,
     ViewsConfig,
 )
-from attar.config.evaluate import EvaluateConfig, KnnProbeConfig, LinearProbeConfig, LogisticProbeConfig
+from attar.config.evaluate import (
+    ElevaterConfig,
+    EvaluateConfig,
+    FewShotConfig,
+    KnnProbeConfig,
+    LinearProbeConfig,
+    LogisticProbeConfig,
+    ZeroShotConfig,
+)
 
 __all__ = [
     "VOLATILE",
     "CheckpointConfig",
     "Config",
     "DistillConfig",
+    "ElevaterConfig",
     "EvaluateConfig",
+    "FewShotConfig",
     "KnnProbeConfig",
     "LinearProbeConfig",
     "LogisticProbeConfig",
@@ -29,5 +39,6 @@ __all__ = [
     "ParallelConfig",
     "ProteusConfig",
     "ViewsConfig",
+    "ZeroShotConfig",
     "explain",
 ]

@@ -46,6 +46,39 @@ class LogisticProbeConfig(Config):
     standardise: bool = Field(True, description="bring every channel to mean 0 and std 1 (Proteus; DINOv2 does not)")
 
 
+class ZeroShotConfig(Config):
+    """Class names in sentences classify."""
+
+    templates: str | None = Field(
+        None,
+        min_length=1,
+        description="file with a sentence a line, {} for the name, or a set of the table such as imagenet7;"
+        " by default the data set's own, else 'a photo of a {}.'",
+    )
+
+
+class ElevaterConfig(Config):
+    """ELEVATER's linear probe."""
+
+    epochs: int = Field(10, ge=1, description="passes of each training of the search")
+    final_epochs: int = Field(50, ge=1, description="passes of the final training")
+    batch_size: int = Field(64, ge=2, description="features in a step")
+
+
+class FewShotConfig(Config):
+    """Logistic regression on a few images of each class."""
+
+    shots: int = Field(5, ge=1, description="images of each class")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="a draw each; their mean is reported")
+    penalty: float = Field(1.0, gt=0, description="lambda, which is not chosen: so few images leave none to choose by")
+    crop_pct: float = Field(1.0, gt=0, le=1, description="share of the resized image kept by the centre crop")
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, seeds: Any) -> Any:
+        return (seeds,) if isinstance(seeds, int | str) else seeds
+
+
 class EvaluateConfig(Config):
     """Judge a frozen backbone, a run's student or any other model, by the papers' protocols."""
 
@@ -77,6 +110,9 @@ class EvaluateConfig(Config):
     knn: KnnProbeConfig = KnnProbeConfig()
     linear: LinearProbeConfig = LinearProbeConfig()
     logistic: LogisticProbeConfig = LogisticProbeConfig()
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
+    elevater: ElevaterConfig = ElevaterConfig()
+    few_shot: FewShotConfig = FewShotConfig()
 
     @field_validator("tasks", mode="before")
     @classmethod

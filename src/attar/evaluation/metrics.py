@@ -27,7 +27,8 @@ class Metric:
     """A metric as a function of (scores (n, K), targets), with what a table must know to show it.
 
     For classes `targets` is (n,) int64, for several labels an image (n, K) of 0 and 1. The dense metrics take what each
-    image has given already: `miou` confusion matrices (n, K, K), those of depth the values (n,) of `depth_errors`.
+    image has given already: `miou` confusion matrices (n, K, K), those of depth the values (n,) of `depth_errors`; and
+    so does `mce`, each image's share of mean corruption error.
 
     Attributes:
         name: As datasets call it.
@@ -255,6 +256,7 @@ METRICS: dict[str, Metric] = {
         Metric("overall_accuracy", _as_they_are, overall_accuracy, "sum"),
         *(_average(name, "share", higher_is_better=True) for name in ("delta1", "delta2", "delta3")),
         _average("rmse", "m"),
+        _average("mce"),
         *(_average(name) for name in ("abs_rel", "sq_rel", "rmse_log", "log10", "silog", "silog_half")),
     )
 }

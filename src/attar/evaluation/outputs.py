@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.errors import ModelReferenceError
 from attar.models import Backbone, Preprocess
@@ -54,10 +54,15 @@ def fingerprint(backbone: Backbone) -> str:
     digest = hashlib.sha256()
     about = (backbone.source.name, type(backbone.model).__qualname__, backbone.img_size)
     digest.update(json.dumps(about).encode())
-    for name, tensor in sorted(backbone.model.state_dict().items()):
+    add_weights(digest, backbone.model)
+    return digest.hexdigest()
+
+
+def add_weights(digest: hashlib._Hash, model: nn.Module) -> None:
+    """Feed all names, shapes and bytes of a state dict to a hash."""
+    for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,14 +17,14 @@ from attar.config.evaluate import EvaluateConfig
 from attar.data.labelled import Labelled
 from attar.data.views import EvaluationView
 from attar.evaluation.intervals import bootstrap_interval
+from attar.evaluation.judged import Judged
 from attar.evaluation.knn import knn_scores, knn_votes
-from attar.evaluation.linear_probe import linear_probe
 from attar.evaluation.logistic_probe import HONEST, PAPER, probe_logistic
 from attar.evaluation.metrics import METRICS
 from attar.evaluation.outputs import Output
-from attar.evaluation.probe_features import ProbeFeatures
 from attar.evaluation.splits import Splits
 from attar.evaluation.store import Features
+from attar.evaluation.task_data import open_learned
 from attar.types import Statistics
 
 CLIP: Statistics = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -73,8 +73,27 @@ class Score:
 
 PARTS = ("train", "val", "test")
 
-_PAPER_VIEWS = _PAPER_EPOCHS = 10
-_LEAST_STEPS = 2000  # of a linear probe on few images, whose ten epochs would be over in no time
+
+class TaskData(Protocol):
+    """Images of a task, in whatever parts its protocol takes them.
+
+    Attributes:
+        parts: All of them, by name.
+        origin: Who made the parts and what else shapes a figure, for the record.
+        metric: Name of what is reported.
+    """
+
+    @property
+    def parts(self) -> Mapping[str, Labelled]: ...
+
+    @property
+    def origin(self) -> str: ...
+
+    @property
+    def metric(self) -> str: ...
+
+
+D = TypeVar("D", bound=TaskData)
 
 
 def class_tokens(splits: Splits, view: EvaluationView, statistics: Statistics | None = None) -> dict[str, Need]:
@@ -88,7 +107,7 @@ def chosen_on(mode: str) -> dict[str, str]:
 
 
 def scored(
-    splits: Splits,
+    data: TaskData,
     scores: Tensor,
     test: Features,
     protocol: dict[str, Any],
@@ -96,24 +115,35 @@ def scored(
     *,
     seed: int,
 ) -> Score:
-    """The score of (n, K) scores by the data set's metric; top-1 and mean per class stand beside it."""
-    metric = METRICS[splits.metric]
+    """The score of (n, K) scores by the data's metric; top-1, top-5 and mean per class stand beside it."""
+    metric = METRICS[data.metric]
     beside = {}
     if test.labels.ndim == 1:
-        beside = {name: METRICS[name](scores, test.labels) for name in ("top1", "mean_per_class")}
+        names = ("top1", "top5", "mean_per_class") if scores.shape[1] > 5 else ("top1", "mean_per_class")
+        beside = {name: METRICS[name](scores, test.labels) for name in names}
     interval = bootstrap_interval(metric, scores, test.labels, seed=seed)
     value = metric(scores, test.labels)
     return Score(metric.name, value, interval, len(test), protocol, beside | (details or {}))
 
 
-class FeatureProtocol(Protocol):
-    """A protocol that asks a backbone for nothing but stored features."""
+class FeatureProtocol(Protocol[D]):
+    """A protocol that asks a backbone for stored features, and perhaps its text tower."""
 
-    def needs(self, splits: Splits, img_size: int) -> dict[str, Need]:
+    def open(self, place: str) -> D:
+        """The images of a data set of the table or of a user's place.
+
+        Raises:
+            ConfigError: If it is on a data set of the table, and there is no `data_root`.
+            MissingDatasetError: If the data set is not below `data_root`.
+            DataError: If the images cannot be used.
+        """
+        ...
+
+    def needs(self, data: D, img_size: int) -> dict[str, Need]:
         """What to embed, under names of its own."""
         ...
 
-    def judge(self, features: Mapping[str, Features], splits: Splits) -> Score:
+    def judge(self, features: Mapping[str, Features], data: D, model: Judged) -> Score:
         """The score, from features under the same names."""
         ...
 
@@ -125,89 +155,29 @@ class Knn:
     """
 
     def __init__(self, config: EvaluateConfig) -> None:
-        self.config, self.seed, self.mode = config.knn, config.seed, config.mode
+        self.config, self.settings, self.mode = config, config.knn, config.mode
+
+    def open(self, place: str) -> Splits:
+        """Images to learn from, to choose by and to report."""
+        return open_learned(place, self.config)
 
     def needs(self, splits: Splits, img_size: int) -> dict[str, Need]:
         """Class tokens of all parts."""
-        return class_tokens(splits, EvaluationView(img_size, self.config.crop_pct))
+        return class_tokens(splits, EvaluationView(img_size, self.settings.crop_pct))
 
-    def judge(self, features: Mapping[str, Features], splits: Splits) -> Score:
+    def judge(self, features: Mapping[str, Features], splits: Splits, model: Judged) -> Score:
         """Share of `test` whose class wins the vote of `train` and `val`."""
         train, val, test = (features[part] for part in PARTS)
         bank, labels = torch.cat([train["cls"], val["cls"]]), torch.cat([train.labels, val.labels])
-        reported = knn_scores((bank, labels), (test["cls"], test.labels), ks=self.config.k)
+        reported = knn_scores((bank, labels), (test["cls"], test.labels), ks=self.settings.k)
         chosen_by = reported
         if self.mode == "honest":
-            chosen_by = knn_scores((train["cls"], train.labels), (val["cls"], val.labels), ks=self.config.k)
+            chosen_by = knn_scores((train["cls"], train.labels), (val["cls"], val.labels), ks=self.settings.k)
         k = max(chosen_by, key=lambda k: chosen_by[k].top1)  # the first of equals, the smallest
         votes = knn_votes(bank, labels, test["cls"], k=k, num_classes=splits.num_classes)
         by_k = {str(k): {"top1": found.top1, "top5": found.top5} for k, found in reported.items()}
-        settings = {"k": k, "tried": sorted(by_k, key=int), "crop_pct": self.config.crop_pct}
-        return scored(splits, votes, test, settings | chosen_on(self.mode), {"by_k": by_k}, seed=self.seed)
-
-
-class Linear:
-    """DINOv2's linear probe, 52 heads at once, the best chosen on `val`; in paper mode on what is reported.
-
-    In paper mode heads learn from 10 random views for 10 epochs, as Proteus' do (spec evaluation §1.1).
-    """
-
-    def __init__(self, config: EvaluateConfig) -> None:
-        self.config, self.seed, self.mode = config.linear, config.seed, config.mode
-        is_paper = config.mode == "paper"
-        self.views = (_PAPER_VIEWS if is_paper else 0) if self.config.views is None else self.config.views
-
-    def needs(self, splits: Splits, img_size: int) -> dict[str, Need]:
-        """Class tokens of the last blocks and the mean patch, of random views of `train` and centre views of all."""
-        outputs: tuple[Output, ...] = ("last4", "mean_patch")
-        centre = EvaluationView(img_size, self.config.crop_pct)
-        train = splits.train if self.mode == "honest" else splits.official_train
-        views = [EvaluationView(img_size, number=number, seed=self.seed) for number in range(self.views)] or [centre]
-        found = {part: Need(getattr(splits, part), centre, outputs, name=f"{part} images") for part in ("val", "test")}
-        return found | {
-            f"train, view {number}": Need(train, view, outputs, name=f"training images, view {number + 1}")
-            for number, view in enumerate(views)
-        }
-
-    def judge(self, features: Mapping[str, Features], splits: Splits) -> Score:
-        """Share of `test` that the chosen head gets right."""
-        views = [features[f"train, view {number}"] for number in range(max(1, self.views))]
-        images = len(views[0])
-        epochs = self.config.epochs or self._default_epochs(images)
-        found = linear_probe(
-            _probe_features(*views),
-            test := _probe_features(features["test"]),
-            mode=self.mode,
-            val=_probe_features(features["val"]),
-            batch_size=self.config.batch_size,
-            epochs=epochs,
-            seed=self.seed,
-        )
-        settings = {
-            "head": found.chosen,
-            "heads": len(found.scores),
-            "views": self.views,
-            "epochs": epochs,
-            "steps": found.steps,
-            "batch_size": found.batch_size,
-            "crop_pct": self.config.crop_pct,
-            **({"without": [str(layout) for layout in found.absent]} if found.absent else {}),
-        }
-        details = {"by_head": dict(found.scores)}
-        return scored(
-            splits, found.head.logits(test), features["test"], settings | chosen_on(self.mode), details, seed=self.seed
-        )
-
-    def _default_epochs(self, images: int) -> int:
-        if self.mode == "paper":
-            return _PAPER_EPOCHS
-        steps = max(1, images // min(self.config.batch_size, images))
-        return max(_PAPER_EPOCHS, -(-_LEAST_STEPS // steps))
-
-
-def _probe_features(*views: Features) -> ProbeFeatures:
-    cls, patch = ([view[name] for view in views] for name in ("last4", "mean_patch"))
-    return ProbeFeatures(cls, patch, views[0].labels)
+        settings = {"k": k, "tried": sorted(by_k, key=int), "crop_pct": self.settings.crop_pct}
+        return scored(splits, votes, test, settings | chosen_on(self.mode), {"by_k": by_k}, seed=self.config.seed)
 
 
 class Logistic:
@@ -218,15 +188,19 @@ class Logistic:
     """
 
     def __init__(self, config: EvaluateConfig) -> None:
-        self.config, self.seed, self.mode = config.logistic, config.seed, config.mode
-        self.protocol = replace(PAPER if config.mode == "paper" else HONEST, standardise=self.config.standardise)
+        self.config, self.settings, self.mode = config, config.logistic, config.mode
+        self.protocol = replace(PAPER if config.mode == "paper" else HONEST, standardise=self.settings.standardise)
+
+    def open(self, place: str) -> Splits:
+        """Images to learn from, to choose by and to report."""
+        return open_learned(place, self.config)
 
     def needs(self, splits: Splits, img_size: int) -> dict[str, Need]:
         """Class tokens of all parts."""
         statistics = CLIP if self.mode == "paper" else None
-        return class_tokens(splits, EvaluationView(img_size, self.config.crop_pct), statistics)
+        return class_tokens(splits, EvaluationView(img_size, self.settings.crop_pct), statistics)
 
-    def judge(self, features: Mapping[str, Features], splits: Splits) -> Score:
+    def judge(self, features: Mapping[str, Features], splits: Splits, model: Judged) -> Score:
         """The data set's metric on `test`, of a fit on `train` and `val`."""
         train, val, test = (features[part] for part in PARTS)
         found = probe_logistic(
@@ -239,11 +213,11 @@ class Logistic:
         settings = {
             "lambda": found.penalty,
             "converged": found.converged,
-            "standardise": self.config.standardise,
+            "standardise": self.settings.standardise,
             "ties": self.protocol.ties,
-            "crop_pct": self.config.crop_pct,
+            "crop_pct": self.settings.crop_pct,
             "normalised_by": "CLIP's statistics" if self.mode == "paper" else "the model's own statistics",
             "chosen_on": "val",
         }
         by_penalty = {f"{penalty:.6g}": score for penalty, score in found.val_scores.items()}
-        return scored(splits, found.test_scores, test, settings, {"val_by_lambda": by_penalty}, seed=self.seed)
+        return scored(splits, found.test_scores, test, settings, {"val_by_lambda": by_penalty}, seed=self.config.seed)

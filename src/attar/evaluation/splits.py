@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,6 +38,11 @@ class Splits:
     def num_classes(self) -> int:
         return len(self.train.class_names)
 
+    @property
+    def parts(self) -> dict[str, Labelled]:
+        """The three by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
     @cached_property
     def official_train(self) -> Labelled:
         """What protocols that choose nothing on `val` learn from: `train`, with `val` where it was cut from it."""
@@ -65,6 +71,14 @@ def open_splits(reference: str, *, seed: int, reindex: bool = False) -> Splits:
     is_given = "train" in parts and len(parts) == 2
     halves = "train and test as given" if is_given else f"train and test: halves of each class by seed {seed}"
     return Splits(rest, val, test, f"{halves}; val: a fifth of each class of train by seed {seed}")
+
+
+def images_hash(images: Labelled) -> str:
+    """Hex SHA-256 of which images these are and of which classes: equal ones need be looked at once only."""
+    digest = hashlib.sha256(images.source.fingerprint.encode())
+    for array in (images.rows, images.labels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def hold_out(images: Labelled, *, seed: int) -> tuple[Labelled, Labelled]:

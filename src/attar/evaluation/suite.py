@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from attar.config.evaluate import EvaluateConfig
 from attar.errors import ConfigError, did_you_mean
-from attar.evaluation.datasets import DATASETS, open_dataset, open_training
 from attar.evaluation.datasets import SUITES as _DATASETS_OF
-from attar.evaluation.protocols import FeatureProtocol, Knn, Linear, Logistic
-from attar.evaluation.splits import Splits, open_splits
+from attar.evaluation.datasets.imagenet import ROWS as _IMAGENETS
+from attar.evaluation.elevater_protocol import Elevater
+from attar.evaluation.few_shot_protocol import FewShotProbe
+from attar.evaluation.linear_protocol import Linear
+from attar.evaluation.protocols import FeatureProtocol, Knn, Logistic
+from attar.evaluation.retrieval_protocol import Retrieval
+from attar.evaluation.shifts_protocol import LinearOnShift
+from attar.evaluation.zero_shot_protocol import ZeroShot
 
 
 @dataclass(frozen=True)
@@ -29,26 +35,56 @@ class Task:
     def __str__(self) -> str:
         return f"{self.protocol}:{self.place}"
 
-    @property
-    def is_benchmark(self) -> bool:
-        """Whether the place is a data set of the table."""
-        return self.place in DATASETS
 
-
-PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], FeatureProtocol]] = MappingProxyType(
-    {"knn": Knn, "linear": Linear, "logistic": Logistic}
+PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], FeatureProtocol[Any]]] = MappingProxyType(
+    {
+        "knn": Knn,
+        "linear": Linear,
+        "logistic": Logistic,
+        "few_shot": FewShotProbe,
+        "zero_shot": ZeroShot,
+        "elevater": Elevater,
+        "retrieval": Retrieval,
+    }
 )
 """Protocols by the name that tasks call them."""
 
+READS_TEXT: Mapping[str, bool] = MappingProxyType({"zero_shot": True, "retrieval": True, "elevater": False})
+"""Protocols that look at the model's text tower, and whether they need one."""
+
+SHIFTS = tuple(row.name for row in _IMAGENETS if row.name != "imagenet")
+"""Test sets that an ImageNet head is judged on."""
+
 _PLAYGROUND = "playground:1?n=1400&variety=0"
+
+
+def _tasks(protocol: str, places: Sequence[str]) -> tuple[Task, ...]:
+    return tuple(Task(protocol, place) for place in places)
+
+
+_ELEVATER20 = _DATASETS_OF["elevater20"]
+_OF_PROTEUS = {"imagenet": "linear", **dict.fromkeys(_DATASETS_OF["proteus12"], "logistic")}
+_OF_PROTEUS |= dict.fromkeys(SHIFTS, "linear")
+# Names of dense data sets join these when their protocols do: "ade20k" and "nyuv2" above, "ade20k_apple" below.
+_OF_APPLE = {
+    "linear": ("places365_apple", "eurosat_apple", "ham10k_apple", "imagenet_apple"),
+    "logistic": ("places365_apple", "eurosat_apple", "ham10k_apple"),
+}
 
 SUITES: Mapping[str, tuple[Task, ...]] = MappingProxyType(
     {
-        "proteus12": tuple(Task("logistic", name) for name in _DATASETS_OF["proteus12"]),
-        "playground": tuple(Task(protocol, _PLAYGROUND) for protocol in PROTOCOLS),
+        "proteus12": _tasks("logistic", _DATASETS_OF["proteus12"]),
+        "proteus19": tuple(Task(_OF_PROTEUS[name], name) for name in _DATASETS_OF["proteus19"] if name in _OF_PROTEUS),
+        "elevater20": _tasks("zero_shot", _ELEVATER20) + _tasks("elevater", _ELEVATER20),
+        "robustness5": _tasks("zero_shot", _DATASETS_OF["robustness5"]),
+        "apple5": tuple(task for protocol, places in _OF_APPLE.items() for task in _tasks(protocol, places)),
+        "playground": tuple(Task(protocol, _PLAYGROUND) for protocol in ("knn", "linear", "logistic")),
     }
 )
-"""Tasks of each suite, in the order of the papers' tables."""
+"""Tasks of each suite, in the order of the papers' tables.
+
+`apple5` probes frozen features; the paper fine-tunes a model on each task, so its figures are no match.
+"""
 
 
 def parse_tasks(words: Sequence[str]) -> list[Task]:
@@ -73,31 +109,19 @@ def _parse(word: str) -> tuple[Task, ...]:
     )
 
 
-def protocol_of(task: Task, config: EvaluateConfig) -> FeatureProtocol:
+def protocol_of(task: Task, config: EvaluateConfig) -> FeatureProtocol[Any]:
     """The task's protocol with its settings."""
+    if task.protocol == "linear" and task.place in SHIFTS:
+        return LinearOnShift(config)
     return PROTOCOLS[task.protocol](config)
 
 
 def means() -> dict[str, list[str]]:
     """Names of the tasks of suites whose papers report their mean."""
-    return {name: [str(task) for task in SUITES[name]] for name in ("proteus12",)}
-
-
-def open_task(task: Task, config: EvaluateConfig) -> Splits:
-    """The images of a task.
-
-    Raises:
-        ConfigError: If it is on a data set of the table, and there is no `data_root`.
-        MissingDatasetError: If the data set is not below `data_root`.
-        DataError: If the images cannot be used.
-    """
-    if not task.is_benchmark:
-        return open_splits(task.place, seed=config.seed, reindex=config.reindex)
-    if config.data_root is None:
-        raise ConfigError(
-            f"{task} is on a data set of the table, and data_root is not set. Try --data-root DIR; for a folder of"
-            f" that name {task.protocol}:./{task.place}."
-        )
-    train, val = open_training(task.place, config.data_root)
-    test = open_dataset(task.place, config.data_root, "test")
-    return Splits(train, val, test, "as the papers split it", metric=test.dataset.metric)
+    found = {
+        "proteus12": SUITES["proteus12"],
+        "elevater20": _tasks("zero_shot", _ELEVATER20),  # the same name as in the table of published figures
+        "elevater20 probe": _tasks("elevater", _ELEVATER20),
+        "robustness5": SUITES["robustness5"],
+    }
+    return {name: list(map(str, tasks)) for name, tasks in found.items()}

@@ -49,7 +49,7 @@ def text_classifier(
         >>> text_classifier(encode, ["cat"], ["a photo of a {}.", "a drawing of a {}."])
         tensor([[0.7071, 0.7071]])
     """
-    _check(class_names, templates)
+    check_prompts(class_names, templates)
     texts = (name.join(_PLACE.split(template)) for name in class_names for template in templates)
     count = len(class_names) * len(templates)
     batches = iter(lambda: list(islice(texts, batch_size)), [])
@@ -93,7 +93,12 @@ def zero_shot_logits(features: Tensor, classifier: Tensor, *, scale: float = LOG
     return scale * F.normalize(features.float(), dim=1) @ F.normalize(classifier.float(), dim=1).T
 
 
-def _check(class_names: Sequence[str], templates: Sequence[str]) -> None:
+def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
+    """Nothing, if names and templates make a classifier.
+
+    Raises:
+        ConfigError: If there is no name or template, or a template has no place for the name.
+    """
     if not class_names or not templates:
         raise ConfigError(f"{len(class_names)} class names and {len(templates)} templates make no classifier.")
     bare = next((template for template in templates if not _PLACE.search(template)), None)

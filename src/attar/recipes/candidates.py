@@ -9,7 +9,8 @@ from pathlib import Path
 from attar.config import DistillConfig, EvaluateConfig
 from attar.config.files import read_settings
 from attar.errors import ConfigError
-from attar.models import Backbone, load_backbone
+from attar.models import Backbone, TextTower, load_backbone, load_text_tower
+from attar.models.references import parse_reference
 from attar.reports import Role
 
 _IMG_SIZE = 224
@@ -23,11 +24,13 @@ class Candidate:
         role: Whose figures these are.
         name: Model reference, for people.
         load: Makes the backbone, on the CPU.
+        load_text: Makes its text tower, on the CPU; None where it has none.
     """
 
     role: Role
     name: str
     load: Callable[[], Backbone]
+    load_text: Callable[[], TextTower] | None = None
 
 
 def candidates(config: EvaluateConfig) -> list[Candidate]:
@@ -57,9 +60,12 @@ def _of_model(config: EvaluateConfig) -> list[Candidate]:
             seed=config.seed,
         )
 
+    def text(weights: str) -> Callable[[], TextTower] | None:
+        return _text(config.model, weights, trust_torchscript=config.trust_torchscript, seed=config.seed)
+
     return [
-        Candidate("model", config.model, load(config.weights)),
-        Candidate("random", config.model, load("random")),
+        Candidate("model", config.model, load(config.weights), text(config.weights)),
+        Candidate("random", config.model, load("random"), text("random")),
     ]
 
 
@@ -89,8 +95,21 @@ def _of_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
         backbone.normalise_with(student().preprocess)
         return backbone
 
+    text = _text(
+        trained.teacher,
+        trained.teacher_weights,
+        trust_torchscript=trained.trust_torchscript,
+        seed=trained.seed,
+    )
     return [
         Candidate("student", trained.student, student),
-        Candidate("teacher", trained.teacher, teacher),
+        Candidate("teacher", trained.teacher, teacher, text),
         Candidate("random", trained.student, random),
     ]
+
+
+def _text(reference: str, weights: str, *, trust_torchscript: bool, seed: int) -> Callable[[], TextTower] | None:
+    """What loads the text tower of a reference, None for models without one that attar reads."""
+    if parse_reference(reference).kind != "open_clip":
+        return None
+    return lambda: load_text_tower(reference, weights=weights, trust_torchscript=trust_torchscript, seed=seed)

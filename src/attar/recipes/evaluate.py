@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attar.config import EvaluateConfig
 from attar.data.loader import default_workers
-from attar.errors import MissingDatasetError
+from attar.errors import ConfigError, MissingDatasetError
+from attar.evaluation.judged import Judged
 from attar.evaluation.outputs import fingerprint
-from attar.evaluation.protocols import FeatureProtocol, Need
-from attar.evaluation.splits import Splits
+from attar.evaluation.protocols import FeatureProtocol, Need, TaskData
+from attar.evaluation.splits import images_hash
 from attar.evaluation.store import Features, FeatureStore
-from attar.evaluation.suite import Task, means, open_task, parse_tasks, protocol_of
+from attar.evaluation.suite import READS_TEXT, Task, means, parse_tasks, protocol_of
+from attar.evaluation.task_data import open_learned
 from attar.models import Backbone
 from attar.recipes.candidates import Candidate, candidates
 from attar.recipes.describe import describe, short
@@ -34,7 +39,7 @@ class EvaluateReport:
     Attributes:
         out: The directory with `results/*.json`.
         results: All results that lie there, those of earlier commands too.
-        skipped: Tasks whose data is missing, and how to get it.
+        skipped: Tasks whose data or text tower is missing, and what to do.
         table: Markdown of all results.
     """
 
@@ -49,8 +54,16 @@ class _Opened:
     """A task with its data."""
 
     task: Task
-    splits: Splits
-    protocol: FeatureProtocol
+    data: TaskData
+    protocol: FeatureProtocol[Any]
+
+
+@dataclass(frozen=True)
+class _Model(Judged):
+    """The model under judgement, with what only the recipe looks at."""
+
+    backbone: Backbone = field(kw_only=True)
+    fingerprint: str = field(kw_only=True)
 
 
 def evaluate(config: EvaluateConfig) -> EvaluateReport:
@@ -69,45 +82,76 @@ def evaluate(config: EvaluateConfig) -> EvaluateReport:
         with storage_errors(out):
             (out / "results").mkdir(parents=True, exist_ok=True)
         log = Log(out / "log.txt", is_silent=not is_main())
-        tasks = parse_tasks(config.tasks)
-        opened, skipped = _open(tasks, config, log)
+        tasks, judged = parse_tasks(config.tasks), candidates(config)
+        opened, skipped = _open(tasks, judged, config, log)
         if is_main():
             write_json(out / "skipped.json", skipped)
-        for candidate in candidates(config) if opened else ():
+        for candidate in judged if opened else ():
             _judge_all(candidate, opened, config, out, log)
         return from_main(lambda: _finish(out, tasks, skipped, log))
 
 
-def _open(tasks: Sequence[Task], config: EvaluateConfig, log: Log) -> tuple[list[_Opened], dict[str, str]]:
-    """The tasks whose data is here, and why others are skipped."""
+def _open(
+    tasks: Sequence[Task], judged: Sequence[Candidate], config: EvaluateConfig, log: Log
+) -> tuple[list[_Opened], dict[str, str]]:
+    """The tasks whose data is here and whose protocol suits a model, and why others are skipped.
+
+    Raises:
+        ConfigError: If a task that was asked for by its own name needs a text tower, and there is none.
+    """
+    open_learned.cache_clear()  # what lies there may be other images than in an earlier command
     opened: list[_Opened] = []
     skipped: dict[str, str] = {}
-    known: dict[str, Splits] = {}
     for task in tasks:
         try:
-            if task.place not in known:
-                known[task.place] = open_task(task, config)
-        except MissingDatasetError as error:
+            _check_text(task, judged, is_named=str(task) in config.tasks)
+            protocol = protocol_of(task, config)
+            opened.append(_Opened(task, protocol.open(task.place), protocol))
+        except (MissingDatasetError, _NoTextError) as error:
             skipped[str(task)] = str(error)
             log.say(f"  skipped  {task}: {error}")
-            continue
-        opened.append(_Opened(task, known[task.place], protocol_of(task, config)))
     return opened, skipped
+
+
+class _NoTextError(ConfigError):
+    """No model that is judged has a text tower: tasks of a suite are skipped."""
+
+
+def _check_text(task: Task, judged: Sequence[Candidate], *, is_named: bool) -> None:
+    if not READS_TEXT.get(task.protocol) or any(candidate.load_text for candidate in judged):
+        return
+    kind = ConfigError if is_named else _NoTextError
+    raise kind(
+        f"{task} compares images with sentences, and {short(judged[0].name)} has no text tower that attar reads."
+        " Judge open_clip:NAME, or leave the task out."
+    )
 
 
 def _judge_all(candidate: Candidate, opened: Sequence[_Opened], config: EvaluateConfig, out: Path, log: Log) -> None:
     """Every task of one model that is not known yet."""
-    backbone = candidate.load().to(pick_device(config.device)).eval()
-    model = fingerprint(backbone)
-    wanted = [one for one in opened if not from_main(lambda o=one: _is_known(out, candidate, o, config, model))]  # type: ignore[misc]
+    backbone = candidate.load().to(device := pick_device(config.device)).eval()
+    model = _model(candidate, backbone, device)
+    suited = [one for one in opened if model.has_text or not READS_TEXT.get(one.task.protocol)]
+    wanted = [one for one in suited if not from_main(lambda o=one: _is_known(out, candidate, o, config, model))]  # type: ignore[misc]
     log.say(f"  {candidate.role:8} {describe(backbone)}{'' if wanted else '  measured before'}")
+    if len(suited) < len(opened):
+        log.say(f"  skipped  {len(opened) - len(suited)} tasks of the {candidate.role}, which has no text tower")
     workers = default_workers() if config.workers is None else config.workers
     store = FeatureStore(backbone, cache_dir() / "features", workers=workers)
-    needs = {one.task: one.protocol.needs(one.splits, backbone.img_size) for one in wanted}
+    needs = {one.task: one.protocol.needs(one.data, backbone.img_size) for one in wanted}
     embedded = _embed(store, needs)
     for one in wanted:
         features = {name: embedded.get(_key(need)) for name, need in needs[one.task].items()}
-        from_main(lambda o=one, f=features: _judge(out, candidate, o, f, config, backbone, model, log))  # type: ignore[misc]
+        from_main(lambda o=one, f=features: _judge(out, candidate, o, f, config, model, log))  # type: ignore[misc]
+
+
+def _model(candidate: Candidate, backbone: Backbone, device: torch.device) -> _Model:
+    """What protocols may ask of it; what they keep depends on its weights and on how it normalises."""
+    weights = fingerprint(backbone)
+    kept = sha256_text(json.dumps([weights, asdict(backbone.preprocess)]))[:32]
+    name = f"{candidate.role} {short(candidate.name)}"
+    folder = cache_dir() / "probes" / kept[:2] / kept
+    return _Model(name, folder, device, candidate.load_text, backbone=backbone, fingerprint=weights)
 
 
 def _embed(store: FeatureStore, needs: Mapping[Task, Mapping[str, Need]]) -> dict[Any, Features | None]:
@@ -124,7 +168,7 @@ def _embed(store: FeatureStore, needs: Mapping[Task, Mapping[str, Need]]) -> dic
 
 
 def _key(need: Need) -> Any:
-    return id(need.images), need.view, need.statistics
+    return images_hash(need.images), need.view, need.statistics
 
 
 def _judge(
@@ -133,12 +177,12 @@ def _judge(
     one: _Opened,
     features: Mapping[str, Features | None],
     config: EvaluateConfig,
-    backbone: Backbone,
-    model: str,
+    model: _Model,
     log: Log,
 ) -> None:
     started = time.perf_counter()
-    score = one.protocol.judge({name: found for name, found in features.items() if found is not None}, one.splits)
+    known = {name: found for name, found in features.items() if found is not None}
+    score = one.protocol.judge(known, one.data, model)
     result = Result(
         task=str(one.task),
         role=candidate.role,
@@ -151,29 +195,31 @@ def _judge(
         mode=config.mode,
         seed=config.seed,
         seconds=round(time.perf_counter() - started, 1),
-        source=asdict(backbone.source) | {"fingerprint": model, "judged": _judged(one, config)},
+        source=asdict(model.backbone.source)
+        | {"fingerprint": model.fingerprint, "judged": _judged(one, config, model)},
         details=score.details,
     )
     write_result(out / "results", _file(one.task, candidate, config), result)
     log.say(f"           {one.task!s:32} {show(result)}")
 
 
-def _is_known(out: Path, candidate: Candidate, one: _Opened, config: EvaluateConfig, model: str) -> bool:
+def _is_known(out: Path, candidate: Candidate, one: _Opened, config: EvaluateConfig, model: _Model) -> bool:
     """Whether the same weights were judged the same way on the same images before."""
     path = out / "results" / f"{_file(one.task, candidate, config)}.json"
     if not path.is_file():
         return False
     source = read_json(path)["source"]
-    return bool(source.get("fingerprint") == model and source.get("judged") == _judged(one, config))
+    judged = _judged(one, config, model)
+    return bool(source.get("fingerprint") == model.fingerprint and source.get("judged") == judged)
 
 
-def _judged(one: _Opened, config: EvaluateConfig) -> dict[str, Any]:
+def _judged(one: _Opened, config: EvaluateConfig, model: _Model) -> dict[str, Any]:
     """What was judged how: with the model's fingerprint all that shapes a figure."""
-    splits = one.splits
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    parts = one.data.parts
     images = {name: {"images": len(part), "fingerprint": part.source.fingerprint} for name, part in parts.items()}
     settings = config.model_dump(mode="json", include={one.task.protocol, "img_size", "seed"})
-    return {"split": splits.origin, "data": images, "settings": settings}
+    text = {"text": model.text_fingerprint} if one.task.protocol in READS_TEXT else {}
+    return {"split": one.data.origin, "data": images, "settings": settings} | text
 
 
 def _file(task: Task, candidate: Candidate, config: EvaluateConfig) -> str:
@@ -189,7 +235,7 @@ def _finish(out: Path, tasks: Sequence[Task], skipped: Mapping[str, str], log: L
     log.say(f"\n{table}\n")
     if skipped:
         log.say(
-            f"  skipped  {len(skipped)} of {len(tasks)} tasks, whose data is missing (skipped.json says how to get it)"
+            f"  skipped  {len(skipped)} of {len(tasks)} tasks, for which something is missing (skipped.json says what)"
         )
     log.say(f"  results  {out / 'results'}")
     return EvaluateReport(out, results, skipped, table)
