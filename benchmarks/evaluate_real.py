@@ -3,8 +3,8 @@
     python benchmarks/evaluate_real.py --data DATA --run RUN --out runs/evaluate_real
 
 DATA as for proteus_small.py; RUN is any run of attar whose teacher was that of DATA. Tasks: k-NN, linear probe and
-logistic regression on CIFAR-10 (all 50,000 images to learn from and 10,000 to report), logistic regression on the 25 classes of
-Caltech that the teacher never saw, split by the rule of DATA. The same command goes on; the table is Markdown.
+logistic regression on CIFAR-10 (all 50,000 images to learn from and 10,000 to report), logistic regression on the 25
+classes of Caltech that the teacher never saw, split by the rule of DATA. The same command goes on.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import numpy as np
 
 from attar.data.labelled import Labelled, given_parts, open_labelled, open_parts
 from attar.errors import DataError
+from attar.utils.io import sha256_text
 from attar.utils.seeding import numpy_generator
 
 _FIELDS = ("rows", "labels")
@@ -75,10 +76,7 @@ def open_splits(reference: str, *, seed: int, reindex: bool = False) -> Splits:
 
 def images_hash(images: Labelled) -> str:
     """Hex SHA-256 of which images these are and of which classes: equal ones need be looked at once only."""
-    digest = hashlib.sha256(images.source.fingerprint.encode())
-    for array in (images.rows, images.labels):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return sha256_text(images.fingerprint + hashlib.sha256(np.ascontiguousarray(images.labels)).hexdigest())
 
 
 def hold_out(images: Labelled, *, seed: int) -> tuple[Labelled, Labelled]:
