@@ -201,9 +201,9 @@ def parse_evaluate(arguments: list[str]) -> EvaluateConfig:
     from attar.config.files import read_settings
     from attar.config.flags import merge, parse_flags
 
+    arguments, file = _take(arguments, "--config")
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--model", *arguments]
-    arguments, file = _take(arguments, "--config")
     settings = read_settings(Path(file).expanduser()) if file else {}
     return EvaluateConfig.build(merge(settings, parse_flags(EvaluateConfig, arguments)))
 

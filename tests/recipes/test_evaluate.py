@@ -43,7 +43,7 @@ def test_a_result_says_what_was_measured_how_and_on_what(tmp_path: Path, capsys)
     assert found["mode"] == "paper"
     assert found["protocol"]["chosen_on"] == "the images reported on"
     assert set(found["details"]["by_k"]) == {"3", "5"}
-    assert found["value"] == max(by_k["top1"] for by_k in found["details"]["by_k"].values())
+    assert found["value"] == max(found["details"]["by_k"].values())
     said = capsys.readouterr().out
     assert f"| knn:{PLACE} | top1 | {100 * found['value']:.1f} (" in said
 
@@ -52,7 +52,7 @@ def test_honest_mode_chooses_on_other_images_than_it_reports(tmp_path: Path) -> 
     assert main(words(tmp_path / "out")) == 0
     found = results(tmp_path / "out")[f"knn:{PLACE}", "model"]
     assert found["protocol"]["chosen_on"] == "val"
-    assert found["value"] == found["details"]["by_k"][str(found["protocol"]["k"])]["top1"]
+    assert found["value"] == found["details"]["by_k"][str(found["protocol"]["k"])]
     assert found["source"]["judged"]["data"]["val"]["images"] > 0
 
 
@@ -97,6 +97,42 @@ def test_a_missing_data_set_is_skipped_loudly_and_the_rest_is_done(tmp_path: Pat
     assert "skipped  knn:cifar10" in said
     assert "1 of 2 tasks" in said
     assert list(results(tmp_path / "out")) == [(f"knn:{folder}", "model")]
+
+
+def test_nothing_to_do_is_an_error(tmp_path: Path, capsys) -> None:
+    # an empty table and success would hide a mistyped folder
+    assert main(words(tmp_path / "out", "--data-root", str(tmp_path), tasks="knn:cifar10")) == 2
+    assert "none of the 1 tasks can be done" in capsys.readouterr().err
+    assert main(words(tmp_path / "out", "--data-root", str(tmp_path / "typo"), tasks="knn:cifar10")) == 2
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_read_are_told_and_limited(tmp_path: Path, capsys) -> None:
+    folder = write_classes(tmp_path / "mine", 20)
+    (folder / "cat/3.png").write_bytes(b"no image")
+    assert main(words(tmp_path / "out", tasks=f"knn:{folder}")) == 2
+    assert "cannot be read, such as cat/3.png" in capsys.readouterr().err
+    assert main(words(tmp_path / "out", "--max-bad-share", "0.2", tasks=f"knn:{folder}")) == 0
+    assert "cannot be read, such as cat/3.png" in capsys.readouterr().out
+
+
+def test_the_directory_of_a_run_is_refused(tmp_path: Path, capsys) -> None:
+    write_classes(tmp_path / "images")
+    assert main(distill_words(tmp_path)) == 0
+    assert main(words(tmp_path / "out")) == 2
+    assert "is the directory of a run" in capsys.readouterr().err
+
+
+def test_images_that_a_run_was_trained_on_are_not_held_out(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "images", 8)
+    write_classes(tmp_path / "others", 8)
+    assert main(distill_words(tmp_path)) == 0
+    tasks = f"knn:{folder},knn:{tmp_path}/others"
+    more = ("--knn.k", "3", "--weights", "pretrained", "--roles", "student")
+    assert main([*words(tmp_path / "judged", model=str(tmp_path / "out"), tasks=tasks)[:-5], *more]) == 0
+    found = results(tmp_path / "judged")
+    assert found[f"knn:{folder}", "student"]["held_out"] is False
+    assert found[f"knn:{tmp_path}/others", "student"]["held_out"] is True
 
 
 @pytest.mark.parametrize(

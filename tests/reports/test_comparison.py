@@ -45,3 +45,14 @@ def test_a_suite_has_a_mean_only_where_all_its_tasks_are_measured() -> None:
     found = cells(comparison_table(results, suites={"both": ["a", "b"], "more": ["a", "b", "c"]}))
     assert found["**both**"] == ["mean", "60.0", ""]
     assert "**more**" not in found
+
+
+def test_two_models_of_one_role_have_a_column_each_and_no_mean_together() -> None:
+    # by role alone the second would take the first one's place, and a suite's mean would mix both
+    one, two = (result("a", "model", 0.5), result("b", "model", 0.7))
+    two.source["fingerprint"] = "0123456789"
+    table = comparison_table([one, two], suites={"both": ["a", "b"]})
+    found = cells(table)
+    assert found["task"] == ["metric", "model m , honest", "model m 01234567, honest"]
+    assert found["a"] == ["top1", "50.0 (49.0–52.0)", ""]
+    assert "**both**" not in found

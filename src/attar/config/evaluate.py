@@ -15,13 +15,17 @@ _NEXT_TASK = re.compile(r",(?=[a-z0-9_-]+(?::|,|$))")  # a comma within a folder
 class KnnProbeConfig(Config):
     """k-NN with DINO's votes."""
 
-    k: tuple[int, ...] = Field((10, 20, 100, 200), min_length=1, description="numbers of neighbours that are tried")
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (10, 20, 100, 200), min_length=1, description="numbers of neighbours that are tried"
+    )
     crop_pct: float = Field(0.875, gt=0, le=1, description="share of the resized image kept by the centre crop")
 
     @field_validator("k", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, k: Any) -> Any:
-        return (k,) if isinstance(k, int | str) else k
+        if isinstance(k, str):
+            return tuple(k.split(","))
+        return (k,) if isinstance(k, int) else k
 
 
 class LinearProbeConfig(Config):
@@ -105,7 +109,8 @@ class EvaluateConfig(Config):
     trust_torchscript: bool = Field(
         False, description="read weight files that are TorchScript archives (OpenAI's CLIP), which can run code"
     )
-    timeout_s: float = Field(1800.0, gt=0, description="seconds a rank waits for the others before it gives up")
+    timeout_s: float = Field(43200.0, gt=0, description="seconds a rank waits for the others before it gives up")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unreadable images that stops a task")
     reindex: bool = Field(False, description="list image folders anew instead of trusting the cached index")
     knn: KnnProbeConfig = KnnProbeConfig()
     linear: LinearProbeConfig = LinearProbeConfig()

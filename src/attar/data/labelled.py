@@ -118,6 +118,11 @@ def _all_rows(reference: str, reindex: bool) -> Labelled:
             " or give a Parquet file a column 'label' of whole numbers or names."
         )
     labels, names = found
+    if set(names) <= {name for known in _PART_NAMES.values() for name in known}:
+        raise DataError(
+            f"{reference} holds {', '.join(names)}, which are parts of a data set and no classes. Give one of them,"
+            " or train beside val or test in a folder on this machine."
+        )
     if len(np.unique(labels)) < 2:
         raise DataError(
             f"{shown(reference)} holds one class only ('{names[int(labels[0])]}'). k-NN needs two at least."

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from attar.data.base import Labels, Problem, Source
 from attar.data.files import File, find_files, is_url, printable, without_credentials
 from attar.data.index import FolderIndex, folder_index, known_index
+from attar.data.listed import ListedFiles
 from attar.data.mapped import CachedFiles
 from attar.data.merged import MergedSource, Part
 from attar.data.parquet import parquet_rows
@@ -108,7 +109,7 @@ def _places_of(source: Source) -> set[str]:
         return set().union(*(_places_of(part.source) for part in source.parts))
     if isinstance(source, SubsetSource):
         return _places_of(source.source)
-    if isinstance(source, FolderSource | PlaygroundSource):
+    if isinstance(source, FolderSource | PlaygroundSource | ListedFiles):
         return {source.root}
     return set(source.addresses) if isinstance(source, ParquetSource | TarSource) else {source.fingerprint}
 

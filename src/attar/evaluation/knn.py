@@ -62,7 +62,8 @@ def knn_predict(
     Raises:
         ShapeError, DataError, ConfigError: As `nearest`.
     """
-    return knn_votes(bank, labels, queries, k=k, temperature=temperature).argmax(1)
+    ((_, votes),) = knn_votes(bank, labels, queries, ks=[k], temperature=temperature)
+    return votes.argmax(1)
 
 
 def knn_votes(
@@ -70,15 +71,20 @@ def knn_votes(
     labels: Tensor,
     queries: Features,
     *,
-    k: int,
+    ks: Sequence[int],
     num_classes: int | None = None,
     temperature: float = TEMPERATURE,
-) -> Tensor:
-    """(q, K) votes for each class, from the k nearest neighbours of each query; otherwise as `knn_predict`."""
-    similarity, neighbours = nearest(bank, queries, k=k)
+) -> Iterator[tuple[int, Tensor]]:
+    """(k, (q, K) votes for each class) for rising k, from one search; the tensor is one and grows.
+
+    Other arguments and errors are those of `knn_predict`.
+    """
+    ks = sorted(set(ks))
+    similarity, neighbours = nearest(bank, queries, k=ks[-1])
     count = num_classes or int(labels.max()) + 1
-    tiles = zip(torch.split(similarity, _TILE), torch.split(labels[neighbours], _TILE), strict=True)
-    return torch.cat([next(_votes(*tile, ks=[k], num_classes=count, temperature=temperature)) for tile in tiles])
+    yield from zip(
+        ks, _votes(similarity, labels[neighbours], ks=ks, num_classes=count, temperature=temperature), strict=True
+    )
 
 
 def knn_accuracy(

@@ -14,7 +14,7 @@ from attar.evaluation.kept_probe import keep_probe, kept_probe
 from attar.evaluation.linear_probe import ProbeResult, linear_probe
 from attar.evaluation.outputs import Output
 from attar.evaluation.probe_features import ProbeFeatures
-from attar.evaluation.protocols import Need, Score, chosen_on, scored
+from attar.evaluation.protocols import Need, Score, chosen_on, one_class_each, scored
 from attar.evaluation.splits import Splits, images_hash
 from attar.evaluation.store import Features
 from attar.evaluation.task_data import open_learned
@@ -41,7 +41,7 @@ class Linear:
 
     def open(self, place: str) -> Splits:
         """Images to learn from, to choose by and to report."""
-        return open_learned(place, self.config)
+        return one_class_each(open_learned(place, self.config), place)
 
     def needs(self, splits: Splits, img_size: int) -> dict[str, Need]:
         """Class tokens of the last blocks and the mean patch, of random views of `train` and centre views of all."""

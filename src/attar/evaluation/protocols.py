@@ -16,9 +16,10 @@ from torch import Tensor
 from attar.config.evaluate import EvaluateConfig
 from attar.data.labelled import Labelled
 from attar.data.views import EvaluationView
+from attar.errors import ConfigError
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.judged import Judged
-from attar.evaluation.knn import knn_scores, knn_votes
+from attar.evaluation.knn import knn_votes
 from attar.evaluation.logistic_probe import HONEST, PAPER, probe_logistic
 from attar.evaluation.metrics import METRICS
 from attar.evaluation.outputs import Output
@@ -101,6 +102,17 @@ def class_tokens(splits: Splits, view: EvaluationView, statistics: Statistics | 
     return {part: Need(getattr(splits, part), view, ("cls",), statistics, f"{part} images") for part in PARTS}
 
 
+def one_class_each(splits: Splits, place: str) -> Splits:
+    """The splits, of which each image has one class.
+
+    Raises:
+        ConfigError: If images have several.
+    """
+    if splits.train.labels.ndim == 2:
+        raise ConfigError(f"images of {place} have several classes each, which logistic and zero_shot tasks can judge.")
+    return splits
+
+
 def chosen_on(mode: str) -> dict[str, str]:
     """On which images settings were chosen, for the record."""
     return {"chosen_on": "val" if mode == "honest" else "the images reported on"}
@@ -159,7 +171,7 @@ class Knn:
 
     def open(self, place: str) -> Splits:
         """Images to learn from, to choose by and to report."""
-        return open_learned(place, self.config)
+        return one_class_each(open_learned(place, self.config), place)
 
     def needs(self, splits: Splits, img_size: int) -> dict[str, Need]:
         """Class tokens of all parts."""
@@ -168,16 +180,20 @@ class Knn:
     def judge(self, features: Mapping[str, Features], splits: Splits, model: Judged) -> Score:
         """Share of `test` whose class wins the vote of `train` and `val`."""
         train, val, test = (features[part] for part in PARTS)
-        bank, labels = torch.cat([train["cls"], val["cls"]]), torch.cat([train.labels, val.labels])
-        reported = knn_scores((bank, labels), (test["cls"], test.labels), ks=self.settings.k)
-        chosen_by = reported
+        metric, classes = METRICS[splits.metric], splits.num_classes
+        both = torch.cat([train["cls"], val["cls"]]), torch.cat([train.labels, val.labels])
+        reported = {
+            k: votes.clone() for k, votes in knn_votes(*both, test["cls"], ks=self.settings.k, num_classes=classes)
+        }
+        by_k = {k: metric(votes, test.labels) for k, votes in reported.items()}
+        chosen_by = by_k
         if self.mode == "honest":
-            chosen_by = knn_scores((train["cls"], train.labels), (val["cls"], val.labels), ks=self.settings.k)
-        k = max(chosen_by, key=lambda k: chosen_by[k].top1)  # the first of equals, the smallest
-        votes = knn_votes(bank, labels, test["cls"], k=k, num_classes=splits.num_classes)
-        by_k = {str(k): {"top1": found.top1, "top5": found.top5} for k, found in reported.items()}
-        settings = {"k": k, "tried": sorted(by_k, key=int), "crop_pct": self.settings.crop_pct}
-        return scored(splits, votes, test, settings | chosen_on(self.mode), {"by_k": by_k}, seed=self.config.seed)
+            votes_of_val = knn_votes(train["cls"], train.labels, val["cls"], ks=self.settings.k, num_classes=classes)
+            chosen_by = {k: metric(votes, val.labels) for k, votes in votes_of_val}
+        k = max(chosen_by, key=chosen_by.__getitem__)  # the first of equals, the smallest
+        settings = {"k": k, "tried": list(by_k), "crop_pct": self.settings.crop_pct} | chosen_on(self.mode)
+        details = {"by_k": {str(k): value for k, value in by_k.items()}}
+        return scored(splits, reported[k], test, settings, details, seed=self.config.seed)
 
 
 class Logistic:

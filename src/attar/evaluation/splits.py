@@ -76,7 +76,7 @@ def open_splits(reference: str, *, seed: int, reindex: bool = False) -> Splits:
 
 def images_hash(images: Labelled) -> str:
     """Hex SHA-256 of which images these are and of which classes: equal ones need be looked at once only."""
-    return sha256_text(images.fingerprint + hashlib.sha256(np.ascontiguousarray(images.labels)).hexdigest())
+    return sha256_text(images.fingerprint + hashlib.sha256(images.labels.tobytes()).hexdigest())
 
 
 def hold_out(images: Labelled, *, seed: int) -> tuple[Labelled, Labelled]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
+
 from attar.config.evaluate import EvaluateConfig
 from attar.data.labelled import Labelled
 from attar.data.views import EvaluationView
@@ -51,6 +53,9 @@ def open_learned(place: str, config: EvaluateConfig) -> Splits:
         return open_splits(place, seed=config.seed, reindex=config.reindex)
     root = data_root_for(place, config)
     train, val = open_training(place, root)
+    if config.mode == "honest" and place == "caltech101":  # drawn with replacement: some images stand in both
+        seen = {val.source.name(int(row)) for row in val.rows}
+        train = train.take(np.array([n for n, row in enumerate(train.rows) if train.source.name(int(row)) not in seen]))
     test = open_dataset(place, root, "test")
     return Splits(train, val, test, _SPLIT_BY, metric=test.dataset.metric)
 

@@ -74,16 +74,7 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
     classes = _open_classes(config, source)
     _check_first_view(ViewDataset(source, order, config.views, config.img_size))
     monitor = _open_monitor(config, workers)
-    teacher = load_backbone(
-        config.teacher,
-        weights=config.teacher_weights,
-        img_size=config.teacher_img_size or config.img_size,
-        pos_embed=config.pos_embed,
-        trust_torchscript=config.trust_torchscript,
-        seed=config.seed,
-    )
-    if config.normalisation == "imagenet":
-        teacher.normalise_with(Preprocess())
+    teacher = load_teacher(config)
     student = _start_student(config, teacher)
     total_steps = config.max_steps or order.num_steps(config.epochs or 300.0, config.batch_size)
     return Assembly(
@@ -228,6 +219,21 @@ def _start_student(config: DistillConfig, teacher: Backbone) -> Backbone:
     elif student.source.weights == "random":
         student.normalise_with(teacher.preprocess)
     return student
+
+
+def load_teacher(config: DistillConfig) -> Backbone:
+    """The teacher of a run, on the CPU, with the statistics that the run normalises its images by."""
+    teacher = load_backbone(
+        config.teacher,
+        weights=config.teacher_weights,
+        img_size=config.teacher_img_size or config.img_size,
+        pos_embed=config.pos_embed,
+        trust_torchscript=config.trust_torchscript,
+        seed=config.seed,
+    )
+    if config.normalisation == "imagenet":
+        teacher.normalise_with(Preprocess())
+    return teacher
 
 
 def load_student(config: DistillConfig, weights: str, *, preprocess: Preprocess | None = None) -> Backbone:

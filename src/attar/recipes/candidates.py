@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from attar.config import DistillConfig, EvaluateConfig
 from attar.config.files import read_settings
+from attar.data.sources import Source, open_source
 from attar.errors import ConfigError
-from attar.models import Backbone, TextTower, load_backbone, load_text_tower
+from attar.models import Backbone, Preprocess, TextTower, load_backbone, load_text_tower
 from attar.models.references import parse_reference
+from attar.recipes.assembly import load_student, load_teacher
 from attar.reports import Role
+from attar.utils.io import read_json
 
 _IMG_SIZE = 224
 
@@ -25,12 +29,14 @@ class Candidate:
         name: Model reference, for people.
         load: Makes the backbone, on the CPU.
         load_text: Makes its text tower, on the CPU; None where it has none.
+        learned_from: Opens the images that the student learned from; None where attar does not know.
     """
 
     role: Role
     name: str
     load: Callable[[], Backbone]
     load_text: Callable[[], TextTower] | None = None
+    learned_from: Callable[[], Source] | None = None
 
 
 def candidates(config: EvaluateConfig) -> list[Candidate]:
@@ -50,9 +56,13 @@ def candidates(config: EvaluateConfig) -> list[Candidate]:
 
 
 def _of_model(config: EvaluateConfig) -> list[Candidate]:
-    def load(weights: str) -> Callable[[], Backbone]:
-        return lambda: load_backbone(
-            config.model,
+    reference = parse_reference(config.model)
+    is_published = reference.kind == "open_clip" and "pretrained" in reference.arguments
+    untrained = f"open_clip:{reference.name}" if is_published else config.model  # whose tag names the weights
+
+    def load(name: str, weights: str) -> Backbone:
+        return load_backbone(
+            name,
             weights=weights,
             img_size=config.img_size or _IMG_SIZE,
             pos_embed=config.pos_embed,
@@ -60,12 +70,20 @@ def _of_model(config: EvaluateConfig) -> list[Candidate]:
             seed=config.seed,
         )
 
-    def text(weights: str) -> Callable[[], TextTower] | None:
-        return _text(config.model, weights, trust_torchscript=config.trust_torchscript, seed=config.seed)
+    def model() -> Backbone:
+        return load(config.model, config.weights)
 
+    def random() -> Backbone:
+        backbone = load(untrained, "random")
+        backbone.normalise_with(model().preprocess)  # random weights have no statistics of their own
+        return backbone
+
+    trust, seed = config.trust_torchscript, config.seed
     return [
-        Candidate("model", config.model, load(config.weights), text(config.weights)),
-        Candidate("random", config.model, load("random"), text("random")),
+        Candidate(
+            "model", config.model, model, _text(config.model, config.weights, trust_torchscript=trust, seed=seed)
+        ),
+        Candidate("random", untrained, random, _text(untrained, "random", trust_torchscript=trust, seed=seed)),
     ]
 
 
@@ -75,36 +93,26 @@ def _of_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
     if not (run / "student" / "config.json").is_file():
         raise ConfigError(f"run {run} has no student yet. Let it end (the same command goes on), or name a model.")
     trained = DistillConfig.build(read_settings(run / "config.yaml"))
-    img_size = config.img_size or trained.img_size
+    if config.img_size is not None:
+        trained = trained.replace(img_size=config.img_size, teacher_img_size=config.img_size)
 
     def student() -> Backbone:
-        return load_backbone(str(run / "student"), img_size=img_size)
-
-    def teacher() -> Backbone:
-        return load_backbone(
-            trained.teacher,
-            weights=trained.teacher_weights,
-            img_size=config.img_size or trained.teacher_img_size or trained.img_size,
-            pos_embed=trained.pos_embed,
-            trust_torchscript=trained.trust_torchscript,
-            seed=trained.seed,
-        )
+        described = read_json(run / "student" / "config.json").get("attar")
+        if described is None:
+            return load_backbone(str(run / "student"), img_size=trained.img_size)
+        statistics = Preprocess(tuple(described["mean"]), tuple(described["std"]))  # a module of the user's own
+        return load_student(trained, str(run / "student" / "model.safetensors"), preprocess=statistics)
 
     def random() -> Backbone:
-        backbone = load_backbone(trained.student, weights="random", img_size=img_size, seed=trained.seed)
-        backbone.normalise_with(student().preprocess)
-        return backbone
+        return load_student(trained, "random", preprocess=student().preprocess)
 
-    text = _text(
-        trained.teacher,
-        trained.teacher_weights,
-        trust_torchscript=trained.trust_torchscript,
-        seed=trained.seed,
-    )
+    weights, trust, seed = trained.teacher_weights, trained.trust_torchscript, trained.seed
+    text = _text(trained.teacher, weights, trust_torchscript=trust, seed=seed)
+    learned_from = cache(lambda: open_source(trained.data))
     return [
-        Candidate("student", trained.student, student),
-        Candidate("teacher", trained.teacher, teacher, text),
-        Candidate("random", trained.student, random),
+        Candidate("student", trained.student, student, learned_from=learned_from),
+        Candidate("teacher", trained.teacher, lambda: load_teacher(trained), text, learned_from),
+        Candidate("random", trained.student, random, learned_from=learned_from),
     ]
 
 

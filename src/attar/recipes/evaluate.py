@@ -14,19 +14,27 @@ import torch
 
 from attar.config import EvaluateConfig
 from attar.data.loader import default_workers
-from attar.errors import ConfigError, MissingDatasetError
+from attar.data.sources import share_a_place
+from attar.errors import ConfigError, DataError, MissingDatasetError, RunDirectoryError
 from attar.evaluation.judged import Judged
 from attar.evaluation.outputs import fingerprint
 from attar.evaluation.protocols import FeatureProtocol, Need, TaskData
 from attar.evaluation.splits import images_hash
-from attar.evaluation.store import Features, FeatureStore
+from attar.evaluation.store import OUTPUT_IMPLEMENTATION, Features, FeatureStore
 from attar.evaluation.suite import READS_TEXT, Task, means, parse_tasks, protocol_of
 from attar.evaluation.task_data import open_learned
 from attar.models import Backbone
 from attar.recipes.candidates import Candidate, candidates
 from attar.recipes.describe import describe, short
 from attar.reports import Result, comparison_table, read_results, show, write_result
-from attar.utils.distributed import from_main, is_main, peers_in_words, pick_device, process_group
+from attar.utils.distributed import (
+    from_main,
+    is_main,
+    one_of_each_machine_first,
+    peers_in_words,
+    pick_device,
+    process_group,
+)
 from attar.utils.io import cache_dir, read_json, sha256_text, storage_errors, write_json
 from attar.utils.progress import Log
 from attar.utils.signals import polite_stop
@@ -78,17 +86,32 @@ def evaluate(config: EvaluateConfig) -> EvaluateReport:
     """
     device = pick_device(config.device)
     with polite_stop(), process_group(device, timeout_s=config.timeout_s), peers_in_words():
-        out = Path(config.out).expanduser().resolve()
-        with storage_errors(out):
-            (out / "results").mkdir(parents=True, exist_ok=True)
+        out = from_main(lambda: _directory(config))
         log = Log(out / "log.txt", is_silent=not is_main())
         tasks, judged = parse_tasks(config.tasks), candidates(config)
-        opened, skipped = _open(tasks, judged, config, log)
+        with one_of_each_machine_first():
+            opened, skipped = _open(tasks, judged, config, log)
         if is_main():
             write_json(out / "skipped.json", skipped)
-        for candidate in judged if opened else ():
+        if not opened:
+            raise DataError(f"none of the {len(tasks)} tasks can be done: {next(iter(skipped.values()))}")
+        for candidate in judged:
             _judge_all(candidate, opened, config, out, log)
         return from_main(lambda: _finish(out, tasks, skipped, log))
+
+
+def _directory(config: EvaluateConfig) -> Path:
+    """The directory for results; that of a run keeps its own, on which its verdict stands."""
+    out = Path(config.out).expanduser().resolve()
+    if (out / "run.json").is_file():
+        raise RunDirectoryError(
+            f"--out {out} is the directory of a run. Choose another for the results, such as {out}-judged."
+        )
+    if config.data_root is not None and not Path(config.data_root).expanduser().is_dir():
+        raise DataError(f"data_root {config.data_root} is no folder. Give the one that the data sets lie in.")
+    with storage_errors(out):
+        (out / "results").mkdir(parents=True, exist_ok=True)
+    return out
 
 
 def _open(
@@ -106,10 +129,14 @@ def _open(
         try:
             _check_text(task, judged, is_named=str(task) in config.tasks)
             protocol = protocol_of(task, config)
-            opened.append(_Opened(task, protocol.open(task.place), protocol))
+            data = protocol.open(task.place)
         except (MissingDatasetError, _NoTextError) as error:
             skipped[str(task)] = str(error)
             log.say(f"  skipped  {task}: {error}")
+            continue
+        opened.append(_Opened(task, data, protocol))
+        for warning in (w for part in data.parts.values() for w in getattr(part, "warnings", ())):
+            log.say(f"  {task}: {warning}")
     return opened, skipped
 
 
@@ -139,7 +166,7 @@ def _judge_all(candidate: Candidate, opened: Sequence[_Opened], config: Evaluate
     workers = default_workers() if config.workers is None else config.workers
     store = FeatureStore(backbone, cache_dir() / "features", workers=workers)
     needs = {one.task: one.protocol.needs(one.data, backbone.img_size) for one in wanted}
-    embedded = _embed(store, needs)
+    embedded = _embed(store, needs, config, log)
     for one in wanted:
         features = {name: embedded.get(_key(need)) for name, need in needs[one.task].items()}
         from_main(lambda o=one, f=features: _judge(out, candidate, o, f, config, model, log))  # type: ignore[misc]
@@ -154,8 +181,14 @@ def _model(candidate: Candidate, backbone: Backbone, device: torch.device) -> _M
     return _Model(name, folder, device, candidate.load_text, backbone=backbone, fingerprint=weights)
 
 
-def _embed(store: FeatureStore, needs: Mapping[Task, Mapping[str, Need]]) -> dict[Any, Features | None]:
-    """One pass for all that look at the same images in the same view."""
+def _embed(
+    store: FeatureStore, needs: Mapping[Task, Mapping[str, Need]], config: EvaluateConfig, log: Log
+) -> dict[Any, Features | None]:
+    """One pass for all that look at the same images in the same view.
+
+    Raises:
+        DataError: If more images than the limit cannot be read.
+    """
     groups: dict[Any, list[Need]] = {}
     for need in (need for own in needs.values() for need in own.values()):
         groups.setdefault(_key(need), []).append(need)
@@ -164,7 +197,21 @@ def _embed(store: FeatureStore, needs: Mapping[Task, Mapping[str, Need]]) -> dic
         outputs = sorted({output for need in group for output in need.outputs})
         one = group[0]
         found[key] = store.features(one.images, one.view, outputs, statistics=one.statistics, name=one.name)
+        _check_readable(found[key], one, config, log)
     return found
+
+
+def _check_readable(features: Features | None, need: Need, config: EvaluateConfig, log: Log) -> None:
+    """A figure on half of the images is another figure."""
+    if features is None or len(features) == len(need.images):
+        return
+    bad = len(need.images) - len(features)
+    first = min(set(range(len(need.images))) - set(features.positions.tolist()))
+    words = f"{bad:,} of {len(need.images):,} {need.name} cannot be read, such as"
+    words += f" {need.images.source.name(int(need.images.rows[first]))}"
+    if bad > config.max_bad_share * len(need.images):
+        raise DataError(f"{words}: more than --max-bad-share {config.max_bad_share:g} allows. Mend them, or raise it.")
+    log.say(f"           {words}")
 
 
 def _key(need: Need) -> Any:
@@ -197,15 +244,16 @@ def _judge(
         seconds=round(time.perf_counter() - started, 1),
         source=asdict(model.backbone.source)
         | {"fingerprint": model.fingerprint, "judged": _judged(one, config, model)},
+        held_out=_is_held_out(candidate, one),
         details=score.details,
     )
-    write_result(out / "results", _file(one.task, candidate, config), result)
+    write_result(out / "results", _file(one.task, candidate, config, model), result)
     log.say(f"           {one.task!s:32} {show(result)}")
 
 
 def _is_known(out: Path, candidate: Candidate, one: _Opened, config: EvaluateConfig, model: _Model) -> bool:
     """Whether the same weights were judged the same way on the same images before."""
-    path = out / "results" / f"{_file(one.task, candidate, config)}.json"
+    path = out / "results" / f"{_file(one.task, candidate, config, model)}.json"
     if not path.is_file():
         return False
     source = read_json(path)["source"]
@@ -216,16 +264,26 @@ def _is_known(out: Path, candidate: Candidate, one: _Opened, config: EvaluateCon
 def _judged(one: _Opened, config: EvaluateConfig, model: _Model) -> dict[str, Any]:
     """What was judged how: with the model's fingerprint all that shapes a figure."""
     parts = one.data.parts
-    images = {name: {"images": len(part), "fingerprint": part.source.fingerprint} for name, part in parts.items()}
-    settings = config.model_dump(mode="json", include={one.task.protocol, "img_size", "seed"})
+    images = {name: {"images": len(part), "fingerprint": images_hash(part)} for name, part in parts.items()}
+    settings = config.model_dump(mode="json", include={one.task.protocol, "seed"})
+    settings |= {"statistics": asdict(model.backbone.preprocess), "implementation": OUTPUT_IMPLEMENTATION}
     text = {"text": model.text_fingerprint} if one.task.protocol in READS_TEXT else {}
     return {"split": one.data.origin, "data": images, "settings": settings} | text
 
 
-def _file(task: Task, candidate: Candidate, config: EvaluateConfig) -> str:
-    """A name for the result's file: readable, and different for tasks that read alike."""
+def _is_held_out(candidate: Candidate, one: _Opened) -> bool | None:
+    """Whether what is reported lies apart from what a run's student learned from; None where nobody knows that."""
+    if candidate.learned_from is None:
+        return None
+    reported = one.data.parts["test"].source if "test" in one.data.parts else next(iter(one.data.parts.values())).source
+    return not share_a_place(candidate.learned_from(), reported)
+
+
+def _file(task: Task, candidate: Candidate, config: EvaluateConfig, model: _Model) -> str:
+    """A name for the result's file: readable, and different for tasks and models that read alike."""
     readable = re.sub(r"[^\w.-]+", "-", str(task)).strip("-")[-60:]
-    return f"{readable}-{sha256_text(str(task))[:6]}-{candidate.role}-{config.mode}"
+    told_apart = sha256_text(f"{task} {model.fingerprint}")[:8]
+    return f"{readable}-{candidate.role}-{config.mode}-{told_apart}"
 
 
 def _finish(out: Path, tasks: Sequence[Task], skipped: Mapping[str, str], log: Log) -> EvaluateReport:

@@ -34,7 +34,7 @@ class Result:
         source: File and sha256 of the weights.
         selection: The same figure on the half that the best student is chosen by; what curves are compared with.
         details: More of the same measurement: figures by class, by k, by penalty.
-        held_out: Whether the images lie apart from those trained on.
+        held_out: Whether the images lie apart from those trained on; None where nobody knows.
     """
 
     task: str
@@ -51,7 +51,7 @@ class Result:
     source: dict[str, Any] = field(default_factory=dict)
     selection: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
-    held_out: bool = True
+    held_out: bool | None = True
 
 
 def write_result(folder: Path, name: str, result: Result) -> None:
@@ -94,7 +94,7 @@ def verdict(results: Sequence[Result]) -> str:
 
 def caution(results: Sequence[Result]) -> str:
     """What the reader of these figures must know of their images; nothing where they lie apart from the training's."""
-    if all(result.held_out for result in results):
+    if all(result.held_out is not False for result in results):
         return ""
     return "The images measured on lie where those trained on do: nothing here is sure to be held out."
 

@@ -132,7 +132,7 @@ def peers_in_words() -> Iterator[None]:
         raise LostRankError(
             f"rank {rank()} lost another rank ({how}). That rank or the launcher says why;"
             " the same command goes on from the last checkpoint."
-            + (" If it was only slow, raise --parallel.timeout-s." if how == "timed out" else "")
+            + (" If it was only slow, raise timeout_s (--help has the flag)." if how == "timed out" else "")
         ) from None
 
 
