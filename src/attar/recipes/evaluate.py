@@ -266,7 +266,8 @@ def _judged(one: _Opened, config: EvaluateConfig, model: _Model) -> dict[str, An
     parts = one.data.parts
     images = {name: {"images": len(part), "fingerprint": images_hash(part)} for name, part in parts.items()}
     settings = config.model_dump(mode="json", include={one.task.protocol, "seed"})
-    settings |= {"statistics": asdict(model.backbone.preprocess), "implementation": OUTPUT_IMPLEMENTATION}
+    statistics = {name: list(values) for name, values in asdict(model.backbone.preprocess).items()}  # as JSON has them
+    settings |= {"statistics": statistics, "implementation": OUTPUT_IMPLEMENTATION}
     text = {"text": model.text_fingerprint} if one.task.protocol in READS_TEXT else {}
     return {"split": one.data.origin, "data": images, "settings": settings} | text
 

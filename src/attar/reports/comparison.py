@@ -32,7 +32,8 @@ def comparison_table(
 ) -> str:
     """Markdown: a row for each task, a column for each role, mode and model, a column for each published model.
 
-    A model is named where several have the same role. Shares are per cent, with the 95 % interval in brackets; depth is in metres.
+    A model is named where several have the same role. Shares are per cent, with the 95 % interval in brackets; depth is
+    in metres.
 
     Args:
         results: Any number of result files' contents.
