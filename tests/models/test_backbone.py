@@ -266,6 +266,17 @@ def test_forward_carries_gradient_and_tokens_does_not(name):
     assert not backbone.embed(images(family.size)).requires_grad
 
 
+def test_forward_intermediates_is_intermediates_with_gradient():
+    backbone = backbone_of("vit").eval()
+    pixels = images(64)
+    learned = backbone.forward_intermediates(pixels, layers=[0, -1])
+    frozen = backbone.intermediates(pixels, layers=[0, -1])
+    assert all(equal(one.patch, other.patch) for one, other in zip(learned, frozen, strict=True))
+    weight = backbone.model.blocks[0].mlp.fc1.weight
+    assert torch.autograd.grad(learned[0].patch.square().sum(), weight)[0].abs().max() > 0
+    assert backbone.depth == len(backbone.model.blocks)
+
+
 def test_forward_uses_the_current_mode():
     backbone = load_backbone("resnet10t", weights="random", img_size=64)
     assert torch.equal(backbone(images(64)).cls, backbone.tokens(images(64)).cls)

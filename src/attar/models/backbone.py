@@ -121,6 +121,20 @@ class Backbone(nn.Module):
         """Number of parameters of the wrapped module."""
         return sum(p.numel() for p in self.model.parameters())
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks, or stages of a conv net, that `intermediates` can be asked for.
+
+        Raises:
+            ModelReferenceError: If the model offers no intermediate features.
+        """
+        model: Any = self.model
+        if isinstance(model, Tower):
+            return model.depth
+        if not (hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")):
+            raise ModelReferenceError(f"{self.source.name} offers no intermediate features (forward_intermediates).")
+        return len(model.feature_info)
+
     def normalise_with(self, preprocess: Preprocess) -> None:
         """Normalise images by other statistics from here on, where the model's own are not those of its weights."""
         self.preprocess = replace(self.preprocess, mean=preprocess.mean, std=preprocess.std)
@@ -159,6 +173,15 @@ class Backbone(nn.Module):
         with evaluating(self):
             return self(self._taken(images)).map(Tensor.float)  # type: ignore[no-any-return]
 
+    def forward_intermediates(self, images: Tensor, *, layers: list[int], norm: bool = True) -> list[Tokens]:
+        """Tokens after chosen blocks with gradient, in the module's current mode; otherwise as `intermediates`."""
+        depth = self.depth
+        if not layers or not all(-depth <= layer < depth for layer in layers):
+            raise ModelReferenceError(f"layers {layers}: {self.source.name} has layers 0 to {depth - 1}.")
+        wanted = sorted({layer % depth for layer in layers})
+        by_layer = dict(zip(wanted, self._intermediates(self._normalise(images), wanted, norm), strict=True))
+        return [by_layer[layer % depth] for layer in layers]
+
     @torch.no_grad()
     def intermediates(self, images: Tensor, *, layers: list[int], norm: bool = True) -> list[Tokens]:
         """Tokens after chosen blocks (or stages of a conv net), for dense heads and probes.
@@ -175,14 +198,9 @@ class Backbone(nn.Module):
             ModelReferenceError: If the model offers no intermediate features, or a layer does not exist.
             ShapeError: If the images are of another size than the model takes.
         """
-        depth = self._depth()
-        if not layers or not all(-depth <= layer < depth for layer in layers):
-            raise ModelReferenceError(f"layers {layers}: {self.source.name} has layers 0 to {depth - 1}.")
-        wanted = sorted({layer % depth for layer in layers})
         with evaluating(self):
-            found = self._intermediates(self._normalise(self._taken(images)), wanted, norm)
-        by_layer = dict(zip(wanted, found, strict=True))
-        return [by_layer[layer % depth].map(Tensor.float) for layer in layers]
+            found = self.forward_intermediates(self._taken(images), layers=layers, norm=norm)
+        return [tokens.map(Tensor.float) for tokens in found]
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
@@ -235,15 +253,6 @@ class Backbone(nn.Module):
             f"images are {size[0]}x{size[1]} px, {self.source.name} takes {self.img_size}x{self.img_size} ({error})."
             " Resize them, or load the backbone with another img_size."
         )
-
-    def _depth(self) -> int:
-        """Number of layers that `intermediates` can be asked for."""
-        model: Any = self.model
-        if isinstance(model, Tower):
-            return model.depth
-        if not (hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")):
-            raise ModelReferenceError(f"{self.source.name} offers no intermediate features (forward_intermediates).")
-        return len(model.feature_info)
 
     def _intermediates(self, pixels: Tensor, layers: list[int], norm: bool) -> list[Tokens]:
         try:

@@ -46,11 +46,16 @@ def torch_generator(seed: int, *keys: Key, device: str | torch.device = "cpu") -
 
 
 @contextlib.contextmanager
-def seeded_torch(seed: int, *keys: Key) -> Iterator[None]:
-    """Lend the global CPU generator to code that can use no other (weight initialisers), and give it back.
+def seeded_torch(seed: int, *keys: Key, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Lend the global generators of the CPU and of `device` to code that can use no other (initialisers, dropout).
 
-    The state before the block is restored afterwards, so nothing outside can tell.
+    Their state before the block is restored afterwards, so nothing outside can tell.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, *keys) & (2**63 - 1))
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        number = derive(seed, *keys) & (2**63 - 1)
+        torch.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
         yield
