@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attar.errors import DataError, ShapeError
-from attar.evaluation.depth import depth_errors, eigen_crop, sig_loss, silog_loss, valid_depth
+from attar.evaluation.depth import depth_errors, eigen_crop, gradient_loss, sig_loss, silog_loss, valid_depth
 from attar.evaluation.metrics import METRICS
 
 TARGET = torch.tensor([1.0, 2, 4, 8], dtype=torch.float64)
@@ -159,3 +159,18 @@ def test_what_has_no_error_is_refused() -> None:
         errors(torch.ones(2, 1, 1), torch.tensor([1.0, 0.0]).view(2, 1, 1))
     with pytest.raises(ShapeError, match=r"all three must be \(B, H, W\)"):
         errors(torch.ones(2, 2), torch.ones(2, 2))
+
+
+def test_the_gradient_loss_adds_up_slopes_of_four_scales() -> None:
+    """A slope of 0.1 a pixel over nine: 8 differences of 0.1, 4 of 0.2, 2 of 0.4 and 1 of 0.8, each over its pixels."""
+    predicted, target = torch.exp(0.1 * torch.arange(9.0)).view(1, 1, 9), torch.ones(1, 1, 9)
+    expected = 0.8 * (1 / 9 + 1 / 5 + 1 / 3 + 1 / 2)
+    assert gradient_loss(predicted, target, eps=0.0).item() == pytest.approx(expected, rel=1e-5)
+    assert gradient_loss(predicted.mT, target.mT, eps=0.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_gradient_loss_sees_no_factor_and_no_pixel_without_depth() -> None:
+    predicted, target = images(0)
+    assert gradient_loss(3 * target.clamp(min=1), target.clamp(min=1), eps=0.0).item() == pytest.approx(0, abs=1e-5)
+    changed = torch.where(target == 0, 7.0, predicted)
+    assert gradient_loss(changed, target) == gradient_loss(predicted, target)
