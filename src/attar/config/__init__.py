@@ -13,6 +13,7 @@ from attar.config.distill import (
     ViewsConfig,
 )
 from attar.config.evaluate import (
+    DenseProbeConfig,
     ElevaterConfig,
     EvaluateConfig,
     FewShotConfig,
@@ -26,6 +27,7 @@ __all__ = [
     "VOLATILE",
     "CheckpointConfig",
     "Config",
+    "DenseProbeConfig",
     "DistillConfig",
     "ElevaterConfig",
     "EvaluateConfig",

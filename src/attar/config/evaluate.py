@@ -83,6 +83,32 @@ class FewShotConfig(Config):
         return (seeds,) if isinstance(seeds, int | str) else seeds
 
 
+class DenseProbeConfig(Config):
+    """Heads for segmentation and depth. What is not set is the protocol's own, and differs from one to the other."""
+
+    crop: int | None = Field(
+        None, ge=8, description="input in pixels, of training crops and test windows; the backbone is loaded at it"
+    )
+    stride: int | None = Field(None, ge=1, description="pixels from one test window to the next")
+    short_side: int | None = Field(None, ge=8, description="pixels that the short side of images is resized to")
+    layers: tuple[int, ...] | None = Field(None, min_length=1, description="blocks that the head looks at, from 0")
+    steps: int | None = Field(
+        None, ge=1, description="steps of the head; in honest mode 20 epochs, at least 1,000, at most the paper's"
+    )
+    batch_size: int | None = Field(None, ge=2, description="crops in a step")
+    lr: float | None = Field(None, gt=0, description="highest learning rate")
+    weight_decay: float | None = Field(None, ge=0, description="weight decay")
+    warmup_steps: int | None = Field(None, ge=0, description="by default the paper's share of the steps")
+    fine_tune: bool | None = Field(None, description="train the backbone too, as upernet and deeplab do in paper mode")
+    moments: int = Field(5, ge=1, description="of a training, after which the head is judged where the best is chosen")
+    save_every: int = Field(500, ge=1, description="steps after which a half-trained head is saved")
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, layers: Any) -> Any:
+        return (layers,) if isinstance(layers, int | str) else layers
+
+
 class EvaluateConfig(Config):
     """Judge a frozen backbone, a run's student or any other model, by the papers' protocols."""
 
@@ -118,6 +144,7 @@ class EvaluateConfig(Config):
     zero_shot: ZeroShotConfig = ZeroShotConfig()
     elevater: ElevaterConfig = ElevaterConfig()
     few_shot: FewShotConfig = FewShotConfig()
+    dense: DenseProbeConfig = DenseProbeConfig()
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -119,7 +119,13 @@ def check_decoders() -> Iterator[Finding]:
 
 def check_extras() -> Iterator[Finding]:
     """Optional packages."""
-    extras = {"vl": "open_clip", "hf": "transformers", "decode": "torchcodec", "tb": "tensorboard"}
+    extras = {
+        "vl": "open_clip",
+        "hf": "transformers",
+        "dense": "segmentation_models_pytorch",
+        "decode": "torchcodec",
+        "tb": "tensorboard",
+    }
     present = [extra for extra, module in extras.items() if importlib.util.find_spec(module)]
     absent = [extra for extra in extras if extra not in present]
     yield Finding("ok", "extras", f"present: {', '.join(present) or 'none'}; absent: {', '.join(absent) or 'none'}")
