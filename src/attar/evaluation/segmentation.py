@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from attar.data.decode import open_image
-from attar.errors import DataError
 from attar.evaluation.confusion import confusion_matrix, mean_iou
+from attar.evaluation.dense.closed_form import GRID, tokens_at
+from attar.evaluation.dense.pairs import Annotated, open_annotated, read_annotation
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.logistic import LinearHead, fit_logistic
 from attar.evaluation.metrics import METRICS
@@ -22,36 +21,19 @@ from attar.types import FrozenBackbone
 from attar.utils.progress import track
 from attar.utils.seeding import torch_generator
 
-GRID = (1e-4, 1e-2, 1.0)
-"""Values of C that are tried; there are many more pixels than weights, so it matters little."""
+__all__ = [
+    "GRID",
+    "Annotated",
+    "LinearSegmentation",
+    "dense_tokens",
+    "open_annotated",
+    "read_annotation",
+    "read_pixels",
+    "tokens_at",
+]
 
 _PIXELS = 256  # of each training image that the layer is fitted on
 _TILES = 64  # tiles in one forward pass
-
-
-@dataclass(frozen=True)
-class Annotated:
-    """One image and its annotation, a single-channel file of class numbers of the same size."""
-
-    image: Path
-    annotation: Path
-
-
-def open_annotated(root: str | Path, split: str) -> list[Annotated]:
-    """Images of `ROOT/images/SPLIT` with those of `ROOT/annotations/SPLIT`, which are PNG files of the same name.
-
-    Raises:
-        DataError: If the folder is not there or empty, or an image has no annotation.
-    """
-    folder = Path(root).expanduser() / "images" / split
-    if not folder.is_dir():
-        raise DataError(f"{folder} does not exist. Segmentation data has images/SPLIT and annotations/SPLIT.")
-    annotations = folder.parents[1] / "annotations" / split
-    found = [Annotated(path, annotations / f"{path.stem}.png") for path in sorted(folder.iterdir())]
-    missing = next((pair.annotation for pair in found if not pair.annotation.is_file()), None)
-    if missing is not None or not found:
-        raise DataError(f"annotation {missing} does not exist." if found else f"{folder} holds no images.")
-    return found
 
 
 def dense_tokens(backbone: FrozenBackbone, pixels: Tensor) -> Tensor:
@@ -145,35 +127,3 @@ def read_pixels(path: Path, *, multiple_of: int) -> Tensor:
     image = open_image(path.read_bytes(), name=str(path))
     width, height = (max(1, round(side / multiple_of)) * multiple_of for side in image.size)
     return torch.from_numpy(np.array(image.resized(None, (width, height)))).permute(2, 0, 1).contiguous()
-
-
-def read_annotation(path: Path) -> Tensor:
-    """(H, W) uint8 class numbers.
-
-    Raises:
-        DataError: If the file has more than one channel.
-    """
-    with Image.open(path) as image:
-        if image.mode not in ("L", "P"):
-            raise DataError(
-                f"annotation {path} is an image of mode {image.mode}; it must hold one class number a pixel."
-            )
-        return torch.from_numpy(np.array(image))
-
-
-def tokens_at(tokens: Tensor, where: Tensor, *, size: tuple[int, int]) -> Tensor:
-    """What bilinear interpolation of a map to `size` gives at single pixels, without making the large map.
-
-    Args:
-        tokens: (D, h, w).
-        where: (n,) int64 pixels, counted row by row in an image of `size`.
-        size: (height, width) in pixels.
-
-    Returns:
-        (n, D).
-    """
-    row, column = where // size[1], where % size[1]
-    y, x = (row + 0.5) / size[0] * 2 - 1, (column + 0.5) / size[1] * 2 - 1  # pixel centres in [-1, 1]
-    grid = torch.stack([x, y], dim=1)[None, None]  # (1, 1, n, 2)
-    found = F.grid_sample(tokens[None], grid.float(), mode="bilinear", padding_mode="border", align_corners=False)
-    return found[0, :, 0].T

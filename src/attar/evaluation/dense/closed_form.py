@@ -1,0 +1,129 @@
+"""Linear segmentation without steps: logistic regression on pixels of the training images, the penalty chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attar.evaluation.dense.heads import LinearClassifier, side_by_side
+from attar.evaluation.dense.model import DenseModel
+from attar.evaluation.dense.pairs import Pair
+from attar.evaluation.dense.recipe import Geometry
+from attar.evaluation.dense.splits import VOID, DenseSplits
+from attar.evaluation.dense.targets import Classes, Rows
+from attar.evaluation.dense.view import View
+from attar.evaluation.dense.windows import judge_part, read_resized
+from attar.evaluation.linear import LinearHead, fit_logistic
+from attar.evaluation.metrics import METRICS
+from attar.evaluation.protocols import Score
+from attar.evaluation.sliding import windows
+from attar.models import Backbone
+from attar.utils.progress import track
+from attar.utils.seeding import torch_generator
+
+GRID = (1e-4, 1e-2, 1.0)
+"""Values of C that are tried; there are many more pixels than weights, so it matters little."""
+
+_OF_AN_IMAGE, _OF_ALL = 256, 200_000  # pixels that the layer is fitted on, at most
+_NEVER = -1e30  # bias of a class without an example
+
+Pixels = tuple[Tensor, Tensor]
+"""(n, D) tokens interpolated to single pixels, and their (n,) classes."""
+
+
+def judge_closed_form(
+    backbone: Backbone, splits: DenseSplits, view: View, geometry: Geometry, *, seed: int, device: torch.device
+) -> Score:
+    """Mean IoU of a linear layer on frozen tokens; its penalty is chosen on `val`, which is then learned from too.
+
+    As the layer is linear, it is fitted on tokens interpolated to single pixels: as many of each image, 256 at most.
+
+    Args:
+        backbone: On `device`.
+        splits: Annotated images.
+        view: Which tokens.
+        geometry: Sizes of images and windows.
+        seed: Names the pixels.
+        device: Where images are looked at.
+    """
+    target = Classes.of(splits)
+    train, val = (draw_pixels(backbone, part, target, view, geometry, seed=seed) for part in (splits.train, splits.val))
+
+    def rows(heads: Sequence[LinearHead], part: Sequence[Pair], name: str) -> list[Tensor]:
+        model = DenseModel(backbone, _one_layer(heads, target.num_classes).to(device), view)
+        each = _EachPenalty(target.num_classes, target.first_class)
+        return list(judge_part(model, part, each, geometry, device=device, name=name).values())
+
+    by_penalty = rows(fit_logistic(*train, grid=GRID), splits.val, "val images")
+    values = [METRICS[target.metric](found) for found in by_penalty]
+    chosen = GRID[int(np.argmax(values))]
+    heads = fit_logistic(*(torch.cat(parts) for parts in zip(train, val, strict=True)), grid=[chosen])
+    (found,) = rows(heads, splits.test, "test images")
+    record = {"C": chosen, "tried": list(GRID), "chosen_on": "val", "pixels": len(train[0])}
+    record |= {"view": asdict(view), "geometry": asdict(geometry)}
+    return target.score({target.metric: found}, record, seed=seed)
+
+
+def draw_pixels(
+    backbone: Backbone, pairs: Sequence[Pair], target: Classes, view: View, geometry: Geometry, *, seed: int
+) -> Pixels:
+    """Pixels with a class, as many of each image, out of windows that do not overlap."""
+    count = max(1, min(_OF_AN_IMAGE, _OF_ALL // max(len(pairs), 1)))
+    features, labels = [], []
+    for pair in track(pairs, "drawing pixels", total=len(pairs), unit="images"):
+        pixels = read_resized(pair, geometry)
+        truth = F.interpolate(target.read(pair)[None, None], size=pixels.shape[1:])[0, 0]
+        generator = torch_generator(seed, "pixels", pair.name)
+        parts = windows(*pixels.shape[1:], crop=geometry.crop, stride=geometry.crop)
+        share = -(-count // len(parts))
+        for rows, columns in parts:
+            labelled = truth[rows, columns]
+            candidates = torch.nonzero(labelled.flatten() != VOID).squeeze(1)
+            where = candidates[torch.randperm(len(candidates), generator=generator)[:share]]
+            tokens = side_by_side(view.tokens(backbone, pixels[None, :, rows, columns]))[0].cpu()
+            features.append(tokens_at(tokens, where, size=(labelled.shape[0], labelled.shape[1])))
+            labels.append(labelled.flatten()[where].long())
+    return torch.cat(features), torch.cat(labels)
+
+
+def tokens_at(tokens: Tensor, where: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """What bilinear interpolation of a map to `size` gives at single pixels, without making the large map.
+
+    Args:
+        tokens: (D, h, w).
+        where: (n,) int64 pixels, counted row by row in an image of `size`.
+        size: (height, width) in pixels.
+
+    Returns:
+        (n, D).
+    """
+    row, column = where // size[1], where % size[1]
+    y, x = (row + 0.5) / size[0] * 2 - 1, (column + 0.5) / size[1] * 2 - 1  # pixel centres in [-1, 1]
+    grid = torch.stack([x, y], dim=1)[None, None]  # (1, 1, n, 2)
+    found = F.grid_sample(tokens[None], grid.float(), mode="bilinear", padding_mode="border", align_corners=False)
+    return found[0, :, 0].T
+
+
+class _EachPenalty(Classes):
+    """Logits of several heads, one after the other, each judged apart: one pass over the images serves all."""
+
+    def rows(self, found: Tensor, target: Tensor) -> Rows:
+        """A confusion matrix for each head, by its number."""
+        parts = enumerate(torch.split(found, self.num_classes, dim=1))
+        return {str(number): Classes.rows(self, part, target)[self.metric] for number, part in parts}
+
+
+def _one_layer(heads: Sequence[LinearHead], num_classes: int) -> LinearClassifier:
+    """All heads as one layer; classes that none has seen in training are never predicted."""
+    width = heads[0].weight.shape[1]
+    weight, bias = torch.zeros(len(heads), num_classes, width), torch.full((len(heads), num_classes), _NEVER)
+    for number, head in enumerate(heads):
+        weight[number, : len(head.bias)], bias[number, : len(head.bias)] = head.weight, head.bias
+    layer = LinearClassifier(width, len(heads) * num_classes)
+    layer.conv.load_state_dict({"weight": weight.view(-1, width, 1, 1), "bias": bias.flatten()})
+    return layer
