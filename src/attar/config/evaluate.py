@@ -105,8 +105,10 @@ class DenseProbeConfig(Config):
 
     @field_validator("layers", mode="before")
     @classmethod
-    def _one_is_a_list_of_one(cls, layers: Any) -> Any:
-        return (layers,) if isinstance(layers, int | str) else layers
+    def _split_at_commas(cls, layers: Any) -> Any:
+        if isinstance(layers, str):
+            return tuple(layers.split(","))
+        return (layers,) if isinstance(layers, int) else layers
 
 
 class EvaluateConfig(Config):
