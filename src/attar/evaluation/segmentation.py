@@ -13,10 +13,10 @@ from torch import Tensor
 from attar.data.decode import open_image
 from attar.evaluation.confusion import confusion_matrix, mean_iou
 from attar.evaluation.dense.closed_form import GRID, tokens_at
-from attar.evaluation.dense.pairs import Annotated, open_annotated, read_annotation
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.logistic import LinearHead, fit_logistic
 from attar.evaluation.metrics import METRICS
+from attar.evaluation.pairs import Annotated, open_annotated, read_annotation
 from attar.types import FrozenBackbone
 from attar.utils.progress import track
 from attar.utils.seeding import torch_generator

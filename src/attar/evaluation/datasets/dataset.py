@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from attar.data.labelled import Labelled
 from attar.errors import ConfigError, did_you_mean
-from attar.evaluation.segmentation import Annotated
+from attar.evaluation.pairs import Annotated
 
 Kind = Literal["classification", "segmentation", "depth"]
 

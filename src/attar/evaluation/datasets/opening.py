@@ -17,7 +17,7 @@ from attar.evaluation.datasets.dataset import Dataset, Layout, PairLayout
 from attar.evaluation.datasets.layouts import ObjectNet, Parquet, WebDataset, imagenet_wnids
 from attar.evaluation.datasets.layouts.mirrors import parquet_files
 from attar.evaluation.datasets.splits import first_fifth_of_each_class, shuffled_fifth
-from attar.evaluation.segmentation import Annotated
+from attar.evaluation.pairs import Annotated
 
 _SPLITS = ("train", "val", "test")
 

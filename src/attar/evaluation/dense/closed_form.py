@@ -12,14 +12,14 @@ from torch import Tensor
 
 from attar.evaluation.dense.heads import LinearClassifier, side_by_side
 from attar.evaluation.dense.model import DenseModel
-from attar.evaluation.dense.pairs import Pair
 from attar.evaluation.dense.recipe import Geometry
 from attar.evaluation.dense.splits import VOID, DenseSplits
 from attar.evaluation.dense.targets import Classes, Rows
 from attar.evaluation.dense.view import View
 from attar.evaluation.dense.windows import judge_part, read_resized
-from attar.evaluation.linear import LinearHead, fit_logistic
+from attar.evaluation.logistic import LinearHead, fit_logistic
 from attar.evaluation.metrics import METRICS
+from attar.evaluation.pairs import Pair
 from attar.evaluation.protocols import Score
 from attar.evaluation.sliding import windows
 from attar.models import Backbone

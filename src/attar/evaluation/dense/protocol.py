@@ -15,7 +15,6 @@ from torch import nn
 from attar.config import DenseProbeConfig, EvaluateConfig
 from attar.errors import ConfigError
 from attar.evaluation.dense.model import DenseModel
-from attar.evaluation.dense.pairs import Pair
 from attar.evaluation.dense.recipe import Geometry, Recipe
 from attar.evaluation.dense.splits import DenseSplits
 from attar.evaluation.dense.state import StateFolder
@@ -25,6 +24,7 @@ from attar.evaluation.dense.view import Tap, View
 from attar.evaluation.dense.windows import judge_part
 from attar.evaluation.metrics import METRICS
 from attar.evaluation.outputs import fingerprint, normalising_by
+from attar.evaluation.pairs import Pair
 from attar.evaluation.protocols import Score
 from attar.models import Backbone
 from attar.utils.io import sha256_text

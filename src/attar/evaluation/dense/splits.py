@@ -14,8 +14,8 @@ from attar.config import Config
 from attar.data.playground import CLASS_NAMES
 from attar.data.sources import PlaygroundSource
 from attar.errors import ConfigError, DataError
-from attar.evaluation.dense.pairs import Annotated, Pair, Scene, holds_depth, open_annotated
 from attar.evaluation.depth import NYU_RANGE
+from attar.evaluation.pairs import Annotated, Pair, Scene, holds_depth, open_annotated
 from attar.utils.progress import track
 from attar.utils.seeding import numpy_generator
 

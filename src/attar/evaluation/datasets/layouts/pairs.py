@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attar.errors import DataError
 from attar.evaluation.datasets.layouts.reading import lines_of
-from attar.evaluation.segmentation import Annotated, open_annotated
+from attar.evaluation.pairs import Annotated, open_annotated
 
 
 @dataclass(frozen=True)
