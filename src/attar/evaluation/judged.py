@@ -16,7 +16,7 @@ from torch import Tensor
 from attar.errors import ConfigError
 from attar.evaluation.outputs import add_weights
 from attar.evaluation.zero_shot import text_classifier
-from attar.models import TextTower
+from attar.models import Backbone, TextTower
 from attar.utils.io import sha256_text, storage_errors
 
 
@@ -29,12 +29,25 @@ class Judged:
         folder: Where protocols keep what took long to make, for these weights and this input alone.
         device: Where heads may be trained.
         load_text: Makes its text tower, on the CPU; None where it has none.
+        backbone: The model, on the device, for protocols that no stored features serve.
+        load: Makes the model at another input size, on the CPU.
     """
 
     name: str
     folder: Path
     device: str | torch.device = "cpu"
     load_text: Callable[[], TextTower] | None = None
+    backbone: Backbone | None = None
+    load: Callable[[int], Backbone] | None = None
+
+    def backbone_at(self, wanted: Callable[[Backbone], int]) -> Backbone:
+        """The model at the input size that a protocol wants of it, loaded anew where that is another than its own."""
+        assert self.backbone is not None, "a protocol on pixels was given features alone"
+        size = wanted(self.backbone)
+        if size == self.backbone.img_size:
+            return self.backbone
+        assert self.load is not None, "a model that cannot be loaded anew"
+        return self.load(size).to(self.device).eval()
 
     @property
     def has_text(self) -> bool:

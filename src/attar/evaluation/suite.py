@@ -11,6 +11,15 @@ from attar.config.evaluate import EvaluateConfig
 from attar.errors import ConfigError, did_you_mean
 from attar.evaluation.datasets import SUITES as _DATASETS_OF
 from attar.evaluation.datasets.imagenet import ROWS as _IMAGENETS
+from attar.evaluation.dense import (
+    DeepLabProbe,
+    DenseProtocol,
+    DepthProbe,
+    DptProbe,
+    SegmentationProbe,
+    UPerNetProbe,
+)
+from attar.evaluation.dense.task import DenseTask
 from attar.evaluation.elevater_protocol import Elevater
 from attar.evaluation.few_shot_protocol import FewShotProbe
 from attar.evaluation.linear_protocol import Linear
@@ -36,6 +45,17 @@ class Task:
         return f"{self.protocol}:{self.place}"
 
 
+DENSE: Mapping[str, Callable[[EvaluateConfig], DenseProtocol]] = MappingProxyType(
+    {
+        "segmentation": SegmentationProbe,
+        "upernet": UPerNetProbe,
+        "deeplab": DeepLabProbe,
+        "depth": DepthProbe,
+        "dpt": DptProbe,
+    }
+)
+"""Protocols on images with annotations."""
+
 PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], FeatureProtocol[Any]]] = MappingProxyType(
     {
         "knn": Knn,
@@ -55,7 +75,7 @@ READS_TEXT: Mapping[str, bool] = MappingProxyType({"zero_shot": True, "retrieval
 SHIFTS = tuple(row.name for row in _IMAGENETS if row.name != "imagenet")
 """Test sets that an ImageNet head is judged on."""
 
-_PLAYGROUND = "playground:1?n=1400&variety=0"
+_PLAYGROUND, _SCENES = "playground:1?n=1400&variety=0", "playground:1?n=200&variety=0"
 
 
 def _tasks(protocol: str, places: Sequence[str]) -> tuple[Task, ...]:
@@ -65,10 +85,11 @@ def _tasks(protocol: str, places: Sequence[str]) -> tuple[Task, ...]:
 _ELEVATER20 = _DATASETS_OF["elevater20"]
 _OF_PROTEUS = {"imagenet": "linear", **dict.fromkeys(_DATASETS_OF["proteus12"], "logistic")}
 _OF_PROTEUS |= dict.fromkeys(SHIFTS, "linear")
-# Names of dense data sets join these when their protocols do: "ade20k" and "nyuv2" above, "ade20k_apple" below.
+_OF_PROTEUS |= {"ade20k": "upernet", "nyuv2": "dpt"}
 _OF_APPLE = {
     "linear": ("places365_apple", "eurosat_apple", "ham10k_apple", "imagenet_apple"),
     "logistic": ("places365_apple", "eurosat_apple", "ham10k_apple"),
+    "deeplab": ("ade20k_apple",),
 }
 
 SUITES: Mapping[str, tuple[Task, ...]] = MappingProxyType(
@@ -78,7 +99,13 @@ SUITES: Mapping[str, tuple[Task, ...]] = MappingProxyType(
         "elevater20": _tasks("zero_shot", _ELEVATER20) + _tasks("elevater", _ELEVATER20),
         "robustness5": _tasks("zero_shot", _DATASETS_OF["robustness5"]),
         "apple5": tuple(task for protocol, places in _OF_APPLE.items() for task in _tasks(protocol, places)),
-        "playground": tuple(Task(protocol, _PLAYGROUND) for protocol in ("knn", "linear", "logistic")),
+        "dense": (
+            *(Task(name, "ade20k") for name in ("segmentation", "upernet")),
+            *_tasks("segmentation", ("camvid",)),
+            *tuple(Task(name, "nyuv2") for name in ("depth", "dpt")),
+        ),
+        "playground": tuple(Task(protocol, _PLAYGROUND) for protocol in ("knn", "linear", "logistic"))
+        + tuple(Task(protocol, _SCENES) for protocol in ("segmentation", "depth")),
     }
 )
 """Tasks of each suite, in the order of the papers' tables.
@@ -101,11 +128,11 @@ def _parse(word: str) -> tuple[Task, ...]:
     protocol, colon, place = word.partition(":")
     if not colon and word in SUITES:
         return SUITES[word]
-    if colon and protocol in PROTOCOLS and place:
+    if colon and protocol in (*PROTOCOLS, *DENSE) and place:
         return (Task(protocol, place),)
     raise ConfigError(
-        f"'{word}' is no task.{did_you_mean(protocol, [*PROTOCOLS, *SUITES])} A task is PROTOCOL:DATASET or"
-        f" PROTOCOL:DIR, with {', '.join(PROTOCOLS)}; or a suite: {', '.join(SUITES)}."
+        f"'{word}' is no task.{did_you_mean(protocol, [*PROTOCOLS, *DENSE, *SUITES])} A task is PROTOCOL:DATASET or"
+        f" PROTOCOL:DIR, with {', '.join([*PROTOCOLS, *DENSE])}; or a suite: {', '.join(SUITES)}."
     )
 
 
@@ -113,6 +140,8 @@ def protocol_of(task: Task, config: EvaluateConfig) -> FeatureProtocol[Any]:
     """The task's protocol with its settings."""
     if task.protocol == "linear" and task.place in SHIFTS:
         return LinearOnShift(config)
+    if task.protocol in DENSE:
+        return DenseTask(config, DENSE[task.protocol](config))
     return PROTOCOLS[task.protocol](config)
 
 

@@ -27,14 +27,14 @@ class Candidate:
     Attributes:
         role: Whose figures these are.
         name: Model reference, for people.
-        load: Makes the backbone, on the CPU.
+        load: Makes the backbone, on the CPU, at an input size in pixels or at its own.
         load_text: Makes its text tower, on the CPU; None where it has none.
         learned_from: Opens the images that the student learned from; None where attar does not know.
     """
 
     role: Role
     name: str
-    load: Callable[[], Backbone]
+    load: Callable[[int | None], Backbone]
     load_text: Callable[[], TextTower] | None = None
     learned_from: Callable[[], Source] | None = None
 
@@ -60,22 +60,22 @@ def _of_model(config: EvaluateConfig) -> list[Candidate]:
     is_published = reference.kind == "open_clip" and "pretrained" in reference.arguments
     untrained = f"open_clip:{reference.name}" if is_published else config.model  # whose tag names the weights
 
-    def load(name: str, weights: str) -> Backbone:
+    def load(name: str, weights: str, img_size: int | None) -> Backbone:
         return load_backbone(
             name,
             weights=weights,
-            img_size=config.img_size or _IMG_SIZE,
+            img_size=img_size or config.img_size or _IMG_SIZE,
             pos_embed=config.pos_embed,
             trust_torchscript=config.trust_torchscript,
             seed=config.seed,
         )
 
-    def model() -> Backbone:
-        return load(config.model, config.weights)
+    def model(img_size: int | None) -> Backbone:
+        return load(config.model, config.weights, img_size)
 
-    def random() -> Backbone:
-        backbone = load(untrained, "random")
-        backbone.normalise_with(model().preprocess)  # random weights have no statistics of their own
+    def random(img_size: int | None) -> Backbone:
+        backbone = load(untrained, "random", img_size)
+        backbone.normalise_with(model(img_size).preprocess)  # random weights have no statistics of their own
         return backbone
 
     trust, seed = config.trust_torchscript, config.seed
@@ -93,25 +93,27 @@ def _of_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
     if not (run / "student" / "config.json").is_file():
         raise ConfigError(f"run {run} has no student yet. Let it end (the same command goes on), or name a model.")
     trained = DistillConfig.build(read_settings(run / "config.yaml"))
-    if config.img_size is not None:
-        trained = trained.replace(img_size=config.img_size, teacher_img_size=config.img_size)
 
-    def student() -> Backbone:
+    def at(img_size: int | None) -> DistillConfig:
+        size = img_size or config.img_size
+        return trained if size is None else trained.replace(img_size=size, teacher_img_size=size)
+
+    def student(img_size: int | None) -> Backbone:
         described = read_json(run / "student" / "config.json").get("attar")
         if described is None:
-            return load_backbone(str(run / "student"), img_size=trained.img_size)
+            return load_backbone(str(run / "student"), img_size=at(img_size).img_size)
         statistics = Preprocess(tuple(described["mean"]), tuple(described["std"]))  # a module of the user's own
-        return load_student(trained, str(run / "student" / "model.safetensors"), preprocess=statistics)
+        return load_student(at(img_size), str(run / "student" / "model.safetensors"), preprocess=statistics)
 
-    def random() -> Backbone:
-        return load_student(trained, "random", preprocess=student().preprocess)
+    def random(img_size: int | None) -> Backbone:
+        return load_student(at(img_size), "random", preprocess=student(img_size).preprocess)
 
     weights, trust, seed = trained.teacher_weights, trained.trust_torchscript, trained.seed
     text = _text(trained.teacher, weights, trust_torchscript=trust, seed=seed)
     learned_from = cache(lambda: open_source(trained.data))
     return [
         Candidate("student", trained.student, student, learned_from=learned_from),
-        Candidate("teacher", trained.teacher, lambda: load_teacher(trained), text, learned_from),
+        Candidate("teacher", trained.teacher, lambda size: load_teacher(at(size)), text, learned_from),
         Candidate("random", trained.student, random, learned_from=learned_from),
     ]
 

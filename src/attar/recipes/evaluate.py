@@ -21,7 +21,7 @@ from attar.evaluation.outputs import fingerprint
 from attar.evaluation.protocols import FeatureProtocol, Need, TaskData
 from attar.evaluation.splits import images_hash
 from attar.evaluation.store import OUTPUT_IMPLEMENTATION, Features, FeatureStore
-from attar.evaluation.suite import READS_TEXT, Task, means, parse_tasks, protocol_of
+from attar.evaluation.suite import DENSE, READS_TEXT, Task, means, parse_tasks, protocol_of
 from attar.evaluation.task_data import open_learned
 from attar.models import Backbone
 from attar.recipes.candidates import Candidate, candidates
@@ -156,7 +156,7 @@ def _check_text(task: Task, judged: Sequence[Candidate], *, is_named: bool) -> N
 
 def _judge_all(candidate: Candidate, opened: Sequence[_Opened], config: EvaluateConfig, out: Path, log: Log) -> None:
     """Every task of one model that is not known yet."""
-    backbone = candidate.load().to(device := pick_device(config.device)).eval()
+    backbone = candidate.load(None).to(device := pick_device(config.device)).eval()
     model = _model(candidate, backbone, device)
     suited = [one for one in opened if model.has_text or not READS_TEXT.get(one.task.protocol)]
     wanted = [one for one in suited if not from_main(lambda o=one: _is_known(out, candidate, o, config, model))]  # type: ignore[misc]
@@ -178,7 +178,9 @@ def _model(candidate: Candidate, backbone: Backbone, device: torch.device) -> _M
     kept = sha256_text(json.dumps([weights, asdict(backbone.preprocess)]))[:32]
     name = f"{candidate.role} {short(candidate.name)}"
     folder = cache_dir() / "probes" / kept[:2] / kept
-    return _Model(name, folder, device, candidate.load_text, backbone=backbone, fingerprint=weights)
+    return _Model(
+        name, folder, device, candidate.load_text, load=candidate.load, backbone=backbone, fingerprint=weights
+    )
 
 
 def _embed(
@@ -265,7 +267,9 @@ def _judged(one: _Opened, config: EvaluateConfig, model: _Model) -> dict[str, An
     """What was judged how: with the model's fingerprint all that shapes a figure."""
     parts = one.data.parts
     images = {name: {"images": len(part), "fingerprint": images_hash(part)} for name, part in parts.items()}
-    settings = config.model_dump(mode="json", include={one.task.protocol, "seed"})
+    settings = config.model_dump(
+        mode="json", include={one.task.protocol, "seed", *(["dense"] if one.task.protocol in DENSE else [])}
+    )
     statistics = {name: list(values) for name, values in asdict(model.backbone.preprocess).items()}  # as JSON has them
     settings |= {"statistics": statistics, "implementation": OUTPUT_IMPLEMENTATION}
     text = {"text": model.text_fingerprint} if one.task.protocol in READS_TEXT else {}
@@ -276,8 +280,9 @@ def _is_held_out(candidate: Candidate, one: _Opened) -> bool | None:
     """Whether what is reported lies apart from what a run's student learned from; None where nobody knows that."""
     if candidate.learned_from is None:
         return None
-    reported = one.data.parts["test"].source if "test" in one.data.parts else next(iter(one.data.parts.values())).source
-    return not share_a_place(candidate.learned_from(), reported)
+    parts = one.data.parts
+    reported = [parts["test"]] if "test" in parts else list(parts.values())
+    return not any(share_a_place(candidate.learned_from(), part.source) for part in reported) if reported else None
 
 
 def _file(task: Task, candidate: Candidate, config: EvaluateConfig, model: _Model) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attar.errors import DataError
 from attar.evaluation.datasets import list_datasets
-from attar.evaluation.suite import PROTOCOLS, SUITES, means
+from attar.evaluation.suite import DENSE, PROTOCOLS, SUITES, means
 from attar.reports import comparison_table, read_results
 from attar.reports.published import known_models
 
@@ -15,7 +15,9 @@ from attar.reports.published import known_models
 def list_tasks(data_root: Path) -> str:
     """Protocols, suites, and every data set: where it lies, or where it is expected and how to get it."""
     lines = ["protocols, to be followed by :DATASET or :DIR"]
-    lines += [f"  {name:14}{(protocol.__doc__ or '').splitlines()[0]}" for name, protocol in PROTOCOLS.items()]
+    lines += [
+        f"  {name:14}{(protocol.__doc__ or '').splitlines()[0]}" for name, protocol in {**PROTOCOLS, **DENSE}.items()
+    ]
     lines.append("suites")
     lines += [f"  {name:14}{', '.join(map(str, tasks))}" for name, tasks in SUITES.items()]
     lines.append(f"data sets below {data_root}")
