@@ -99,6 +99,17 @@ def test_a_missing_data_set_is_skipped_loudly_and_the_rest_is_done(tmp_path: Pat
     assert list(results(tmp_path / "out")) == [(f"knn:{folder}", "model")]
 
 
+def test_dense_tasks_ask_the_backbone_itself(tmp_path: Path, capsys) -> None:
+    place = "playground:1?n=20&variety=0"
+    assert main(words(tmp_path / "out", tasks=f"segmentation:{place}")) == 0
+    found = results(tmp_path / "out")[f"segmentation:{place}", "model"]
+    assert found["metric"] == "miou"
+    assert found["n"] == 4
+    assert 0 < found["value"] < 1
+    assert main(words(tmp_path / "out", tasks=f"segmentation:{place}")) == 0
+    assert "measured before" in capsys.readouterr().out
+
+
 def test_nothing_to_do_is_an_error(tmp_path: Path, capsys) -> None:
     # an empty table and success would hide a mistyped folder
     assert main(words(tmp_path / "out", "--data-root", str(tmp_path), tasks="knn:cifar10")) == 2

@@ -10,6 +10,7 @@ import pytest
 
 import attar
 from attar.cli import main
+from attar.evaluation.datasets import SUITES as DATASETS_OF
 from attar.evaluation.elevater_protocol import Elevater, first_of_each_class
 from attar.evaluation.suite import SHIFTS, SUITES, Task, means, parse_tasks, protocol_of
 from small_runs import MODEL, picture, write_pictures
@@ -84,14 +85,16 @@ def test_suites_hold_the_papers_tasks() -> None:
     assert len(SUITES["elevater20"]) == 40
     assert [len(tasks) for tasks in means().values()] == [12, 20, 20, 5]
     assert {task.place for task in SUITES["robustness5"]} < set(SHIFTS)
-    assert not any(task.place == "ade20k_apple" for task in SUITES["apple5"])
+    assert len(SUITES["proteus19"]) == 19
+    assert {Task("upernet", "ade20k"), Task("dpt", "nyuv2")} < set(SUITES["proteus19"])
+    assert {task.place for task in SUITES["apple5"]} == set(DATASETS_OF["apple5"])
     assert parse_tasks(["robustness5", "zero_shot:imagenet-a"]) == list(SUITES["robustness5"])
 
 
 def test_every_protocol_of_a_suite_can_be_made() -> None:
     config = attar.EvaluateConfig(model="m", tasks="knn:x", out="o")
     kinds = {type(protocol_of(task, config)).__name__ for tasks in SUITES.values() for task in tasks}
-    assert kinds == {"Knn", "Linear", "LinearOnShift", "Logistic", "ZeroShot", "Elevater"}
+    assert kinds == {"Knn", "Linear", "LinearOnShift", "Logistic", "ZeroShot", "Elevater", "DenseTask"}
     assert isinstance(protocol_of(Task("elevater", "pcam"), config), Elevater)
 
 

@@ -102,9 +102,11 @@ def test_a_model_without_text_is_refused_or_skipped_in_a_suite(tmp_path: Path, c
     data = ("--data-root", str(tmp_path))
     assert main(words(tmp_path / "out", "zero_shot:imagenetv2", *data, model=MODEL)) == 2
     assert "has no text tower" in capsys.readouterr().err
-    assert main(words(tmp_path / "out", "robustness5", *data, model=MODEL)) == 0
+    assert main(words(tmp_path / "out", "robustness5", *data, model=MODEL)) == 2  # all of it skipped
     assert len(json.loads((tmp_path / "out/skipped.json").read_text())) == 5
-    assert "skipped  zero_shot:imagenetv2" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "skipped  zero_shot:imagenetv2" in said.out
+    assert "none of the 5 tasks can be done" in said.err
 
 
 @pytest.mark.usefixtures("_table")
@@ -141,8 +143,8 @@ def test_missing_corruptions_skip_the_task(tmp_path: Path, capsys) -> None:
     for split in (f"{name}/{severity}" for name in CORRUPTIONS for severity in range(1, 6)):
         (tmp_path / "ImageNet-C" / split).mkdir(parents=True)
     (tmp_path / "ImageNet-C/fog/3").rmdir()
-    assert main(words(tmp_path / "out", "zero_shot:imagenet-c", "--data-root", str(tmp_path))) == 0
-    assert "1 of the 75 splits of ImageNet-C are not in" in capsys.readouterr().out
+    assert main(words(tmp_path / "out", "zero_shot:imagenet-c", "--data-root", str(tmp_path))) == 2
+    assert "1 of the 75 splits of ImageNet-C are not in" in capsys.readouterr().err
 
 
 @pytest.mark.slow
