@@ -1,4 +1,4 @@
-"""Class-token features of labelled images, the one door through which every classification protocol looks."""
+"""Class-token features of labelled images in memory, as the monitor of a run wants them; the store keeps its own."""
 
 from __future__ import annotations
 
