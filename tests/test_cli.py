@@ -116,6 +116,19 @@ def test_version(flag, capsys):
     assert capsys.readouterr().out == f"{attar.__version__}\n"
 
 
+@pytest.mark.parametrize(("words", "code", "said"), [("--version", 0, attar.__version__), ("distil", 2, "no verb")])
+def test_a_rank_leaves_with_its_code_and_all_it_said(words, code, said):
+    finished = subprocess.run(
+        [sys.executable, "-m", "attar", words],
+        env=environment(WORLD_SIZE="2", RANK="1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == code
+    assert said in finished.stdout + finished.stderr
+
+
 def test_output_into_a_closed_pipe_ends_without_a_word():
     reader, writer = os.pipe()
     os.close(reader)

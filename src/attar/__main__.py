@@ -1,8 +1,6 @@
 """`python -m attar`, and with it `torchrun -m attar`."""
 
-import sys
-
-from attar.cli import main
+from attar.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -10,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from attar._version import __version__
 from attar.errors import AttarError, ConfigError, LostRankError, did_you_mean
@@ -63,6 +64,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         _tell_launcher(error, debug=debug)
         return 1
+
+
+def run() -> NoReturn:
+    """Run the command of `sys.argv` and end the process with its exit code.
+
+    A rank does not wait for Python to take itself apart. Threads of Gloo outlive a process group that a sharded model
+    still names, and one that lets go of its last tensor meanwhile aborts the process, whatever it has done
+    (pytorch pull request 179291).
+    """
+    code = main()
+    if _rank():
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -272,4 +289,4 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
