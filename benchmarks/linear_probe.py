@@ -8,12 +8,15 @@ of several views), batches of 512, the 13 learning rates of DINOv2's code, all f
 - `together`: `train_heads`, which reads each batch once and trains all heads by one product for each layout.
 - `in_turn`: 52 trainings, one after the other, each with `nn.Linear`, `cross_entropy`, `torch.optim.SGD` and
   `CosineAnnealingLR`; each reads its own batches from the same memory maps, and of them only the tokens it needs.
+- `in_turn_loader`: the same with a `DataLoader` over images of the memory maps, which is what one writes first.
 - `in_turn_compute`: the same with all batches of a layout in memory as float32 before the clock starts. What is left
   between it and `together` is the size of the operations; both multiply the same numbers of the same shapes.
 
 All do the same steps in the same order from the same weights, and end in the same weights (their largest difference is
-reported). Rounds alternate the sides; times are medians. Two minutes on two cores; `--classes 10` and `--classes 1000`
-show how the ratio depends on the size of a head: large heads keep the cores busy by themselves.
+reported). Rounds alternate the sides; times are medians. `share_of_peak` sets the products of each side against the
+machine's rate on large square matrices, measured beside them: no way of training the heads can be faster than 1. Five
+minutes on two cores; `--classes 10` and `--classes 1000` show how the ratio depends on the size of a head: large heads
+keep the cores busy by themselves.
 """
 
 from __future__ import annotations
@@ -103,25 +106,30 @@ def compare(args: argparse.Namespace, features: ProbeFeatures) -> dict[str, Any]
     sides: dict[str, Callable[[], Trained]] = {
         "together": lambda: together(features, schedule, args),
         "in_turn": lambda: in_turn(features, schedule, args, lambda layout: batches(features, layout, schedule)),
+        "in_turn_loader": lambda: in_turn(features, schedule, args, lambda layout: loader(features, layout, schedule)),
         "in_turn_compute": lambda: in_turn(features, schedule, args, lambda layout: kept[layout]),
     }
     train_one(torch.zeros(args.classes, args.width), 0.1, 1, kept[features.layouts[0]][:1])  # what optim imports late
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    trained = {}
+    trained, peaks = {}, []
     for _ in range(args.rounds):
+        peaks.append(peak())
         for name, side in sides.items():
             started = time.perf_counter()
             trained[name] = side()
             seconds[name].append(round(time.perf_counter() - started, 3))
     middle = {name: statistics.median(times) for name, times in seconds.items()}
+    widths = sum(features.width(layout) for layout in features.layouts) * len(DINOV2_CODE_LRS)
+    products = 2 * 2 * schedule.steps * args.batch * args.classes * widths  # logits and gradient, multiply and add
     return {
         "heads": len(trained["together"]),
         "steps": schedule.steps,
         "seconds": seconds,
         "median_seconds": middle,
-        "in_turn_over_together": round(middle["in_turn"] / middle["together"], 2),
-        "in_turn_compute_over_together": round(middle["in_turn_compute"] / middle["together"], 2),
-        "largest_difference_of_weights": difference(trained["together"], trained["in_turn"]),
+        **{f"{name}_over_together": round(middle[name] / middle["together"], 2) for name in sides},
+        "peak_gflops": round(statistics.median(peaks) / 1e9, 1),
+        "share_of_peak": {name: round(products / t / statistics.median(peaks), 3) for name, t in middle.items()},
+        "largest_difference_of_weights": {n: difference(trained["together"], trained[n]) for n in sides},
         "largest_weight": max(weight.abs().max().item() for weight in trained["in_turn"].values()),
     }
 
@@ -167,6 +175,38 @@ def train_one(weight: Tensor, lr: float, steps: int, batches: Batches) -> Tensor
         optimizer.step()
         cosine.step()
     return model.weight.detach()
+
+
+class Images(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """(tokens (W,) float32, label) of one image in one view; `index` is (view, row)."""
+
+    def __init__(self, features: ProbeFeatures, layout: Layout) -> None:
+        self.features, self.layout = features, layout
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        view, row = index
+        cls = torch.from_numpy(np.array(self.features.cls[view][row, BLOCKS - self.layout.blocks :]))
+        parts = [cls.flatten()]
+        if self.layout.avgpool:
+            parts.append(torch.from_numpy(np.array(self.features.mean_patch[view][row])))
+        return torch.cat(parts).float(), self.features.labels[row]
+
+
+def loader(features: ProbeFeatures, layout: Layout, schedule: ProbeSchedule) -> Batches:
+    """The same batches by torch's loader."""
+    order = [[(epoch % features.views, int(row)) for row in rows] for epoch, rows in schedule.batches()]
+    return torch.utils.data.DataLoader(Images(features, layout), batch_sampler=order)
+
+
+def peak(size: int = 2048, times: int = 5) -> float:
+    """Multiplications and additions per second in the product of two large float32 matrices."""
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        one @ other
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(seconds)
 
 
 def batches(features: ProbeFeatures, layout: Layout, schedule: ProbeSchedule) -> Batches:
