@@ -160,19 +160,11 @@ def test_wrong_tasks_are_refused_with_a_remedy(tmp_path: Path, tasks: str, reaso
     assert reason in capsys.readouterr().err
 
 
-def test_tasks_may_be_separated_by_commas_or_spaces() -> None:
-    def tasks(*given: str):
-        return attar.EvaluateConfig(model="m", out="o", tasks=given).tasks
-
-    assert tasks("knn:a,linear:b", "proteus12") == tasks("knn:a", "linear:b,proteus12")
-    assert tasks("knn:/there/a, b/c") == ("knn:/there/a, b/c",)  # a comma in a folder's name
-
-
 def test_table_and_list_need_no_model(tmp_path: Path, capsys) -> None:
     assert main(words(tmp_path / "out")) == 0
     capsys.readouterr()
     assert main(["evaluate", "--table", "--out", str(tmp_path / "out"), "--published", "Proteus-S/14"]) == 0
-    assert "Proteus-S/14 ¹" in capsys.readouterr().out
+    assert "| Proteus-S/14 |" in capsys.readouterr().out
     assert main(["evaluate", "--list", "--data-root", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "knn" in said

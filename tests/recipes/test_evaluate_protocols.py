@@ -10,9 +10,10 @@ import pytest
 
 import attar
 from attar.cli import main
+from attar.config.evaluate import TASK_PROTOCOLS, TASK_SUITES
 from attar.evaluation.datasets import SUITES as DATASETS_OF
 from attar.evaluation.elevater_protocol import Elevater, first_of_each_class
-from attar.evaluation.suite import SHIFTS, SUITES, Task, means, parse_tasks, protocol_of
+from attar.evaluation.suite import DENSE, PROTOCOLS, SHIFTS, SUITES, Task, means, parse_tasks, protocol_of
 from small_runs import MODEL, picture, write_pictures
 
 PLACE = "playground:1?n=160&variety=0"
@@ -27,6 +28,11 @@ def words(out: Path, tasks: str, *more: str, model: str = MODEL) -> list[str]:
 def results(out: Path) -> dict[str, dict]:
     found = [json.loads(path.read_text()) for path in sorted((out / "results").glob("*.json"))]
     return {one["task"]: one for one in found}
+
+
+def test_what_flags_take_for_a_task_is_one() -> None:
+    assert set(TASK_PROTOCOLS) == {*PROTOCOLS, *DENSE}
+    assert set(TASK_SUITES) == set(SUITES)
 
 
 def test_few_shot_is_the_mean_of_its_draws_with_their_spread(tmp_path: Path) -> None:

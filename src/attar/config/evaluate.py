@@ -9,7 +9,17 @@ from pydantic import Field, field_validator
 
 from attar.config.base import Config
 
-_NEXT_TASK = re.compile(r",(?=[a-z0-9_-]+(?::|,|$))")  # a comma within a folder's name is none
+TASK_PROTOCOLS = (
+    *("knn", "linear", "logistic", "few_shot", "zero_shot", "elevater", "retrieval"),
+    *("segmentation", "upernet", "deeplab", "depth", "dpt"),
+)
+"""What a task may begin with; `attar.evaluation.suite` has what stands behind each."""
+
+TASK_SUITES = ("proteus12", "proteus19", "elevater20", "robustness5", "apple5", "dense", "playground")
+"""Names of several tasks together."""
+
+_NEXT_TASK = re.compile(rf",(?=(?:{'|'.join(TASK_PROTOCOLS)}):|(?:{'|'.join(TASK_SUITES)})(?:,|$))")
+"""A comma before a task; any other is part of a folder's name."""
 
 
 class KnnProbeConfig(Config):
