@@ -244,7 +244,7 @@ def _print_table(arguments: list[str]) -> int:
         raise ConfigError("--table takes the directory of the results: attar evaluate --table --out DIR.")
     from attar.recipes.listing import table_of
 
-    print(table_of(Path(out).expanduser(), names.split(",") if names else []))
+    print(table_of(Path(out).expanduser(), names or ""))
     return 0
 
 

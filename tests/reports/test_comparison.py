@@ -29,15 +29,38 @@ def test_roles_and_modes_stand_beside_each_other() -> None:
 
 def test_published_figures_have_columns_and_a_source() -> None:
     table = comparison_table(
-        [result("logistic:cifar10", "student", 0.5), result("depth:nyuv2", "student", 0.5, metric="rmse")],
+        [result("logistic:cifar10", "student", 0.5), result("dpt:nyuv2", "student", 0.5, metric="rmse")],
         published=["Proteus-S/14"],
     )
     found = cells(table)
-    assert found["task"][-1] == "Proteus-S/14 ¹"
-    assert found["logistic:cifar10"][-1] == "97.8"
-    assert found["depth:nyuv2"][1:] == ["0.500 (0.490–0.520)", "0.404"]  # metres, not per cent
-    assert "Proteus-S/14: Proteus, Tables 1 and 4, read off figures" in table
-    assert "DPT, frozen" in table
+    assert found["task"][-1] == "Proteus-S/14"
+    assert found["logistic:cifar10"][-1] == "97.8 [1]"
+    assert found["dpt:nyuv2"][1:] == ["0.500 (0.490–0.520)", "0.404 [2]; 0.350 [3]"]  # metres, not per cent
+    assert "[1] Proteus, Tables 1 and 4, read off figures." in table
+    assert "[2] Proteus, Tables 2, 3, 5, 6, 7: DPT, frozen." in table
+
+
+def test_where_papers_differ_each_figure_stands_with_its_source() -> None:
+    # the first line of the file alone would hide the other; equal figures stand once
+    tasks = ("logistic:aircraft", "logistic:cifar10")
+    table = comparison_table(
+        [
+            result(task, "model", 0.5, metric=metric)
+            for task, metric in zip(tasks, ("mean_per_class", "top1"), strict=True)
+        ],
+        published=["DINOv2-S/14"],
+    )
+    found = cells(table)
+    assert found["logistic:aircraft"][-1] == "74.4 [1]; 74.0 [2]"
+    assert found["logistic:cifar10"][-1] == "97.7 [1][2]"
+    assert "[2] DINOv2, Table 8: features not standardised." in table
+
+
+def test_the_published_mean_of_a_suite_has_a_source() -> None:
+    table = comparison_table([result("a", "model", 0.5)], published=["Proteus-S/14"], suites={"proteus12": ["a"]})
+    (figure, mark) = cells(table)["**proteus12**"][-1].split()
+    assert figure == "85.8"
+    assert f"{mark} Proteus, Tables 1 and 4" in table
 
 
 def test_a_suite_has_a_mean_only_where_all_its_tasks_are_measured() -> None:

@@ -34,12 +34,27 @@ def test_every_figure_has_a_source_and_lies_where_it_can() -> None:
 
 
 def test_figures_are_found_by_model_task_and_metric() -> None:
-    assert published_of("Proteus-S/14", "linear:imagenet", "top1").value == 0.818
-    assert published_of("Proteus-S/14", "depth:nyuv2", "rmse").value == 0.404
-    assert published_of("Proteus-S/14", "linear:imagenet", "rmse") is None
+    def values(model: str, task: str, metric: str) -> list[float]:
+        return [line.value for line in published_of(model, task, metric)]
+
+    assert values("Proteus-S/14", "linear:imagenet", "top1") == [0.818]
+    assert values("Proteus-S/14", "dpt:nyuv2", "rmse") == [0.404, 0.35]  # frozen and fine-tuned
+    assert values("Proteus-S/14", "linear:imagenet", "rmse") == []
+
+
+def test_no_two_figures_claim_the_same_place() -> None:
+    places = [(line.model, line.task, line.metric, line.source, line.note) for line in published()]
+    assert len(set(places)) == len(places)
 
 
 def test_models_are_known_in_any_case_and_others_refused() -> None:
-    assert known_models(["proteus-s/14"]) == ["Proteus-S/14"]
+    assert known_models("proteus-s/14,DINOv2-S/14") == ["Proteus-S/14", "DINOv2-S/14"]
     with pytest.raises(ConfigError, match="Did you mean 'Proteus-S/14'"):
-        known_models(["Proteus-S/41"])
+        known_models("DINOv2-S/14,Proteus-S/41")
+
+
+def test_every_model_is_found_by_its_name_commas_and_all() -> None:
+    models = list(dict.fromkeys(line.model for line in published()))
+    assert any("," in model for model in models)
+    assert [known_models(model) for model in models] == [[model] for model in models]
+    assert known_models(", ".join(models)) == models

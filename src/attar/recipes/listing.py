@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from attar.errors import DataError
@@ -27,8 +26,8 @@ def list_tasks(data_root: Path) -> str:
     return "\n".join(lines)
 
 
-def table_of(out: Path, published: Sequence[str]) -> str:
-    """Markdown of all results in a directory, with the figures of published models beside.
+def table_of(out: Path, published: str = "") -> str:
+    """Markdown of all results in a directory, with the figures of published models, between commas, beside.
 
     Raises:
         DataError: If there are no results.
@@ -37,4 +36,4 @@ def table_of(out: Path, published: Sequence[str]) -> str:
     results = read_results(out / "results")
     if not results:
         raise DataError(f"{out} holds no results. Give the --out of an attar evaluate, or the directory of a run.")
-    return comparison_table(results, published=known_models(published), suites=means())
+    return comparison_table(results, published=known_models(published) if published else [], suites=means())

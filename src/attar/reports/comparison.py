@@ -37,25 +37,43 @@ def comparison_table(
 
     Args:
         results: Any number of result files' contents.
-        published: Models whose reported figures stand beside, as `attar.reports.published` names them.
+        published: Models whose reported figures stand beside, as `attar.reports.published` names them. Where papers
+            differ, all their figures do, each with its source.
         suites: Name and tasks of suites; those with all their tasks measured get a row with the mean.
     """
-    columns = _columns(results)
-    heading = ["task", "metric", *_headings(columns), *(f"{name} ¹" for name in published)]
+    columns, sources = _columns(results), _Sources()
+    heading = ["task", "metric", *_headings(columns), *published]
     lines = [_line(heading), "|" + "---|" * len(heading)]
     for task, metric in dict.fromkeys((r.task, r.metric) for r in results):
         own = {_Column.of(r): r for r in results if (r.task, r.metric) == (task, metric)}
-        reported = [published_of(name, task, metric) for name in published]
         figures = [show(own[column]) if column in own else "" for column in columns]
-        lines.append(_line([task, metric, *figures, *(_figure(p.value, metric) if p else "" for p in reported)]))
+        lines.append(_line([task, metric, *figures, *(sources.cell(name, task, metric) for name in published)]))
     for suite, tasks in (suites or {}).items():
         means = [_mean([r for r in results if _Column.of(r) == column], tasks) for column in columns]
         if any(means):
-            reported = [published_of(name, suite, "mean") for name in published]
-            lines.append(
-                _line([f"**{suite}**", "mean", *means, *(_figure(p.value, "mean") if p else "" for p in reported)])
-            )
-    return "\n".join(lines) + _footnote(results, published)
+            reported = (sources.cell(name, suite, "mean") for name in published)
+            lines.append(_line([f"**{suite}**", "mean", *means, *reported]))
+    return "\n".join(lines) + sources.footnotes()
+
+
+class _Sources:
+    """Cells of published figures, each marked with where it is reported, and the footnotes that the marks point to."""
+
+    def __init__(self) -> None:
+        self.marks: dict[str, str] = {}
+
+    def cell(self, model: str, task: str, metric: str) -> str:
+        """All figures that are reported: none goes before the others, and equal ones stand once."""
+        marks: dict[str, list[str]] = {}
+        for line in published_of(model, task, metric):
+            source = f"{line.source}: {line.note}" if line.note else line.source
+            mark = self.marks.setdefault(source, f"[{len(self.marks) + 1}]")
+            marks.setdefault(_figure(line.value, metric), []).append(mark)
+        return "; ".join(f"{figure} {''.join(found)}" for figure, found in marks.items())
+
+    def footnotes(self) -> str:
+        """A line for each source, and for each protocol in it that differs."""
+        return "\n\n" + "  \n".join(f"{mark} {source}." for source, mark in self.marks.items()) if self.marks else ""
 
 
 def _columns(results: Sequence[Result]) -> list[_Column]:
@@ -90,14 +108,3 @@ def _mean(results: Sequence[Result], tasks: Sequence[str]) -> str:
     """Plain mean over a suite's tasks, nothing where one is missing."""
     values = {result.task: result.value for result in results}
     return f"{100 * fmean(values[task] for task in tasks):.1f}" if set(tasks) <= set(values) else ""
-
-
-def _footnote(results: Sequence[Result], published: Sequence[str]) -> str:
-    """Where the published figures come from, and in what their protocols differ."""
-    tasks = dict.fromkeys((r.task, r.metric) for r in results)
-    found = [line for name in published for task in tasks if (line := published_of(name, *task)) is not None]
-    if not found:
-        return ""
-    sources = dict.fromkeys(f"{line.model}: {line.source}" for line in found)
-    notes = dict.fromkeys(f"{line.model}, {line.task}: {line.note}" for line in found if line.note)
-    return f"\n\n¹ As published. {'; '.join([*sources, *notes])}."

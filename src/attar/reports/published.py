@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -44,25 +43,31 @@ def _read(line: dict[str, str]) -> Published:
     return Published(line["model"], line["task"], line["metric"], value, line["source"], line["note"])
 
 
-def published_of(model: str, task: str, metric: str) -> Published | None:
-    """What is reported for a model and a task, the first source going before the others."""
-    same = (line for line in published() if (line.model, line.task, line.metric) == (model, task, metric))
-    return next(same, None)
+def published_of(model: str, task: str, metric: str) -> tuple[Published, ...]:
+    """All that is reported for a model and a task: papers differ from each other, and one may name two protocols."""
+    return tuple(line for line in published() if (line.model, line.task, line.metric) == (model, task, metric))
 
 
-def known_models(names: Iterable[str]) -> list[str]:
-    """The names as the file has them, given in any case.
+def known_models(words: str) -> list[str]:
+    """Models as the file has them, from names between commas in any case; names that hold a comma are found too.
 
     Raises:
         ConfigError: If nothing is reported for a name.
+
+    Example:
+        >>> known_models("proteus-s/14, DINOv2-S/14")
+        ['Proteus-S/14', 'DINOv2-S/14']
     """
     known = {line.model.lower(): line.model for line in published()}
-    found = []
-    for name in names:
-        if name.lower() not in known:
+    found, rest = [], words.split(",")
+    while rest:
+        names = {end: ",".join(rest[:end]).strip() for end in range(len(rest), 0, -1)}  # the longest first
+        end = next((end for end, name in names.items() if name.lower() in known), None)
+        if end is None:
             raise ConfigError(
-                f"no published figures for '{name}'.{did_you_mean(name, known.values())}"
-                f" Known: {', '.join(dict.fromkeys(known.values()))}."
+                f"no published figures for '{names[1]}'.{did_you_mean(names[1], known.values())}"
+                f" Known: {'; '.join(dict.fromkeys(known.values()))}."
             )
-        found.append(known[name.lower()])
+        found.append(known[names[end].lower()])
+        rest = rest[end:]
     return found
