@@ -18,7 +18,8 @@ from pathlib import Path
 import attar
 from attar.reports import comparison_table, read_results
 from attar.utils.io import write_json
-from proteus_small import is_held_back, machine
+from machine import machine
+from proteus_small import is_held_back
 
 TOO_LONG = ("by_head", "by_penalty")
 CLASSES_SEEN = 26  # the first of Caltech's, in alphabetical order, taught the teacher

@@ -21,13 +21,11 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,7 @@ from torch import Tensor
 from attar.evaluation import knn_predict, knn_scores, nearest
 from attar.evaluation.knn import KS, TEMPERATURE
 from attar.utils.seeding import torch_generator
+from machine import machine
 
 K = max(KS)
 NOISE = 5.0  # standard deviation of a channel, in units of the class direction's: neighbours disagree
@@ -73,7 +72,7 @@ def record(args: argparse.Namespace) -> dict[str, Any]:
         "benchmark": "knn",
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python benchmarks/knn.py", *settings(args)]),
-        "machine": machine(),
+        "machine": machine("numpy", "scikit-learn"),
         "results": compare(args),
     }
 
@@ -171,17 +170,6 @@ def peak(side: Callable[[Data], Any], data: Data) -> float:
 def resident(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "processor": processor or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-    } | {name: version(name) for name in ("torch", "numpy", "scikit-learn")}
 
 
 if __name__ == "__main__":

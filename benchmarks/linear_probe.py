@@ -25,12 +25,10 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +42,7 @@ from attar.evaluation.probe_features import Layout
 from attar.evaluation.probe_heads import ProbeHeads
 from attar.evaluation.probe_training import Heads, ProbeSchedule, train_heads
 from attar.utils.seeding import numpy_generator
+from machine import machine
 
 BLOCKS = 4
 Trained = dict[tuple[Layout, int], Tensor]
@@ -94,7 +93,7 @@ def record(args: argparse.Namespace, features: ProbeFeatures) -> dict[str, Any]:
         "benchmark": "linear_probe",
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python benchmarks/linear_probe.py", *settings]),
-        "machine": machine(),
+        "machine": machine("numpy"),
         "results": compare(args, features),
     }
 
@@ -222,17 +221,6 @@ def batches(features: ProbeFeatures, layout: Layout, schedule: ProbeSchedule) ->
 
 def difference(one: Trained, other: Trained) -> float:
     return max((one[key] - other[key]).abs().max().item() for key in one)
-
-
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "processor": processor or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-    } | {name: version(name) for name in ("torch", "numpy")}
 
 
 if __name__ == "__main__":

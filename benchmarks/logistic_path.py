@@ -27,15 +27,12 @@ import argparse
 import datetime
 import hashlib
 import json
-import os
-import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +50,7 @@ from attar.evaluation import embed_labelled
 from attar.evaluation.logistic import LinearHead, Solver, logistic_path
 from attar.evaluation.logistic_probe import PENALTIES, best_penalty
 from attar.utils.seeding import numpy_generator
+from machine import machine
 
 MAX_ITER = 1000
 WELL_POSED = 1e-6
@@ -247,20 +245,6 @@ def is_held_back(name: str) -> bool:
     return int(hashlib.sha1(name.encode()).hexdigest(), 16) % 10 < 3
 
 
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    versions = {name: version(name) for name in ("torch", "scikit-learn", "scipy", "numpy")}
-    return {
-        "system": platform.system(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "processor": processor or platform.machine(),
-        "load_at_start": [round(load, 2) for load in os.getloadavg()],
-        "python": platform.python_version(),
-    } | versions
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with the data sets and the teacher")
@@ -278,7 +262,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take one penalty in so many, to try the script")
     args = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    about = machine()
+    about = machine("scikit-learn", "scipy", "numpy")
     results: dict[str, Any] = {}
     for name, part in load_parts(args).items():
         counts = {"train": len(part.train[1]), "val": len(part.val[1]), "test": len(part.test[1])}

@@ -19,16 +19,16 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from machine import machine
 
 FOLDERS = 200
 FEW = 1_000
@@ -51,7 +51,7 @@ def main() -> None:
         "benchmark": "many_files",
         "date": datetime.date.today().isoformat(),
         "command": f"python benchmarks/many_files.py --files {args.files}",
-        "machine": machine(),
+        "machine": machine("torchvision", "pyarrow"),
         "settings": {
             "folders": FOLDERS,
             "batch_size": BATCH_SIZE,
@@ -182,18 +182,6 @@ def growth(measured: dict[str, float]) -> float:
 
 def median(runs: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-
-
-def machine() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory_gb = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-    versions = {name: version(name) for name in ("torch", "torchvision", "pyarrow")}
-    return {
-        "system": platform.system(),
-        "cores": cores,
-        "memory_gb": memory_gb,
-        "python": platform.python_version(),
-    } | versions
 
 
 if __name__ == "__main__":

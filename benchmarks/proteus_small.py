@@ -19,7 +19,6 @@ import datetime
 import hashlib
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -46,6 +45,7 @@ from attar.evaluation import (
 from attar.models import load_classifier
 from attar.utils.io import read_json, read_lines, write_json
 from attar.utils.seeding import numpy_generator
+from machine import machine
 
 STUDENT = "vit_tiny_patch16_224?patch_size=8&embed_dim=128&depth=4&num_heads=4&init_values=1.0"
 IMG_SIZE, BATCH_SIZE, STEPS = 64, 128, 784  # 100,352 views
@@ -399,22 +399,6 @@ def command(script: str, args: argparse.Namespace) -> str:
         f"python benchmarks/{script}.py --data DATA --out OUT{rows} --seeds {' '.join(map(str, args.seeds))}"
         f" --workers {args.workers} --threads {torch.get_num_threads()} --precision {args.precision}"
     )
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "processor": processor(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "attar": attar.__version__,
-    }
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def table(results: dict[str, Any]) -> str:

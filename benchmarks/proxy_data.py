@@ -24,7 +24,8 @@ import torch
 
 from attar.data.sources import open_source
 from attar.utils.io import read_json, write_json
-from proteus_small import PROBE_SEED, STUDENT, VIEWS, Study, add_options, command, machine, share
+from machine import machine
+from proteus_small import PROBE_SEED, STUDENT, VIEWS, Study, add_options, command, share
 
 STEPS = 400  # 51,200 views
 WHOLE = 0.1  # of CIFAR-10 train: 5,000 images

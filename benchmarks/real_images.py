@@ -15,16 +15,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import attar
+from machine import machine
 
 
 def run_224px(args: argparse.Namespace) -> attar.DistillConfig:
@@ -99,8 +96,7 @@ def main() -> None:
 
     found: dict[str, Any] = {
         "date": str(datetime.datetime.now(datetime.UTC).date()),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": {"attar": attar.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": machine(),
         "seed": args.seed,
     }
     for name, make in (("224px", run_224px), ("cifar", run_cifar)):

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import torch
 import attar
 from attar.recipes.assembly import assemble
 from attar.recipes.quickstart import quickstart_config
+from machine import machine
 
 STARTS: dict[str, dict[str, str]] = {
     "random": {"student_weights": "random"},
@@ -72,8 +71,7 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, Any] = {
         "date": str(datetime.datetime.now(datetime.UTC).date()),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": {"attar": attar.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": machine(),
         "config": run_config("random", 0, args).model_dump(mode="json", exclude={"out", "teacher"}),
         "runs": [measure(run_config(start, seed, args)) for seed in args.seeds for start in STARTS],
     }

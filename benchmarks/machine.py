@@ -1,0 +1,32 @@
+"""The machine and the versions that a benchmark's figures are from, as its result file has them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """Processor, cores, threads, memory, load, and the versions of Python, attar, torch and other packages."""
+    import torch  # late: what a benchmark measures in its own process shall not hold it
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "system": platform.system(),
+        "processor": processor(),
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "load": [round(load, 2) for load in os.getloadavg()],
+        "python": platform.python_version(),
+    } | {name: version(name) for name in ("attar", "torch", *packages)}
+
+
+def processor() -> str:
+    """Its name as Linux has it, else its architecture."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
