@@ -168,5 +168,10 @@ def test_table_and_list_need_no_model(tmp_path: Path, capsys) -> None:
     assert main(["evaluate", "--list", "--data-root", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "knn" in said
-    assert "cub200" in said
-    assert "missing" in said
+    assert f"no data set in {tmp_path}" in said
+    assert "  cub200              CUB-200-2011, top1: CUB_200_2011. Unpack" in said
+    (tmp_path / "CUB_200_2011").mkdir()
+    assert main(["evaluate", "--list", "--data-root", str(tmp_path)]) == 0
+    here, missing = capsys.readouterr().out.split("\nmissing data sets")
+    assert f"CUB-200-2011, top1: {tmp_path}/CUB_200_2011" in here
+    assert "cub200" not in missing

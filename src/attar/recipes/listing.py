@@ -6,6 +6,7 @@ from pathlib import Path
 
 from attar.errors import DataError
 from attar.evaluation.datasets import list_datasets
+from attar.evaluation.datasets.listing import Listing
 from attar.evaluation.suite import DENSE, PROTOCOLS, SUITES, means
 from attar.reports import comparison_table, read_results
 from attar.reports.published import known_models
@@ -19,11 +20,17 @@ def list_tasks(data_root: Path) -> str:
     ]
     lines.append("suites")
     lines += [f"  {name:14}{', '.join(map(str, tasks))}" for name, tasks in SUITES.items()]
-    lines.append(f"data sets below {data_root}")
-    for entry in list_datasets(data_root):
-        there = f"found in {entry.folder}" if entry.folder else f"missing. {entry.why}"
-        lines.append(f"  {entry.dataset.name:20}{entry.dataset.title}, {entry.dataset.metric}; {there}")
+    found = list_datasets(data_root)
+    lines.append(f"data sets in {data_root}" if any(one.folder for one in found) else f"no data set in {data_root}")
+    lines += [f"{_head(one)} {one.folder}" for one in found if one.folder]
+    if any(one.folder is None for one in found):
+        lines.append(f"missing data sets, the folder each is looked for in below {data_root}, and how to get it")
+        lines += [f"{_head(one)} {one.expected}" for one in found if one.folder is None]
     return "\n".join(lines)
+
+
+def _head(listing: Listing) -> str:
+    return f"  {listing.dataset.name:20}{listing.dataset.title}, {listing.dataset.metric}:"
 
 
 def table_of(out: Path, published: str = "") -> str:

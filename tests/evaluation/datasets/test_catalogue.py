@@ -52,10 +52,10 @@ def test_the_listing_tells_what_is_there_and_why_the_rest_is_not(tmp_path: Path)
     MINIATURES["dtd"].make(tmp_path, MINIATURES["dtd"])
     listed = {entry.dataset.name: entry for entry in list_datasets(tmp_path)}
     assert list(listed) == list(DATASETS)
-    assert (listed["dtd"].folder, listed["dtd"].why) == (tmp_path / "dtd", "")
+    assert listed["dtd"].folder == tmp_path / "dtd"
     assert listed["dtd"].suites == ("proteus12", "proteus19", "elevater20")
     assert listed["pets"].folder is None
-    assert "no folder oxford-iiit-pet" in listed["pets"].why
+    assert listed["pets"].expected.startswith("oxford-iiit-pet. Unpack images.tar.gz")
 
 
 def test_the_page_holds_the_table() -> None:

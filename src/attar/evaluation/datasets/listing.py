@@ -19,17 +19,22 @@ class Listing:
         dataset: Its row of the table.
         suites: Suites that it is in.
         folder: Where it lies; None if it is missing.
-        why: Why it counts as missing, and how to get it; empty if it is there.
     """
 
     dataset: Dataset
     suites: tuple[str, ...]
     folder: Path | None
-    why: str = ""
+
+    @property
+    def expected(self) -> str:
+        """The folder below the data root that it is looked for in, how to get it, and its terms."""
+        marker = f" (with {self.dataset.marker} in it)" if self.dataset.marker else ""
+        words = (f"{self.dataset.folders[0]}{marker}.", self.dataset.how_to_get, self.dataset.licence_note)
+        return " ".join(filter(None, words))
 
 
 def list_datasets(data_root: str | Path) -> list[Listing]:
-    """Every data set of the table, with the folder that it lies in, or why it is missing. No image is looked at."""
+    """Every data set of the table, with the folder that it lies in, or None where it is missing. No image is looked at."""
     return [_listing(dataset, data_root) for dataset in DATASETS.values()]
 
 
@@ -37,8 +42,8 @@ def _listing(dataset: Dataset, data_root: str | Path) -> Listing:
     suites = tuple(suite for suite, names in SUITES.items() if dataset.name in names)
     try:
         return Listing(dataset, suites, locate(dataset, data_root))
-    except MissingDatasetError as error:
-        return Listing(dataset, suites, None, str(error))
+    except MissingDatasetError:
+        return Listing(dataset, suites, None)
 
 
 def markdown_table() -> str:
