@@ -21,6 +21,7 @@ from attar.evaluation.logistic_probe import (
     final_fit,
     sweep_penalties,
 )
+from attar.evaluation.metrics import top1
 from attar.utils.seeding import torch_generator
 
 FEW = (1e4, 1e2, 1.0, 1e-2)
@@ -31,10 +32,6 @@ def clusters(count: int, seed: int, *, noise: float = 1.5, classes: int = 4) -> 
     means = torch.randn(classes, 12, generator=torch_generator(0, "means"))
     noises = torch.randn(count, 12, generator=torch_generator(seed, "noise"))
     return (means[labels] + noise * noises) * torch.logspace(-1, 1, 12) + 2, labels
-
-
-def top1(scores: Tensor, targets: Tensor) -> float:
-    return (scores.argmax(1) == targets).double().mean().item()
 
 
 def test_the_papers_grid_is_in_lambda_and_dinov2s_in_c() -> None:

@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attar.errors import DataError, ShapeError
+from attar.evaluation.datasets import EXTRA_CORRUPTIONS
 from attar.evaluation.metrics import top1
 from attar.evaluation.robustness import (
-    EXTRA_CORRUPTIONS,
     alexnet_errors,
     corruption_errors,
     mean_corruption_error,
     merge_classes,
-    numeric_order,
     select_classes,
 )
 
@@ -79,23 +78,6 @@ def test_a_mapping_that_does_not_fit_is_refused() -> None:
         merge_classes(logits, [[1, 2], [2]])
     with pytest.raises(ShapeError, match="class 1 stands for none"):
         merge_classes(logits, [[1], []])
-
-
-# ---- ImageNetV2
-
-
-def test_folders_are_ordered_by_number() -> None:
-    """Sorted as strings, label 2 would be folder 10 and 988 of the 1000 labels would be wrong."""
-    names = sorted(str(number) for number in range(1000))
-    assert names[2] == "10"
-    assert numeric_order(names) == [str(number) for number in range(1000)]
-
-
-def test_folders_that_would_shift_labels_are_refused() -> None:
-    with pytest.raises(DataError, match="class folder 1 is missing"):
-        numeric_order(["0", "2"])
-    with pytest.raises(DataError, match="'n01440764' is no number"):
-        numeric_order(["0", "n01440764"])
 
 
 # ---- ImageNet-C

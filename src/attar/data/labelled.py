@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attar.data.base import Labels, Rows, Source
+from attar.data.draws import some_of_each_class
 from attar.data.files import SHARD_SUFFIXES, is_url, local_path
 from attar.data.references import shown, split_reference
 from attar.data.sources import open_source
 from attar.errors import DataError, DecodeError
-from attar.utils.seeding import numpy_generator
 
 __all__ = ["Labelled", "Rows", "given_parts", "open_labelled", "open_parts"]
 
@@ -78,7 +77,7 @@ def open_labelled(reference: str, *, seed: int, reindex: bool = False) -> tuple[
         train, test = open_parts([parts["train"], parts.get("val") or parts["test"]], reindex=reindex)
         return train, test
     (everything,) = open_parts([reference], reindex=reindex)
-    is_test = _half_of_each_class(everything.labels, seed)
+    is_test = some_of_each_class(everything.labels, lambda size: size // 2, seed=seed, key="split")
     return everything.take(np.flatnonzero(~is_test)), everything.take(np.flatnonzero(is_test))
 
 
@@ -128,12 +127,3 @@ def _all_rows(reference: str, reindex: bool) -> Labelled:
             f"{shown(reference)} holds one class only ('{names[int(labels[0])]}'). k-NN needs two at least."
         )
     return Labelled(source, np.arange(len(source), dtype=np.int64), labels, tuple(names))
-
-
-def _half_of_each_class(labels: Labels, seed: int) -> NDArray[np.bool_]:
-    is_test = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        shuffled = numpy_generator(seed, "split", int(label)).permutation(rows)
-        is_test[shuffled[: len(rows) // 2]] = True
-    return is_test

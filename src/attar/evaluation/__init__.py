@@ -19,7 +19,7 @@ from attar.evaluation.metrics import METRICS, Metric
 from attar.evaluation.neighbours import nearest
 from attar.evaluation.probe_features import ProbeFeatures
 from attar.evaluation.retrieval import retrieval_recall
-from attar.evaluation.robustness import mean_corruption_error, merge_classes, numeric_order, select_classes
+from attar.evaluation.robustness import mean_corruption_error, merge_classes, select_classes
 from attar.evaluation.segmentation import LinearSegmentation, open_annotated
 from attar.evaluation.sliding import slide, windows
 from attar.evaluation.zero_shot import text_classifier, zero_shot_logits
@@ -55,7 +55,6 @@ __all__ = [
     "mean_iou",
     "merge_classes",
     "nearest",
-    "numeric_order",
     "open_annotated",
     "probe_few_shot",
     "probe_logistic",

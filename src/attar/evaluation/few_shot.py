@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attar.errors import DataError
+from attar.data.draws import few_of_each_class
 from attar.evaluation.logistic import Solver, logistic_path
 from attar.evaluation.logistic_probe import Metric
-from attar.utils.seeding import torch_generator
 
 
 @dataclass(frozen=True)
@@ -67,24 +66,8 @@ def probe_few_shot(
     features, labels = train
     scores = []
     for seed in seeds:
-        rows = few_of_each_class(labels, shots, seed=seed)
+        rows = torch.from_numpy(few_of_each_class(labels.numpy(), shots, seed=seed))
         solver = Solver(tolerance=1e-7)
         (fit,) = logistic_path(features[rows], labels[rows], [penalty], solver=solver)
         scores.append(fit.head.logits(test[0]))
     return FewShot(shots, tuple(metric(one, test[1]) for one in scores), tuple(scores))
-
-
-def few_of_each_class(labels: Tensor, shots: int, *, seed: int) -> Tensor:
-    """(classes * shots,) rows, ascending, of `shots` images of each class; a class's draw depends on no other class.
-
-    Raises:
-        DataError: If a class has fewer images.
-    """
-    chosen = []
-    for label in torch.unique(labels).tolist():
-        rows = torch.nonzero(labels == label).squeeze(1)
-        if len(rows) < shots:
-            raise DataError(f"class {label} has {len(rows)} images, fewer than shots={shots}. Take fewer shots.")
-        order = torch.randperm(len(rows), generator=torch_generator(seed, "few shot", label))
-        chosen.append(rows[order[:shots]])
-    return torch.cat(chosen).sort().values

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attar.data.draws import some_of_each_class
 from attar.data.labelled import Labelled, Rows
 from attar.data.views import EvaluationView
 from attar.errors import DataError
@@ -172,7 +173,8 @@ def few_shot_knn(
     """
     draws = []
     for seed in seeds:
-        rows = _rows_per_class(bank[1], per_class, seed)
+        is_drawn = some_of_each_class(bank[1].numpy(), lambda size: min(size, per_class), seed=seed)
+        rows = np.flatnonzero(is_drawn)
         draws.append(knn_scores((bank[0][rows], bank[1][rows]), queries, ks=ks))
     return {k: _average([draw[k] for draw in draws]) for k in draws[0]}
 
@@ -180,13 +182,6 @@ def few_shot_knn(
 def _average(scores: Sequence[KnnScore]) -> KnnScore:
     top1, top5 = [score.top1 for score in scores], [score.top5 for score in scores]
     return KnnScore(fmean(top1), fmean(top5), pstdev(top1))
-
-
-def _rows_per_class(labels: Tensor, per_class: int, seed: int) -> Rows:
-    """Rows of at most `per_class` images of each class, chosen by seed, in order."""
-    order = numpy_generator(seed, "knn", "few shot").permutation(len(labels))
-    shuffled = labels.numpy()[order]
-    return np.sort(np.concatenate([order[shuffled == label][:per_class] for label in np.unique(shuffled)]))
 
 
 class KnnMonitor:

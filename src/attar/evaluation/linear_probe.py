@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attar.errors import ConfigError, NonFiniteError, ShapeError
+from attar.evaluation.metrics import top1
 from attar.evaluation.probe_features import LAYOUTS, Layout, ProbeFeatures
 from attar.evaluation.probe_heads import ProbeHeads
 from attar.evaluation.probe_training import Heads, ProbeSchedule, train_heads
@@ -138,7 +139,7 @@ def linear_probe(
         scores=scores,
         chosen=chosen,
         head=best,
-        test={name: _top1(best.logits(part), part.labels) for name, part in parts.items()},
+        test={name: top1(best.logits(part), part.labels) for name, part in parts.items()},
         absent=tuple(layout for layout in LAYOUTS if layout not in heads),
         batch_size=schedule.batch_size,
         steps=schedule.steps,
@@ -222,7 +223,3 @@ def _in_order(features: ProbeFeatures) -> Iterator[tuple[int, Tensor]]:
     starts = range(0, len(features), _JUDGED)
     for start in track(starts, "judging heads", total=len(starts), unit="batches"):
         yield start, features.rows(np.arange(start, min(start + _JUDGED, len(features))))
-
-
-def _top1(logits: Tensor, labels: Tensor) -> float:
-    return (logits.argmax(1) == labels).double().mean().item()

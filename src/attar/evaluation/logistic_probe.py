@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from attar.data.draws import fifth_of_each_class
 from attar.errors import DataError
 from attar.evaluation.logistic import Fit, LinearHead, Solver, logistic_path
-from attar.utils.seeding import numpy_generator
+from attar.evaluation.metrics import top1
 
 Metric = Callable[[Tensor, Tensor], float]
 """(scores (n, K), targets) -> a number, more is better."""
@@ -26,7 +26,6 @@ DINOV2_PENALTIES = tuple((1 / np.logspace(-6, 5, 45)).tolist())
 
 _FINAL_TOLERANCE = 1e-7
 _SHORT_GRID = (1e4, 1e3, 1e2, 1e1, 1.0, 1e-1)
-_HELD_OUT = 5  # one image in so many chooses the penalty where there is no validation part
 
 
 @dataclass(frozen=True)
@@ -150,17 +149,17 @@ def final_fit(features: Tensor, labels: Tensor, penalty: float, *, protocol: Log
 
 
 def choose_logistic(features: Tensor, labels: Tensor, *, seed: int) -> LinearHead:
-    """A logistic regression whose C is chosen by accuracy on a fifth of the rows, then fitted on all of them.
+    """A logistic regression whose C is chosen by accuracy on a fifth of each class, then fitted on all of them.
 
     Args:
         features: (n, D).
         labels: (n,) int64.
         seed: Names the fifth.
     """
-    is_held_out = torch.from_numpy(_one_in(len(labels), seed))
+    is_held_out = torch.from_numpy(fifth_of_each_class(labels.numpy(), seed=seed))
     train, val = ((features[part], labels[part]) for part in (~is_held_out, is_held_out))
     protocol = replace(HONEST, penalties=_SHORT_GRID, plateau=None)
-    scores = sweep_penalties(train, val, metric=_top1, protocol=protocol, num_classes=_num_classes(labels))
+    scores = sweep_penalties(train, val, metric=top1, protocol=protocol, num_classes=_num_classes(labels))
     return final_fit(features, labels, best_penalty(scores, ties="larger"), protocol=protocol).head
 
 
@@ -172,14 +171,3 @@ def _is_flat(scores: list[float], length: int) -> bool:
     """Whether the last score has stayed what it is for `length` more penalties, below the best."""
     last = scores[-1 - length :]
     return len(last) == length + 1 and len(set(last)) == 1 and last[-1] < max(scores)
-
-
-def _one_in(count: int, seed: int) -> NDArray[np.bool_]:
-    """True for a fifth of the rows, chosen by seed."""
-    chosen = np.zeros(count, dtype=bool)
-    chosen[numpy_generator(seed, "linear", "held out").permutation(count)[: count // _HELD_OUT]] = True
-    return chosen
-
-
-def _top1(scores: Tensor, targets: Tensor) -> float:
-    return (scores.argmax(1) == targets).double().mean().item()

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from attar.errors import DataError, ShapeError, did_you_mean
+from attar.evaluation.datasets.imagenet import EXTRA_CORRUPTIONS
 
 SEVERITIES = 5
-
-EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-"""ImageNet-C's four for validation; they are no part of mCE."""
 
 
 def select_classes(logits: Tensor, classes: Tensor) -> Tensor:
@@ -55,26 +53,6 @@ def merge_classes(logits: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         raise ShapeError(f"class {empty} stands for none of the classifier's classes. Leave its images out.")
     _check(logits, [index for group in groups for index in group])
     return torch.stack([logits[:, list(group)].amax(1) for group in groups], dim=1)
-
-
-def numeric_order(names: Sequence[str]) -> list[str]:
-    """Names of class folders that are numbers, by their value: label 2 is folder 2, not 10 (ImageNetV2).
-
-    Raises:
-        DataError: If a name is no number, or the numbers are not 0, 1, 2, ... without a gap.
-
-    Example:
-        >>> numeric_order(["0", "1", "10", "2", *"3456789"])[2]
-        '2'
-    """
-    other = next((name for name in names if not name.isascii() or not name.isdigit()), None)
-    if other is not None:
-        raise DataError(f"class folder '{other}' is no number. ImageNetV2 has folders 0 to 999.")
-    ordered = sorted(names, key=int)
-    gap = next((number for number, name in enumerate(ordered) if int(name) != number), None)
-    if gap is not None:
-        raise DataError(f"class folder {gap} is missing or there twice, so that labels would shift. Unpack it again.")
-    return ordered
 
 
 @cache

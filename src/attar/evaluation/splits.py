@@ -8,13 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
+from attar.data.draws import fifth_of_each_class
 from attar.data.labelled import Labelled, given_parts, open_labelled, open_parts
 from attar.errors import DataError
 from attar.utils.io import sha256_text
-from attar.utils.seeding import numpy_generator
 
 _FIELDS = ("rows", "labels")
-_ONE_IN = 5  # images of the training part that settings are chosen by, where nobody has set some apart
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,7 @@ def hold_out(images: Labelled, *, seed: int) -> tuple[Labelled, Labelled]:
     Raises:
         DataError: If no class has two images.
     """
-    is_val = np.zeros(len(images), dtype=bool)
-    for label in np.unique(images.labels):
-        rows = np.flatnonzero(images.labels == label)
-        count = min(len(rows) - 1, max(1, round(len(rows) / _ONE_IN)))
-        is_val[numpy_generator(seed, "hold out", int(label)).permutation(rows)[:count]] = True
+    is_val = fifth_of_each_class(images.labels, seed=seed)
     if not is_val.any():
         raise DataError(
             f"none of the {len(images)} images to learn from can be set apart to choose settings by:"

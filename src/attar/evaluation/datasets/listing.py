@@ -34,7 +34,7 @@ class Listing:
 
 
 def list_datasets(data_root: str | Path) -> list[Listing]:
-    """Every data set of the table, with the folder that it lies in, or None where it is missing. No image is looked at."""
+    """Every data set of the table, with the folder that it lies in where it is there. No image is looked at."""
     return [_listing(dataset, data_root) for dataset in DATASETS.values()]
 
 

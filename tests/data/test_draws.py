@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from attar.data.draws import few_of_each_class, fifth_of_each_class, some_of_each_class
+from attar.errors import DataError
+
+LABELS = np.array([0] * 50 + [2] * 7 + [5] * 5)
+
+
+def test_each_class_gives_as_many_images() -> None:
+    rows = few_of_each_class(LABELS, 5, seed=0)
+    assert np.bincount(LABELS[rows]).tolist() == [5, 0, 5, 0, 0, 5]
+    assert len(set(rows.tolist())) == 15  # drawn without replacement
+    assert (np.diff(rows) > 0).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_smaller_draw_is_part_of_a_larger_one(seed: int) -> None:
+    # one permutation of all images cut short, or a generator that knows the count, would give other rows
+    draws = [set(few_of_each_class(LABELS, count, seed=seed).tolist()) for count in range(1, 6)]
+    assert all(small < large for small, large in pairwise(draws))
+
+
+def test_a_draw_is_named_by_its_seed_purpose_and_class() -> None:
+    labels = np.arange(60) % 3
+    rows = few_of_each_class(labels, 4, seed=0)
+    assert np.array_equal(rows, few_of_each_class(labels, 4, seed=0))
+    assert not np.array_equal(rows, few_of_each_class(labels, 4, seed=1))
+    other = some_of_each_class(labels, lambda _: 4, seed=0, key="another purpose")
+    assert not np.array_equal(rows, np.flatnonzero(other))
+    fewer = few_of_each_class(np.where(labels == 1, 0, labels), 4, seed=0)  # class 2 keeps its images
+    assert np.array_equal(rows[labels[rows] == 2], fewer[labels[fewer] == 2])
+
+
+def test_a_class_that_is_too_small_is_an_error() -> None:
+    with pytest.raises(DataError, match="class 5 has 5 images, fewer than the 6 to be drawn"):
+        few_of_each_class(LABELS, 6, seed=0)
+
+
+def test_a_fifth_of_each_class_leaves_a_class_of_one_whole() -> None:
+    labels = np.array([0] * 50 + [1] * 7 + [2] * 2 + [3])
+    assert np.bincount(labels[fifth_of_each_class(labels, seed=0)], minlength=4).tolist() == [10, 1, 1, 0]
