@@ -22,6 +22,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,13 @@ from attar.data.labelled import Labelled
 from attar.data.sources import open_source
 from attar.evaluation import (
     METRICS,
-    LinearSegmentation,
     choose_logistic,
     embed_labelled,
     knn_accuracy,
-    open_annotated,
     wilson_interval,
 )
+from attar.evaluation.dense import SegmentationProbe
+from attar.evaluation.dense.task import DenseTask
 from attar.models import load_classifier
 from attar.utils.io import read_json, read_lines, write_json
 from attar.utils.seeding import numpy_generator
@@ -52,7 +53,7 @@ IMG_SIZE, BATCH_SIZE, STEPS = 64, 128, 784  # 100,352 views
 LR = 1e-3
 VIEWS = {"crop_scale": [0.4, 1.0], "randaugment": False, "erase": 0.0, "repeats": 1}
 OPTIM = {"lr": LR, "ema_decay": 0.0, "clip_norm": 1.0}
-PROBE_SEED, CIFAR_TRAIN, NEIGHBOURS, CAMVID_CLASSES = 0, 10_000, 5, 11
+PROBE_SEED, CIFAR_TRAIN, NEIGHBOURS, CAMVID = 0, 10_000, 5, "segmentation:camvid"
 CURVE_POINTS = 40
 
 TOKEN = {"method": "proteus", "proteus": {"feature_weight": 0.0, "patch_weight": 0.0}}
@@ -306,18 +307,20 @@ class Study:
         }
 
     def segment(self, backbone: attar.Backbone) -> dict[str, Any]:
-        """Linear segmentation of road scenes."""
-        train, val, test = (
-            open_annotated(self.data / "camvid", part)[: self.limit] for part in ("train", "val", "test")
+        """Linear segmentation of road scenes: the task `segmentation:camvid` of `attar evaluate` in honest mode."""
+        config = attar.EvaluateConfig(
+            model="as given", tasks=CAMVID, out="none", data_root=str(self.data), seed=PROBE_SEED
         )
-        probe = LinearSegmentation(train, val, test, num_classes=CAMVID_CLASSES, seed=PROBE_SEED)
-        found = {name.removeprefix("segmentation_"): value for name, value in probe.run(backbone)}
+        probe = SegmentationProbe(config)
+        splits = DenseTask(config, probe).open("camvid").splits
+        parts = {part: getattr(splits, part)[: self.limit] for part in ("train", "val", "test")}
+        score = probe.judge(backbone, replace(splits, **parts))
         return {
-            "miou": found["miou"],
-            "miou_ci95": (found["low"], found["high"]),
-            "linear_C": found["C"],
-            "train_images": len(train),
-            "test_images": len(test),
+            "miou": score.value,
+            "miou_ci95": score.ci95,
+            "linear_C": score.protocol["C"],
+            "train_images": len(parts["train"]),
+            "test_images": score.n,
         }
 
 
@@ -371,7 +374,8 @@ def describe_settings(steps: int, limit: int | None, precision: str) -> dict[str
         "optim": OPTIM,
         "precision": precision,
         "rows": ROWS,
-        "probe": {"seed": PROBE_SEED, "k": NEIGHBOURS, "cifar10_train_images": CIFAR_TRAIN, "limit": limit},
+        "probe": {"seed": PROBE_SEED, "k": NEIGHBOURS, "cifar10_train_images": CIFAR_TRAIN, "limit": limit}
+        | {"held_out": "a fifth of each class", "camvid": CAMVID},
     }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from attar.errors import DataError
 from attar.evaluation.dense.targets import Classes
@@ -47,6 +48,24 @@ def test_an_annotation_of_another_size_is_named(tmp_path: Path) -> None:
     (pair,) = open_annotated(tmp_path, "test")
     with pytest.raises(DataError, match=r"a\.png has 4x6 pixels, and its annotation 6x4"):
         Classes(2).read(pair)
+
+
+def test_missing_folders_and_annotations_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"images.train does not exist"):
+        open_annotated(tmp_path, "train")
+    write_pair(tmp_path, "train", "one", np.zeros((4, 6), np.uint8))
+    (tmp_path / "annotations" / "train" / "one.png").unlink()
+    with pytest.raises(DataError, match=r"one\.png does not exist"):
+        open_annotated(tmp_path, "train")
+    (tmp_path / "images" / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        open_annotated(tmp_path, "empty")
+
+
+def test_an_annotation_in_colours_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="mode RGB"):
+        read_annotation(tmp_path / "a.png")
 
 
 def test_a_scene_has_one_size_for_all_it_knows() -> None:

@@ -20,7 +20,6 @@ from attar.evaluation.neighbours import nearest
 from attar.evaluation.probe_features import ProbeFeatures
 from attar.evaluation.retrieval import retrieval_recall
 from attar.evaluation.robustness import mean_corruption_error, merge_classes, select_classes
-from attar.evaluation.segmentation import LinearSegmentation, open_annotated
 from attar.evaluation.sliding import slide, windows
 from attar.evaluation.zero_shot import text_classifier, zero_shot_logits
 
@@ -33,7 +32,6 @@ __all__ = [
     "KnnMonitor",
     "KnnScore",
     "LinearHead",
-    "LinearSegmentation",
     "LogisticProbe",
     "LogisticProtocol",
     "Metric",
@@ -55,7 +53,6 @@ __all__ = [
     "mean_iou",
     "merge_classes",
     "nearest",
-    "open_annotated",
     "probe_few_shot",
     "probe_logistic",
     "retrieval_recall",

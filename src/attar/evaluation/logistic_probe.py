@@ -155,6 +155,9 @@ def choose_logistic(features: Tensor, labels: Tensor, *, seed: int) -> LinearHea
         features: (n, D).
         labels: (n,) int64.
         seed: Names the fifth.
+
+    Raises:
+        DataError: If no class has two images.
     """
     is_held_out = torch.from_numpy(fifth_of_each_class(labels.numpy(), seed=seed))
     train, val = ((features[part], labels[part]) for part in (~is_held_out, is_held_out))
