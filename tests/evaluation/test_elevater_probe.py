@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,6 +68,31 @@ def test_the_search_walks_from_coarse_to_fine() -> None:
                 break
             assert tried[at : at + 2] == beside
             best = max([best, *beside], key=lambda decay: found[Setting(rate, decay)])  # stays where nothing is better
+
+
+def test_an_interrupted_search_goes_on_and_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attar.evaluation.elevater_probe._NUMBERS", 5 * CLASSES * WIDTH)  # five trainings in a stack
+    whole, kept = search(TRAIN, VAL, TRAINING), tmp_path / "made" / "search.jsonl"
+    judged = 0
+
+    def judge_until(last: int | None) -> Training:
+        def per_row(scores: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+            nonlocal judged
+            judged += 1
+            if judged == last:
+                raise KeyboardInterrupt
+            return METRICS["top1"].per_row(scores, targets)
+
+        return replace(TRAINING, metric=replace(METRICS["top1"], per_row=per_row))
+
+    with pytest.raises(KeyboardInterrupt):
+        search(TRAIN, VAL, judge_until(25), kept=kept)  # in the third stack
+    assert len(kept.read_text().splitlines()) == 10
+    judged = 0
+    assert list(search(TRAIN, VAL, judge_until(None), kept=kept).items()) == list(whole.items())
+    assert judged == TRAINING.epochs * (len(whole) - 10)
+    judged = 0
+    assert search(TRAIN, VAL, judge_until(1), kept=kept) == whole  # nothing is trained again
 
 
 def test_stacked_trainings_are_those_of_torch_one_by_one() -> None:

@@ -7,7 +7,8 @@ of matrices a step: the seven coarse weight decays for all learning rates, then 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from attar.errors import DataError, NonFiniteError
 from attar.evaluation.elevater_heads import DecayedHeads
 from attar.evaluation.metrics import Metric
+from attar.utils.io import append_line, read_lines
 from attar.utils.progress import track
 from attar.utils.seeding import torch_generator
 
@@ -103,6 +105,7 @@ def probe_elevater(
     *,
     mode: Literal["paper", "honest"],
     rest: Part | None = None,
+    kept: Path | None = None,
 ) -> ElevaterProbe:
     """Search on `train` and `val`, train on both and `rest`, judge on `test`.
 
@@ -113,6 +116,7 @@ def probe_elevater(
         training: How heads are trained.
         mode: `paper` or `honest`.
         rest: More to learn from in the final training.
+        kept: File for what the search has found, from which the same search goes on.
 
     Raises:
         DataError: If there are fewer than two images to learn from, or none to choose by.
@@ -122,7 +126,7 @@ def probe_elevater(
         raise DataError(
             f"{len(train[0])} images to learn from and {len(val[0])} to choose by are too few for a search."
         )
-    val_scores = search(train, val, training)
+    val_scores = search(train, val, training, kept=kept)
     setting = max(val_scores, key=lambda one: (val_scores[one], -one.rate, -one.decay))  # of equals the smaller
     parts = [train, val, *([rest] if rest is not None else [])]
     whole = (torch.cat([features for features, _ in parts]), torch.cat([targets for _, targets in parts]))
@@ -130,19 +134,26 @@ def probe_elevater(
     return ElevaterProbe(setting, val_scores, epoch, by_epoch, scores)
 
 
-def search(train: Part, val: Part, training: Training) -> dict[Setting, float]:
+def search(train: Part, val: Part, training: Training, *, kept: Path | None = None) -> dict[Setting, float]:
     """Metric on `val` of all points that the search tries: 15 at most for each learning rate.
 
     For each learning rate every 16th weight decay, then from the best one 8, 4, 2 and 1 places to either side, moving
     where that is strictly better.
+
+    Args:
+        train: What is learned from.
+        val: What is judged on.
+        training: How heads are trained.
+        kept: File that a line for each trained point is added to; points that it has are not trained again.
     """
     rates = range(len(LEARNING_RATES))
-    found: dict[Setting, float] = {}
-    _measure([Setting(rate, decay) for rate in rates for decay in _COARSE], found, train, val, training)
+    known = _Known(kept)
+    found = known.scores
+    _measure([Setting(rate, decay) for rate in rates for decay in _COARSE], known, train, val, training)
     best = [max((Setting(rate, decay) for decay in _COARSE), key=found.__getitem__) for rate in rates]
     for step in _STEPS:
         sides = [[one, *_beside(one, step)] for one in best]
-        _measure([side for group in sides for side in group[1:]], found, train, val, training)
+        _measure([side for group in sides for side in group[1:]], known, train, val, training)
         best = [max(group, key=found.__getitem__) for group in sides]  # of equals the first, which stays
     return found
 
@@ -152,18 +163,37 @@ def _beside(setting: Setting, step: int) -> list[Setting]:
     return [Setting(setting.rate, place) for place in places if 0 <= place < len(WEIGHT_DECAYS)]
 
 
-def _measure(
-    settings: Sequence[Setting], found: dict[Setting, float], train: Part, val: Part, training: Training
-) -> None:
-    """Add the best epoch's metric of each setting."""
+class _Known:
+    """What a search has found, in memory and, where it is kept, in a file."""
+
+    def __init__(self, kept: Path | None) -> None:
+        lines = read_lines(kept) if kept is not None and kept.is_file() else []
+        self.kept = kept
+        self.scores = {Setting(line["rate"], line["decay"]): float(line["score"]) for line in lines}
+
+    def add(self, found: Mapping[Setting, float]) -> None:
+        self.scores.update(found)
+        if self.kept is not None:
+            self.kept.parent.mkdir(parents=True, exist_ok=True)
+            for setting, score in found.items():
+                append_line(self.kept, asdict(setting) | {"score": score})
+
+
+def _measure(settings: Sequence[Setting], known: _Known, train: Part, val: Part, training: Training) -> None:
+    """Add the best epoch's metric of each setting.
+
+    Stacks hold what they would if nothing were known, so that a search that goes on gives the same numbers.
+    """
     at_once = max(1, _NUMBERS // training.start.numel())
     for start in range(0, len(settings), at_once):
         stack = settings[start : start + at_once]
+        if all(setting in known.scores for setting in stack):
+            continue
         best = [_DIVERGED] * len(stack)
         for heads, norm in _epochs(train, stack, training, training.epochs, "searching"):
             scores = [score for score, _ in _judge(heads, norm, val, training)]
             best = [max(pair) for pair in zip(best, scores, strict=True)]
-        found.update(zip(stack, best, strict=True))
+        known.add(dict(zip(stack, best, strict=True)))
 
 
 def _final(

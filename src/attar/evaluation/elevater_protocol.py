@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -17,9 +19,10 @@ from attar.evaluation.judged import Judged
 from attar.evaluation.metrics import METRICS
 from attar.evaluation.prompted import Prompts, metric_in, prompts_of
 from attar.evaluation.protocols import Need, Score, scored
-from attar.evaluation.splits import Splits
+from attar.evaluation.splits import Splits, images_hash
 from attar.evaluation.store import Features
 from attar.evaluation.task_data import centre_view, data_root_for, is_benchmark, open_learned
+from attar.utils.io import sha256_text
 
 _CROP = 1.0
 _SEARCHED = {"pcam": 10_000}  # images of each class that the search sees; that they are the first is unconfirmed
@@ -93,8 +96,9 @@ class Elevater:
             seed=self.config.seed,
             device=model.device,
         )
+        kept = model.folder / f"elevater-{self._key(data, metric, training.start)}.jsonl"
         found = probe_elevater(
-            parts["train"], parts["val"], parts["test"], training, mode=self.mode, rest=parts.get("rest")
+            parts["train"], parts["val"], parts["test"], training, mode=self.mode, rest=parts.get("rest"), kept=kept
         )
         protocol = {
             "lr": found.setting.learning_rate,
@@ -110,6 +114,18 @@ class Elevater:
         details = {"by_epoch": found.by_epoch, "val": found.val_scores[found.setting]}
         judged = replace(data.splits, metric=metric)
         return scored(judged, found.test_scores, features["test"], protocol, details, seed=self.config.seed)
+
+    def _key(self, data: Probed, metric: str, start: torch.Tensor) -> str:
+        """Names a search, for one model: what it learns from and is judged on, where it begins, and how."""
+        about = {
+            "images": {part: images_hash(data.splits.parts[part]) for part in ("train", "val")},
+            "start": hashlib.sha256(start.contiguous().numpy().tobytes()).hexdigest(),
+            "metric": metric,
+            "epochs": self.settings.epochs,
+            "batch_size": self.settings.batch_size,
+            "seed": self.config.seed,
+        }
+        return sha256_text(json.dumps(about, sort_keys=True))[:16]
 
     def _start(self, train: Part, data: Probed, model: Judged) -> torch.Tensor:
         """(K, D) weights to begin with: the zero-shot classifier, or zeros."""
