@@ -57,6 +57,16 @@ def looked_at(wanted: Labelled) -> Labelled:
     return wanted
 
 
+def test_the_room_that_is_missing_is_told_to_the_byte(tmp_path: Path) -> None:
+    store, wanted = FeatureStore(backbone(), tmp_path), images(Counted())
+    missing = store.missing_bytes(wanted, VIEW, ["cls", "mean_patch"])
+    assert not list(tmp_path.iterdir())  # to ask leaves nothing behind
+    store.features(wanted, VIEW, ["cls", "mean_patch"])
+    assert sum(file.stat().st_size for file in tmp_path.rglob("values.f32")) == missing > 0
+    assert store.missing_bytes(wanted, VIEW, ["cls", "mean_patch"]) == 0
+    assert store.missing_bytes(wanted, VIEW, ["cls"], statistics=((0.0,) * 3, (1.0,) * 3)) > 0
+
+
 def test_features_are_those_of_the_backbone_in_order(tmp_path: Path) -> None:
     model, source = backbone(), Counted()
     found = FeatureStore(model, tmp_path).features(images(source), VIEW, ("cls", "last4", "mean_patch", "embed"))

@@ -37,6 +37,7 @@ from attar.utils.progress import track
 OUTPUT_IMPLEMENTATION = 1
 """Part of every key; to be changed whenever a backbone's outputs change."""
 
+_TOKENS = {"last4": 4}  # of an output, where they are several
 _BATCH = 64
 _BLOCK = 512  # images in a block, a multiple of _BATCH, so that batches are the same on any number of ranks
 
@@ -100,6 +101,23 @@ class FeatureStore:
         with normalising_by(self.backbone, statistics):
             return self._features(images, view, outputs, name)
 
+    def missing_bytes(
+        self,
+        images: Labelled,
+        view: EvaluationView,
+        outputs: Sequence[Output],
+        *,
+        statistics: Statistics | None = None,
+    ) -> int:
+        """About how many bytes `features` with the same arguments would add to the folder."""
+        with normalising_by(self.backbone, statistics):
+            return sum(self._missing(images, view, output) for output in outputs)
+
+    def _missing(self, images: Labelled, view: EvaluationView, output: Output) -> int:
+        file = self._place_of(self._about(images, view, output)) / "values.f32"
+        whole = 4 * len(images) * self.backbone.embed_dim * _TOKENS.get(output, 1)
+        return max(0, whole - (file.stat().st_size if file.is_file() else 0))
+
     def _features(
         self, images: Labelled, view: EvaluationView, outputs: Sequence[Output], name: str
     ) -> Features | None:
@@ -120,8 +138,8 @@ class FeatureStore:
                 columns[output].append(block, block.outputs.get(output))
         return _opened(columns, images, name) if is_main() else None
 
-    def _place(self, images: Labelled, view: EvaluationView, output: Output) -> Path:
-        about = {
+    def _about(self, images: Labelled, view: EvaluationView, output: Output) -> dict[str, Any]:
+        return {
             "model": self.model,
             "statistics": asdict(self.backbone.preprocess),
             "images": images.fingerprint,
@@ -131,8 +149,13 @@ class FeatureStore:
             "implementation": {"attar": OUTPUT_IMPLEMENTATION, "timm": timm.__version__},
             "batch": _BATCH,
         }
+
+    def _place_of(self, about: Mapping[str, Any]) -> Path:
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-        place = self.folder / key[:2] / key
+        return self.folder / key[:2] / key
+
+    def _place(self, images: Labelled, view: EvaluationView, output: Output) -> Path:
+        place = self._place_of(about := self._about(images, view, output))
         if not (place / "about.json").is_file():
             write_json(place / "about.json", about | {"reference": self.backbone.source.name})
         return place

@@ -16,8 +16,9 @@ from attar.config import EvaluateConfig
 from attar.data.loader import default_workers
 from attar.data.sources import share_a_place
 from attar.errors import ConfigError, DataError, MissingDatasetError, RunDirectoryError
+from attar.evaluation.costs import told_disk, told_memory
 from attar.evaluation.judged import Judged
-from attar.evaluation.outputs import fingerprint
+from attar.evaluation.outputs import Output, fingerprint
 from attar.evaluation.protocols import FeatureProtocol, Need, TaskData
 from attar.evaluation.splits import images_hash
 from attar.evaluation.store import OUTPUT_IMPLEMENTATION, Features, FeatureStore
@@ -165,6 +166,7 @@ def _judge_all(candidate: Candidate, opened: Sequence[_Opened], config: Evaluate
         log.say(f"  skipped  {len(opened) - len(suited)} tasks of the {candidate.role}, which has no text tower")
     workers = default_workers() if config.workers is None else config.workers
     store = FeatureStore(backbone, cache_dir() / "features", workers=workers)
+    from_main(lambda: _tell_memory(wanted, backbone.embed_dim, log))
     needs = {one.task: one.protocol.needs(one.data, backbone.img_size) for one in wanted}
     embedded = _embed(store, needs, config, log)
     for one in wanted:
@@ -194,13 +196,43 @@ def _embed(
     groups: dict[Any, list[Need]] = {}
     for need in (need for own in needs.values() for need in own.values()):
         groups.setdefault(_key(need), []).append(need)
+    from_main(lambda: _tell_room(store, list(groups.values()), log))
     found = {}
     for key, group in groups.items():
-        outputs = sorted({output for need in group for output in need.outputs})
-        one = group[0]
+        one, outputs = group[0], _outputs(group)
         found[key] = store.features(one.images, one.view, outputs, statistics=one.statistics, name=one.name)
         _check_readable(found[key], one, config, log)
     return found
+
+
+def _outputs(group: Sequence[Need]) -> list[Output]:
+    return sorted({output for need in group for output in need.outputs})
+
+
+def _tell_memory(wanted: Sequence[_Opened], width: int, log: Log) -> None:
+    """How much memory logistic regressions take, before features are made for them.
+
+    Raises:
+        ConfigError: If it is more than there is.
+    """
+    for one in wanted:
+        if one.task.protocol == "logistic" and (told := told_memory(str(one.task), one.data.parts, width)):
+            log.say(f"           {told}")
+
+
+def _tell_room(store: FeatureStore, groups: Sequence[Sequence[Need]], log: Log) -> None:
+    """How much room features take, before they are made.
+
+    Raises:
+        RunDirectoryError: If it is more than is free.
+    """
+    needed = sum(
+        store.missing_bytes(one.images, one.view, _outputs(group), statistics=one.statistics)
+        for group in groups
+        for one in group[:1]
+    )
+    if (told := told_disk(needed, store.folder)) is not None:
+        log.say(f"           {told}")
 
 
 def _check_readable(features: Features | None, need: Need, config: EvaluateConfig, log: Log) -> None:
