@@ -54,13 +54,14 @@ def test_constant_logits_and_the_pixels_themselves_come_back(height: int, width:
 
 
 def test_logits_are_averaged_where_windows_overlap() -> None:
-    answers = iter([0.0, 6.0])
+    columns = torch.arange(6.0).expand(1, 1, 6)
+    images = torch.stack([columns, -columns])  # catches windows of one image that are taken for another's
 
     def predict(part: Tensor) -> Tensor:
-        return torch.full_like(part, next(answers))
+        return 3 * part[..., :1].expand_as(part)  # 0 in the window that begins at column 0, 6 in the next
 
-    found = slide(predict, torch.zeros(1, 1, 1, 6), crop=4, stride=2)
-    assert found.flatten().tolist() == [0, 0, 3, 3, 6, 6]
+    found = slide(predict, images, crop=4, stride=2)
+    assert found.flatten(1).tolist() == [[0, 0, 3, 3, 6, 6], [0, 0, -3, -3, -6, -6]]
 
 
 def test_a_small_image_is_used_whole() -> None:

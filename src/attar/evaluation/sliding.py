@@ -12,6 +12,8 @@ from attar.errors import ConfigError, ShapeError
 Window = tuple[slice, slice]
 """Rows and columns of an image."""
 
+_PIXELS = 2**21  # that a model is shown at once: 512 windows of 64 px, 7 of 518 px
+
 
 def windows(height: int, width: int, *, crop: int, stride: int) -> list[Window]:
     """Windows that cover an image, row by row; the last of a row or column is shifted back to fit.
@@ -45,7 +47,7 @@ def slide(predict: Callable[[Tensor], Tensor], images: Tensor, *, crop: int, str
     """What `predict` says of each pixel, averaged over the windows that cover it.
 
     Args:
-        predict: From a window of the images (B, C, h, w) to (B, K, h, w): logits, or depth with K = 1.
+        predict: From windows (n, C, h, w), several at a time, to (n, K, h, w): logits, or depth with K = 1.
         images: (B, C, H, W).
         crop: Side of a window in pixels.
         stride: Pixels from one window to the next.
@@ -57,20 +59,24 @@ def slide(predict: Callable[[Tensor], Tensor], images: Tensor, *, crop: int, str
         ShapeError: If `predict` answers in another size than it was asked in.
     """
     height, width = images.shape[-2:]
+    places = windows(height, width, crop=crop, stride=stride)  # all of one size
+    at_a_time = max(1, _PIXELS // (len(images) * min(crop, height) * min(crop, width)))
     total: Tensor | None = None
     count = torch.zeros(height, width, device=images.device)
-    for rows, columns in windows(height, width, crop=crop, stride=stride):
-        part = images[..., rows, columns]
-        found = predict(part).float()
-        if found.shape[-2:] != part.shape[-2:]:
+    for start in range(0, len(places), at_a_time):
+        some = places[start : start + at_a_time]
+        parts = torch.cat([images[..., rows, columns] for rows, columns in some])
+        found = predict(parts).float()
+        if found.shape[-2:] != parts.shape[-2:]:
             raise ShapeError(
-                f"a window of {tuple(part.shape[-2:])} px was answered with a map of {tuple(found.shape[-2:])}."
+                f"a window of {tuple(parts.shape[-2:])} px was answered with a map of {tuple(found.shape[-2:])}."
                 " Resize the logits to the window first."
             )
         if total is None:
-            total = found.new_zeros(*found.shape[:2], height, width)
-        total[..., rows, columns] += found
-        count[rows, columns] += 1
+            total = found.new_zeros(len(images), found.shape[1], height, width)
+        for (rows, columns), one in zip(some, found.split(len(images)), strict=True):
+            total[..., rows, columns] += one
+            count[rows, columns] += 1
     assert total is not None, "an image without a window"
     return total / count
 
