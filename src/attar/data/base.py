@@ -59,6 +59,14 @@ class Source(Protocol):
         """What to call the row in messages: its path. What `read` raises begins with it."""
         ...
 
+    def uri(self, row: int) -> str:
+        """Where the row's image lies, for other tools: an absolute path or a URL, and the place within it.
+
+        Credentials are left out. An image file is its own path; `x.tar#member`, `x.parquet#row=17`, `x.bin#record=17` and `playground:0#17` name
+        the place within. Text that can be printed: `read` opens the row, not this.
+        """
+        ...
+
     def labels(self) -> tuple[Labels, list[str]] | None:
         """(class index per row, class names), or None for a source without labels."""
         ...

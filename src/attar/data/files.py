@@ -39,6 +39,11 @@ class File:
         """The last part of the address, as text that can be printed."""
         return printable(os.fsencode(str(self).rpartition("/")[2]))
 
+    @property
+    def uri(self) -> str:
+        """The whole address, as text that can be printed."""
+        return printable(os.fsencode(str(self)))
+
     def stamp(self) -> dict[str, int | str]:
         """What is another when the file is another: its size, and its time or the version that its server tells.
 

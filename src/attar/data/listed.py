@@ -47,6 +47,10 @@ class ListedFiles:
         """The row's path below the folder."""
         return printable(self._paths[row].as_py())
 
+    def uri(self, row: int) -> str:
+        """The file's absolute path."""
+        return self.file(row).uri
+
     def file(self, row: int) -> File:
         """The image of a row."""
         return File(f"{self.root}/{os.fsdecode(self._paths[row].as_py())}")

@@ -73,6 +73,11 @@ class MergedSource:
         part, own = self._find(row)
         return part.titled(part.source.name(own))
 
+    def uri(self, row: int) -> str:
+        """Where its part has it."""
+        part, own = self._find(row)
+        return part.source.uri(own)
+
     def read(self, row: int) -> bytes | NDArray[np.uint8]:
         """What the part gives."""
         part, own = self._find(row)

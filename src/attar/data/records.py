@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.data.base import Labels, Problem
+from attar.data.files import File
 from attar.errors import DataError
 from attar.utils.io import sha256_file
 
@@ -73,6 +74,11 @@ class RecordSource:
         """File name and record."""
         file, own = self._find(row)
         return f"{file.path.name}[{own}]"
+
+    def uri(self, row: int) -> str:
+        """The file's absolute path and the record."""
+        file, own = self._find(row)
+        return f"{File(str(file.path.absolute())).uri}#record={own}"
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """(H, W, 3) pixels; of a grey image three equal channels."""

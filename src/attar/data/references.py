@@ -37,8 +37,19 @@ def shown(reference: str) -> str:
         's3://bucket/x.tar?weight=2'
     """
     place, options = split_reference(reference)
-    words = [f"{name}={value:.15g}" for name, value in options.model_dump(exclude_defaults=True).items()]
-    return without_credentials(place) + (f"?{'&'.join(words)}" if words else "")
+    return without_credentials(place) + _query(options)
+
+
+def lasting(reference: str) -> str:
+    """A reference that names the same place from any folder, without credentials: for files that others will read.
+
+    Example:
+        >>> lasting("playground:1?n=50&weight=2")
+        'playground:1?n=50&weight=2'
+    """
+    place, options = split_reference(reference)
+    is_elsewhere = is_url(place) or place.split(":")[0].split("?")[0] == "playground"
+    return (without_credentials(place) if is_elsewhere else str(local_path(place))) + _query(options)
 
 
 def split_reference(reference: str) -> tuple[str, Options]:
@@ -68,3 +79,8 @@ def split_reference(reference: str) -> tuple[str, Options]:
         raise DataError(f"'{shown}': {error}") from None
     rest = "&".join(word for word in words if word not in ours)
     return (f"{place}?{rest}" if rest or not ours else place), options
+
+
+def _query(options: Options) -> str:
+    words = [f"{name}={value:.15g}" for name, value in options.model_dump(exclude_defaults=True).items()]
+    return f"?{'&'.join(words)}" if words else ""

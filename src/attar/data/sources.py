@@ -151,6 +151,10 @@ class FolderSource:
         """The row's path below the folder."""
         return self._index.name(row)
 
+    def uri(self, row: int) -> str:
+        """The file's absolute path, or its URL."""
+        return self._index.file(row).uri
+
     def read(self, row: int) -> bytes:
         """Bytes of the file."""
         return self._index.file(row).read(name=self.name(row))
@@ -184,6 +188,11 @@ class ParquetSource:
         """File name and row."""
         part, own = self._rows.find(row)
         return f"{part.file.name}[{own}]"
+
+    def uri(self, row: int) -> str:
+        """The file and the row in it."""
+        part, own = self._rows.find(row)
+        return f"{part.file.uri}#row={own}"
 
     def read(self, row: int) -> bytes:
         """Encoded bytes of the row's image."""
@@ -231,6 +240,11 @@ class TarSource:
         """The shard's name and the member's."""
         part, own = self._rows.find(row)
         return f"{part.file.name}/{printable(part.table['name'][own].as_py())}"
+
+    def uri(self, row: int) -> str:
+        """The shard and the member in it."""
+        part, own = self._rows.find(row)
+        return f"{part.file.uri}#{printable(part.table['name'][own].as_py())}"
 
     def read(self, row: int) -> bytes:
         """The member's bytes."""
@@ -310,6 +324,10 @@ class PlaygroundSource:
     def name(self, row: int) -> str:
         """Seed and row."""
         return f"playground:{self.seed}[{row}]"
+
+    def uri(self, row: int) -> str:
+        """Seed and row, as places are named."""
+        return f"{self.root}#{row}"
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """Pixels of the scene, (64, 64, 3)."""

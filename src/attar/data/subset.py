@@ -29,6 +29,10 @@ class SubsetSource:
         """The name in the whole source."""
         return self.source.name(int(self.rows[row]))
 
+    def uri(self, row: int) -> str:
+        """Where the whole source has it."""
+        return self.source.uri(int(self.rows[row]))
+
     def read(self, row: int) -> bytes | NDArray[np.uint8]:
         """What the whole source gives."""
         return self.source.read(int(self.rows[row]))

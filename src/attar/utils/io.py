@@ -44,18 +44,31 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         RunDirectoryError: If the folder cannot be written or the disk is full.
     """
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write a temporary file, then put it at `path` in one rename; what stood there goes.
+
+    If the block raises, nothing at `path` has changed.
+
+    Raises:
+        RunDirectoryError: If the folder cannot be written or the disk is full.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
+            yield temporary
+            os.chmod(temporary, 0o666 & ~_umask())
+            sync_file(temporary)
+            os.replace(temporary, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
 

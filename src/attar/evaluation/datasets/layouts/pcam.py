@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.data.base import Labels, Problem
+from attar.data.files import File
 from attar.data.labelled import Labelled
 from attar.errors import DataError
 from attar.evaluation.datasets.layouts.reading import existing
@@ -51,6 +52,10 @@ class Hdf5Images:
     def name(self, row: int) -> str:
         """File name and row."""
         return f"{self.path.name}[{row}]"
+
+    def uri(self, row: int) -> str:
+        """The file's absolute path, the array in it and the row."""
+        return f"{File(str(self.path.absolute())).uri}#{self.key}/row={row}"
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """(H, W, 3) pixels."""
