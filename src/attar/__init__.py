@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from attar._version import __version__
 
 if TYPE_CHECKING:
-    from attar.config import DistillConfig, EvaluateConfig
+    from attar.config import DistillConfig, EmbedConfig, EvaluateConfig
+    from attar.curation import Pool
     from attar.errors import AttarError, UserError
     from attar.models import Backbone, load_backbone
     from attar.recipes.distill import DistillReport, distill
+    from attar.recipes.embed import embed
     from attar.recipes.evaluate import EvaluateReport, evaluate
     from attar.recipes.quickstart import quickstart
     from attar.types import Tokens
@@ -28,12 +30,15 @@ _HOMES = {
     "AttarError": "attar.errors",
     "Backbone": "attar.models",
     "DistillConfig": "attar.config",
+    "EmbedConfig": "attar.config",
     "EvaluateConfig": "attar.config",
     "EvaluateReport": "attar.recipes.evaluate",
     "DistillReport": "attar.recipes.distill",
+    "Pool": "attar.curation",
     "Tokens": "attar.types",
     "UserError": "attar.errors",
     "distill": "attar.recipes.distill",
+    "embed": "attar.recipes.embed",
     "evaluate": "attar.recipes.evaluate",
     "load_backbone": "attar.models",
     "quickstart": "attar.recipes.quickstart",
@@ -44,12 +49,15 @@ __all__ = [
     "Backbone",
     "DistillConfig",
     "DistillReport",
+    "EmbedConfig",
     "EvaluateConfig",
     "EvaluateReport",
+    "Pool",
     "Tokens",
     "UserError",
     "__version__",
     "distill",
+    "embed",
     "evaluate",
     "load_backbone",
     "quickstart",

@@ -26,6 +26,7 @@ HELP = f"""attar {__version__}: distil vision foundation models into small ones.
   attar quickstart [--out DIR]       see it work: three minutes, no data, no GPU, no network
   attar distill ...                  a small backbone from a big one and your images (Proteus)
   attar evaluate MODEL ...           how good a backbone or a run's student is, by the papers' benchmarks
+  attar embed ...                    a pool of image vectors, to choose training images from
   attar doctor                       what is installed here, what is wrong, how to mend it
 
 attar VERB --help lists every setting. --debug shows tracebacks. --version prints the version.
@@ -215,14 +216,21 @@ def parse_evaluate(arguments: list[str]) -> EvaluateConfig:
         ConfigError: If a setting is unknown, missing or out of bounds.
     """
     from attar.config import EvaluateConfig
-    from attar.config.files import read_settings
-    from attar.config.flags import merge, parse_flags
 
     arguments, file = _take(arguments, "--config")
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--model", *arguments]
+    return _read(EvaluateConfig, [*arguments, *(["--config", file] if file else [])])
+
+
+def _read(model: type[T], arguments: list[str]) -> T:
+    """Settings from flags over `--config FILE` over the defaults."""
+    from attar.config.files import read_settings
+    from attar.config.flags import merge, parse_flags
+
+    arguments, file = _take(arguments, "--config")
     settings = read_settings(Path(file).expanduser()) if file else {}
-    return EvaluateConfig.build(merge(settings, parse_flags(EvaluateConfig, arguments)))
+    return model.build(merge(settings, parse_flags(model, arguments)))
 
 
 def _list_tasks(arguments: list[str]) -> int:
@@ -245,6 +253,23 @@ def _print_table(arguments: list[str]) -> int:
     from attar.recipes.listing import table_of
 
     print(table_of(Path(out).expanduser(), names or ""))
+    return 0
+
+
+def _embed(arguments: list[str]) -> int:
+    from attar.config import EmbedConfig
+
+    if _wants_help(arguments):
+        return _help(EmbedConfig, "attar embed", "--config FILE, --print-config")
+    config = _read(EmbedConfig, [word for word in arguments if word != "--print-config"])
+    if "--print-config" in arguments:
+        from attar.config.files import to_yaml
+
+        print(to_yaml(config), end="")
+        return 0
+    from attar.recipes.embed import embed
+
+    embed(config)
     return 0
 
 
@@ -284,6 +309,7 @@ def _tell_launcher(error: Exception, *, debug: bool) -> None:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "distill": _distill,
     "evaluate": _evaluate,
+    "embed": _embed,
     "quickstart": _quickstart,
     "doctor": _doctor,
 }

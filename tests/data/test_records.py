@@ -23,6 +23,7 @@ def test_planes_become_channels_and_grey_becomes_rgb(tmp_path: Path) -> None:
     for row in range(2):
         np.testing.assert_array_equal(source.read(row), pixels[row].transpose(1, 2, 0))
     assert source.name(1) == "1.bin[0]"
+    assert source.uri(1) == f"{tmp_path}/1.bin#record=0"
 
     grey = RecordSource([RecordFile(tmp_path / "0.bin", 6, 0, (1, 6, 4))], np.array([0]), ["a"]).read(0)
     np.testing.assert_array_equal(grey, np.repeat(pixels[0].reshape(6, 4, 1), 3, axis=2))

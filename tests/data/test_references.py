@@ -2,7 +2,7 @@
 
 import pytest
 
-from attar.data.references import Options, shown, split_reference
+from attar.data.references import Options, lasting, shown, split_reference
 from attar.errors import DataError
 
 
@@ -77,3 +77,12 @@ def test_a_wrong_option_is_an_error_that_shows_the_reference(reference, message)
     with pytest.raises(DataError, match=message) as caught:
         split_reference(reference)
     assert f"'{reference}'" in str(caught.value)
+
+
+def test_a_lasting_reference_names_the_same_place_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    found = [lasting(reference) for reference in ("images?weight=2", "images", "x-{0..9}.tar")]
+    assert found == [f"{tmp_path}/images?weight=2", f"{tmp_path}/images", f"{tmp_path}/x-{{0..9}}.tar"]
+    assert lasting("playground:1?n=5") == "playground:1?n=5"
+    assert lasting("s3://me:secret@bucket/x.tar?images=0.5") == "s3://bucket/x.tar?images=0.5"

@@ -515,3 +515,37 @@ def test_places_are_shared_by_folders_below_and_by_single_files(tmp_path):
     assert not shares("x-0.tar", "x-1.tar")
     assert share_a_place(open_source("playground:1?n=5"), open_source("playground:1?n=9"))
     assert not share_a_place(open_source("playground:1?n=5"), open_source("playground:11?n=5"))
+
+
+# --- where a row lies -----------------------------------------------------------------------------------------------
+
+
+def test_each_source_says_where_a_row_lies(tmp_path):
+    write_files(tmp_path / "folder", "a/1.jpg", "b/2.jpg")
+    table = write_table(tmp_path / "x.parquet", image=[b"1", b"2", b"3"])
+    shard = write_tar(tmp_path / "x.tar", [("one.jpg", b"1"), ("deep/two.jpg", b"2")])
+    places = {
+        str(tmp_path / "folder"): [f"{tmp_path}/folder/a/1.jpg", f"{tmp_path}/folder/b/2.jpg"],
+        str(table): [f"{table}#row={row}" for row in range(3)],
+        shard: [f"{shard}#one.jpg", f"{shard}#deep/two.jpg"],
+        "playground:7?n=2": ["playground:7#0", "playground:7#1"],
+    }
+    for place, expected in places.items():
+        source = open_source(place)
+        assert [source.uri(row) for row in range(len(source))] == expected
+    merged = open_source(list(places))
+    assert [merged.uri(row) for row in range(len(merged))] == [uri for uris in places.values() for uri in uris]
+    assert open_source(f"{table}?crops=1&image=2").uri(0) == f"{table}#row=2"
+
+
+def test_an_address_is_text_whatever_the_file_is_called(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9\n.jpg")).write_bytes(b"1")
+    uri = open_source(str(tmp_path)).uri(0)
+    assert uri.encode()
+    assert uri.isprintable()
+
+
+def test_an_address_behind_a_url_is_a_url(tmp_path):
+    write_files(tmp_path, "a/1.jpg")
+    source = open_source(f"file://{tmp_path}")
+    assert source.uri(0) == f"file://{tmp_path}/a/1.jpg"

@@ -139,3 +139,11 @@ def test_a_log_without_a_file_says_only(capsys):
 def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path):
     with pytest.raises(RunDirectoryError, match="cannot write"):
         Log(tmp_path / "nowhere" / "log.txt").say("x")
+
+
+def test_items_count_for_their_size(clock, screen):
+    batches = [[0] * 64] * 9 + [[0] * 24]
+    list(track((batches[number] for number in slow(clock, 10, 1)), "embedding", total=600, unit="images", size=len))
+    assert "images/s" in (shown := screen())
+    assert "/600" in shown
+    assert "60 images/s" in shown or "64 images/s" in shown

@@ -12,6 +12,7 @@ from attar.config.distill import (
     ProteusConfig,
     ViewsConfig,
 )
+from attar.config.embed import EmbedConfig, RayConfig
 from attar.config.evaluate import (
     DenseProbeConfig,
     ElevaterConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "DenseProbeConfig",
     "DistillConfig",
     "ElevaterConfig",
+    "EmbedConfig",
     "EvaluateConfig",
     "FewShotConfig",
     "KnnProbeConfig",
@@ -40,6 +42,7 @@ __all__ = [
     "OptimConfig",
     "ParallelConfig",
     "ProteusConfig",
+    "RayConfig",
     "ViewsConfig",
     "ZeroShotConfig",
     "explain",

@@ -75,7 +75,7 @@ class Manifest(Config):
     """What `manifest.json` holds."""
 
     format: Literal[1] = 1
-    made_by: str = Field(description="attar's version and those of what shapes a vector")
+    versions: dict[str, str] = Field(description="of attar and of what shapes a vector")
     model: PoolModel
     view: PoolView
     vector: Literal["embed"] = "embed"
@@ -87,6 +87,8 @@ class Manifest(Config):
     unreadable: int = Field(ge=0, description="images that cannot be read; their vectors are zeros")
     places: tuple[str, ...] = Field(min_length=1, description="references that `open_source` takes")
     fingerprint: str = Field(description="of the source they open")
+    shard_size: int = Field(ge=1, description="rows of each shard but the last")
+    batch_size: int = Field(ge=1, description="rows of a forward pass, on which last digits depend")
     shards: tuple[PoolShard, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -62,8 +62,8 @@ class Source(Protocol):
     def uri(self, row: int) -> str:
         """Where the row's image lies, for other tools: an absolute path or a URL, and the place within it.
 
-        Credentials are left out. An image file is its own path; `x.tar#member`, `x.parquet#row=17`, `x.bin#record=17` and `playground:0#17` name
-        the place within. Text that can be printed: `read` opens the row, not this.
+        An image file is its own path; `x.tar#member`, `x.parquet#row=17`, `x.bin#record=17` and `playground:0#17` name
+        what lies within. Without credentials, and printable: `read` opens the row, not this.
         """
         ...
 

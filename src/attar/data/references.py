@@ -44,8 +44,8 @@ def lasting(reference: str) -> str:
     """A reference that names the same place from any folder, without credentials: for files that others will read.
 
     Example:
-        >>> lasting("playground:1?n=50&weight=2")
-        'playground:1?n=50&weight=2'
+        >>> lasting("/data/../images?weight=2")
+        '/images?weight=2'
     """
     place, options = split_reference(reference)
     is_elsewhere = is_url(place) or place.split(":")[0].split("?")[0] == "playground"

@@ -69,7 +69,7 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
     _check_ships(config)
     workers = default_workers() if config.workers is None else config.workers
     source = open_source(config.data, reindex=config.reindex)
-    _check_damage(source, config.max_bad_share)
+    check_damage(source, config.max_bad_share)
     order = ViewOrder(len(source), config.seed, config.views.repeats)
     classes = _open_classes(config, source)
     _check_first_view(ViewDataset(source, order, config.views, config.img_size))
@@ -120,7 +120,7 @@ def _least_masked(config: DistillConfig) -> int:
     return images if int(images * probability) else images + 1  # as rounding of floats has it
 
 
-def _check_damage(source: Source, max_share: float) -> None:
+def check_damage(source: Source, max_share: float) -> None:
     """What damaged shards have lost counts as unreadable, so that half a data set is not taken for the whole."""
     lost = lost_images(source)
     limit = most_bad(len(source) + lost, max_share)

@@ -9,7 +9,7 @@ from typing import Any
 from attar._version import __version__
 from attar.config import DistillConfig
 from attar.data.references import shown
-from attar.data.sources import named_places
+from attar.data.sources import Source, named_places
 from attar.export import library_of, model_card
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly
@@ -51,9 +51,9 @@ def say_header(log: Log, built: Assembly) -> None:
         )
 
 
-def say_damage(log: Log, built: Assembly, bad_files: Path) -> None:
+def say_damage(log: Log, source: Source, bad_files: Path) -> None:
     """What of the data is passed over, as damaged shards: in the log, and once in `bad_files.jsonl`."""
-    problems = built.source.problems
+    problems = source.problems
     for problem in problems[:_SHOWN]:
         log.say(f"           {problem.reason} About {problem.lost:,} are lost.")
     if len(problems) > _SHOWN:

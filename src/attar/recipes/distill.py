@@ -49,6 +49,7 @@ from attar.utils.distributed import (
     pick_device,
     process_group,
     rank,
+    uses_bf16,
     world_size,
 )
 from attar.utils.io import sha256_file, write_json, write_text
@@ -99,7 +100,7 @@ def distill(config: DistillConfig) -> DistillReport:
         run = from_main(lambda: start_run(directory))
         log = Log(run.log, is_silent=not is_main())
         say_header(log, built)
-        say_damage(log, built, run.bad_files)
+        say_damage(log, built.source, run.bad_files)
         state = build_state(
             built.method.learner, built.student, config.optim, engine=config.parallel.engine, device=device
         )
@@ -145,7 +146,7 @@ def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, base
         micro_batches=config.optim.accumulate,
         clip_norm=config.optim.clip_norm,
         device=built.device,
-        bf16=_uses_bf16(config, built.device),
+        bf16=uses_bf16(config.precision, built.device),
     )
     schedule = Schedule(
         base_lr(config.optim, config.batch_size), built.total_steps, built.steps_per_epoch, config.optim
@@ -264,9 +265,3 @@ def _identity(built: Assembly, run: RunDirectory) -> dict[str, Any]:
         if built.config.teacher_classifier:
             identity["teacher_classifier"] = sha256_file(Path(built.config.teacher_classifier).expanduser())
     return identity
-
-
-def _uses_bf16(config: DistillConfig, device: torch.device) -> bool:
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return config.precision == "bf16"

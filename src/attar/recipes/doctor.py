@@ -122,6 +122,7 @@ def check_extras() -> Iterator[Finding]:
     extras = {
         "vl": "open_clip",
         "hf": "transformers",
+        "ray": "ray",
         "dense": "segmentation_models_pytorch",
         "decode": "torchcodec",
         "tb": "tensorboard",

@@ -223,6 +223,13 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether `fp32`, `bf16` or `auto`, which is bf16 where the GPU has it, means bf16 autocast on this device."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"
+
+
 def _is_together() -> bool:
     return dist.is_available() and dist.is_initialized()
 

@@ -36,7 +36,9 @@ def progress_bar(*, transient: bool = True) -> Progress:
     )
 
 
-def track(items: Iterable[T], description: str, *, total: int, unit: str) -> Iterator[T]:
+def track(
+    items: Iterable[T], description: str, *, total: int, unit: str, size: Callable[[T], int] = lambda item: 1
+) -> Iterator[T]:
     """Yield the items, show progress once two seconds have passed, and stop between items when a signal asks.
 
     Args:
@@ -44,13 +46,16 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str) -> Ite
         description: Two or three words, such as `"embedding teacher"`.
         total: Number of items.
         unit: What an item is, in the plural, such as `"batches"`.
+        size: For how many an item counts, as a batch for its images.
     """
     started = time.monotonic()
     last_line = started - _LINE_EVERY
     bar, task = progress_bar(), None
     try:
-        for done, item in enumerate(items, start=1):
+        done = 0
+        for item in items:
             yield item
+            done += size(item)
             stop_if_requested(description)
             now = time.monotonic()
             if now - started < 2:

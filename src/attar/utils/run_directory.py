@@ -74,10 +74,21 @@ def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> Iter
         RunDirectoryError: If the directory cannot be written, is in use, holds something else, or a run with other
             settings.
     """
+    with held_directory(path) as path:
+        yield _look(path, config, resume_anyway=resume_anyway)
+
+
+@contextlib.contextmanager
+def held_directory(path: Path) -> Iterator[Path]:
+    """The absolute path of a directory, made where there is none, for no other process within the block.
+
+    Raises:
+        RunDirectoryError: If it cannot be made or written, or is in use.
+    """
     path = _made(path)
     lock = _hold(path / ".attar-lock")
     try:
-        yield _look(path, config, resume_anyway=resume_anyway)
+        yield path
     finally:
         with contextlib.suppress(OSError):
             Path(lock.name).unlink()
@@ -181,7 +192,7 @@ def _check_same(path: Path, config: Config) -> None:
     before, now = _with_defaults(read_settings(path / "config.yaml"), config), config.model_dump(mode="json")
     changed = [
         f"{key} was {old}, now {new}"
-        for key, (old, new) in _flat_changes(before, now).items()
+        for key, (old, new) in flat_changes(before, now).items()
         if key.split(".")[0] not in VOLATILE
     ]
     if changed:
@@ -199,12 +210,13 @@ def _with_defaults(settings: dict[str, Any], config: Config) -> dict[str, Any]:
         return settings
 
 
-def _flat_changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def flat_changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, by their dotted names: (old value, new value)."""
     changes: dict[str, tuple[Any, Any]] = {}
     for key in {**before, **now}:
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            changes |= _flat_changes(old, new, f"{prefix}{key}.")
+            changes |= flat_changes(old, new, f"{prefix}{key}.")
         elif old != new:
             changes[f"{prefix}{key}"] = (old, new)
     return changes
