@@ -44,3 +44,8 @@ def test_a_class_that_is_too_small_is_an_error() -> None:
 def test_a_fifth_of_each_class_leaves_a_class_of_one_whole() -> None:
     labels = np.array([0] * 50 + [1] * 7 + [2] * 2 + [3])
     assert np.bincount(labels[fifth_of_each_class(labels, seed=0)], minlength=4).tolist() == [10, 1, 1, 0]
+
+
+def test_a_small_class_gives_all_it_has_where_that_is_allowed() -> None:
+    labels = np.array([0] * 9 + [1] * 3)
+    assert np.bincount(labels[few_of_each_class(labels, 4, seed=0, or_all=True)]).tolist() == [4, 3]

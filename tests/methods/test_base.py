@@ -7,16 +7,24 @@ import torch
 
 from attar.config import LogitsConfig, ProteusConfig
 from attar.errors import ShapeError
-from attar.methods import Hint, LogitDistillation, Proteus, SoftLogits, Supervised
+from attar.methods import TASKS, Cosine, Hint, LogitDistillation, Proteus, SoftLogits, Supervised, TaskTransfer
+from attar.models import TaskModel
 from small_models import TINY, WIDE, backbone, batch_of, classifier
 
 SOFT = LogitsConfig(temperature=2.0, teacher_weight=0.3)
 METHODS = {
     "proteus": lambda teacher, student: Proteus(teacher, student, ProteusConfig(resample_tokens=True), seed=0),
-    "labels": lambda teacher, student: Supervised(student, 3),
+    "labels": lambda teacher, student: Supervised(TaskModel.classifier(student, "abc")),
     "logits": lambda teacher, student: LogitDistillation(teacher, classifier_of(teacher), student, SOFT),
     "soft_logits": lambda teacher, student: SoftLogits(teacher, classifier_of(teacher), student, SOFT),
     "hint": Hint,
+    "cosine": Cosine,
+    "task": lambda teacher, student: TaskTransfer(
+        *(TaskModel.classifier(model, "abc") for model in (teacher, student)),
+        TASKS["classification"],
+        temperature=2.0,
+        feature_weight=0.5,
+    ),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 with_teacher = pytest.mark.parametrize("name", [name for name in METHODS if name != "labels"])

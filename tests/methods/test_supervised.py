@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attar.methods import Supervised
+from attar.models import TaskModel
 from small_models import always, backbone, batch_of
 
 SHARES = (0.7, 0.2, 0.1)
@@ -14,7 +15,7 @@ SHARES = (0.7, 0.2, 0.1)
 
 @pytest.fixture
 def method():
-    method = Supervised(backbone(), 3)
+    method = Supervised(TaskModel.classifier(backbone(), "abc"))
     always(method.learner.head, [math.log(share) for share in SHARES])
     return method
 
@@ -30,7 +31,7 @@ def test_the_loss_is_minus_the_log_share_of_the_right_class(method):
 
 
 def test_labels_belong_to_their_views():
-    method, batch = Supervised(backbone(), 3), batch_of(6)
+    method, batch = Supervised(TaskModel.classifier(backbone(), "abc")), batch_of(6)
     turned = replace(batch, views=batch.views.flip(0), labels=batch.labels.flip(0))
     mixed = replace(batch, labels=batch.labels.roll(1))
     loss = method.training_step(batch).loss.item()

@@ -25,7 +25,7 @@ from attar.data.sources import open_source
 from attar.errors import AttarError, Interrupted
 from attar.methods import Hint, LogitDistillation, Method, Proteus, Supervised
 from attar.methods.proteus import draw_masks
-from attar.models import Backbone, LinearClassifier, load_backbone
+from attar.models import Backbone, LinearClassifier, TaskModel, load_backbone
 from attar.train import (
     Callback,
     Checkpoints,
@@ -66,7 +66,7 @@ def method_of(name: str = "proteus", config: ProteusConfig | None = None) -> Met
         if name == "hint":
             method: Method = Hint(teacher, student)
         elif name == "labels":
-            method = Supervised(student, 12)
+            method = Supervised(TaskModel.classifier(student, [str(label) for label in range(12)]))
         else:
             method = Proteus(teacher, student, config or ProteusConfig(), seed=0)
     method.learner.double()

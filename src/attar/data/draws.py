@@ -35,14 +35,20 @@ def some_of_each_class(
     return is_drawn
 
 
-def few_of_each_class(labels: Labels, count: int, *, seed: int) -> Rows:
+def few_of_each_class(labels: Labels, count: int, *, seed: int, or_all: bool = False) -> Rows:
     """Rows, ascending, of `count` images of each class; the rows for a smaller count are among them.
 
+    Args:
+        labels: (n,) classes.
+        count: Images of each class.
+        seed: Names the draw.
+        or_all: Of a class with fewer images take all it has.
+
     Raises:
-        DataError: If a class has fewer images.
+        DataError: If a class has fewer images, without `or_all`.
     """
     classes, sizes = np.unique(labels, return_counts=True)
-    short = next((n for n, size in enumerate(sizes.tolist()) if size < count), None)
+    short = next((n for n, size in enumerate(sizes.tolist()) if size < count and not or_all), None)
     if short is not None:
         raise DataError(
             f"class {classes[short]} has {sizes[short]} images, fewer than the {count} to be drawn. Draw fewer."

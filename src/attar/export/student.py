@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import save_file
 from timm.models import save_for_hf
+from torch import nn
 
 from attar.models import Backbone
 from attar.models.transformers import TransformersTower
@@ -38,21 +39,32 @@ def write_student(folder: Path, student: Backbone, *, card: str) -> None:
         card: Text of the model card.
     """
     with new_folder(folder) as temporary:
-        if isinstance(student.model, TransformersTower):
-            student.model.save(temporary, student.preprocess, img_size=student.img_size)
-        elif library_of(student) == "timm":
-            _write_timm(temporary, student)
-        else:
-            save_file(
-                {k: v.contiguous() for k, v in student.model.state_dict().items()}, temporary / "model.safetensors"
-            )
-            statistics = {"mean": student.preprocess.mean, "std": student.preprocess.std}
-            write_json(temporary / "config.json", {"attar": {"reference": student.source.name, **statistics}})
+        write_backbone(temporary, student)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
-def _write_timm(folder: Path, student: Backbone) -> None:
-    model: Any = student.model
+def write_backbone(
+    folder: Path, student: Backbone, *, model: nn.Module | None = None, label_names: Sequence[str] = ()
+) -> None:
+    """Write `config.json` and `model.safetensors` into a folder that is there.
+
+    Args:
+        folder: Where.
+        student: The backbone.
+        model: What to write in place of a timm backbone's own model: the same one with a classifier.
+        label_names: Of its classes.
+    """
+    if isinstance(student.model, TransformersTower):
+        student.model.save(folder, student.preprocess, img_size=student.img_size)
+    elif library_of(student) == "timm":
+        _write_timm(folder, student, model or student.model, label_names)
+    else:
+        save_file({k: v.contiguous() for k, v in student.model.state_dict().items()}, folder / "model.safetensors")
+        statistics = {"mean": student.preprocess.mean, "std": student.preprocess.std}
+        write_json(folder / "config.json", {"attar": {"reference": student.source.name, **statistics}})
+
+
+def _write_timm(folder: Path, student: Backbone, model: Any, label_names: Sequence[str]) -> None:
     size = (3, student.img_size, student.img_size)
     preprocessing = {
         "mean": student.preprocess.mean,
@@ -60,11 +72,16 @@ def _write_timm(folder: Path, student: Backbone) -> None:
         "input_size": size,
         "crop_pct": 1.0,
     }
+    about: dict[str, Any] = {"pretrained_cfg": preprocessing}
+    if label_names:
+        about["label_names"] = list(label_names)
+    if getattr(model, "global_pool", None) != getattr(student.model, "global_pool", None):
+        about["model_args"] = {"global_pool": model.global_pool, "fc_norm": not isinstance(model.fc_norm, nn.Identity)}
     architecture_config = model.pretrained_cfg
     try:
         # what describes the published weights of the architecture does not describe these
         model.pretrained_cfg = {k: v for k, v in architecture_config.items() if k not in _NOT_OURS}
-        save_for_hf(model, str(folder), model_config={"pretrained_cfg": preprocessing}, safe_serialization=True)
+        save_for_hf(model, str(folder), model_config=about, safe_serialization=True)
     finally:
         model.pretrained_cfg = architecture_config
     config = read_json(folder / "config.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from attar.data.sources import Labels, Source, open_source
 from attar.errors import ConfigError, DataError
 from attar.evaluation import KnnMonitor
 from attar.methods import Hint, LogitDistillation, Method, Proteus, SoftLogits, Supervised
-from attar.models import Backbone, LinearClassifier, Preprocess, load_backbone, load_classifier
+from attar.models import Backbone, LinearClassifier, Preprocess, TaskModel, load_backbone, load_classifier
 from attar.models.references import parse_reference
 from attar.models.selection import start_from_teacher
 from attar.train import most_bad, shard
@@ -84,7 +85,7 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
         order=order,
         teacher=_place_teacher(teacher, config, device),
         student=student.to(device),
-        method=_build_method(teacher, student, config, device, num_classes=len(classes[1]) if classes else 0),
+        method=_build_method(teacher, student, config, device, classes=classes[1] if classes else []),
         classes=classes,
         monitor=monitor,
         total_steps=total_steps,
@@ -156,18 +157,18 @@ def _place_teacher(teacher: Backbone, config: DistillConfig, device: torch.devic
 
 
 def _build_method(
-    teacher: Backbone, student: Backbone, config: DistillConfig, device: torch.device, *, num_classes: int
+    teacher: Backbone, student: Backbone, config: DistillConfig, device: torch.device, *, classes: Sequence[str]
 ) -> Method:
     with seeded_torch(config.seed, "heads"):
         match config.method:
             case "proteus":
                 method: Method = Proteus(teacher, student, config.proteus, seed=config.seed)
             case "labels":
-                method = Supervised(student, num_classes)
+                method = Supervised(TaskModel.classifier(student, classes))
             case "hint":
                 method = Hint(teacher, student)
             case "logits":
-                classifier = _load_classifier(config, teacher, device, num_classes)
+                classifier = _load_classifier(config, teacher, device, len(classes))
                 method = LogitDistillation(teacher, classifier, student, config.logits)
             case "soft_logits":
                 classifier = _load_classifier(config, teacher, device)

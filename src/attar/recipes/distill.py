@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from attar._version import __version__
 from attar.config import DistillConfig
-from attar.data.base import lost_images
-from attar.data.loader import ViewDataset, is_readable, training_batches
 from attar.data.sources import named_places
-from attar.errors import TrainingError
 from attar.export import write_student
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly, assemble, load_student
 from attar.recipes.describe import card, facts, say_damage, say_header, say_results
 from attar.recipes.judging import judge, judge_baselines
+from attar.recipes.training import Training, train
 from attar.reports import Result, read_results, verdict, write_page
-from attar.train import (
-    BadFiles,
-    Callback,
-    Checkpoints,
-    ConsoleLog,
-    LoopSettings,
-    Metrics,
-    Monitor,
-    Schedule,
-    TensorBoard,
-    TrainState,
-    base_lr,
-    build_state,
-    fit,
-    load_checkpoint,
-)
-from attar.types import Batch
+from attar.train import Callback, Metrics, Monitor, TrainState, build_state, load_checkpoint
 from attar.utils.distributed import (
     from_main,
     is_main,
@@ -48,16 +28,11 @@ from attar.utils.distributed import (
     peers_in_words,
     pick_device,
     process_group,
-    rank,
-    uses_bf16,
-    world_size,
 )
 from attar.utils.io import sha256_file, write_json, write_text
 from attar.utils.progress import Log
 from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
 from attar.utils.signals import polite_stop
-
-_PREPARATION_STEPS = 50  # whose batches a method may look at before it begins
 
 
 @dataclass(frozen=True)
@@ -117,102 +92,45 @@ def distill(config: DistillConfig) -> DistillReport:
             record_settings(run, config, version=__version__)
         baselines = judge_baselines(built, run, state, log)
         if state.step < built.total_steps or _is_unjudged(built, state):
-            with _memory_in_words(config):
-                _train(built, run, state, log, baselines)
+            _train(built, run, state, log, baselines)
         student = state.plain("student")
         return from_main(lambda: _finish(built, run, state, log, student))
 
 
 def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, baselines: str) -> None:
     config = built.config
-    img_size = max(built.student.img_size, built.teacher.img_size)
-    labels = built.classes[0] if built.classes else None
-    dataset = ViewDataset(built.source, built.order, config.views, img_size, labels=labels)
-    batches: Callable[..., Iterator[Batch]] = partial(
-        training_batches,
-        dataset,
+    training = Training(
+        method=built.method,
+        source=built.source,
+        order=built.order,
+        views=config.views,
+        img_size=max(built.student.img_size, built.teacher.img_size),
+        labels=built.classes[0] if built.classes else None,
         batch_size=config.batch_size,
-        micro_batches=config.optim.accumulate,
-        rank=rank(),
-        world_size=world_size(),
+        optim=config.optim,
+        total_steps=built.total_steps,
+        device=built.device,
         workers=built.workers,
     )
-    if state.step == 0:
-        said = built.method.prepare(batches(start_step=0, num_steps=min(_PREPARATION_STEPS, built.total_steps)))
-        if said:
-            log.say("  check    " + said.replace("\n", "\n           "))
-    settings = LoopSettings(
-        total_steps=built.total_steps,
-        micro_batches=config.optim.accumulate,
-        clip_norm=config.optim.clip_norm,
-        device=built.device,
-        bf16=uses_bf16(config.precision, built.device),
-    )
-    schedule = Schedule(
-        base_lr(config.optim, config.batch_size), built.total_steps, built.steps_per_epoch, config.optim
-    )
-    stream = batches(start_step=state.step, num_steps=built.total_steps)
-    fit(built.method, state, stream, schedule, settings, _callbacks(built, run, state, log, baselines))
+    judges = partial(_judges, built, run, state, log, baselines)
+    train(training, config, run, state, log, identity=_identity(built, run), judges=judges)
 
 
-@contextlib.contextmanager
-def _memory_in_words(config: DistillConfig) -> Iterator[None]:
-    """Name the setting to turn when a step does not fit into the device's memory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        size, pieces = config.batch_size // world_size(), config.optim.accumulate
-        more = next((n for n in range(pieces + 1, size + 1) if size % n == 0), None)
-        remedy = (
-            f"--optim.accumulate {more}, the same batch in smaller pieces" if more else "a smaller --img-size or model"
-        )
-        reason = ". ".join(str(error).split(". ")[:2]).rstrip(".")
-        raise TrainingError(
-            f"{size // pieces} views at a time need too much memory ({reason}). Try {remedy}."
-        ) from None
-
-
-def _callbacks(built: Assembly, run: RunDirectory, state: TrainState, log: Log, baselines: str) -> list[Callback]:
-    config, total = built.config, built.total_steps
-    tenth = max(1, math.ceil(total / 10))
-    log_every = config.log_every or max(1, total // 100)
-    metrics = Metrics(run.metrics, every=log_every, total_steps=total)
-    callbacks: list[Callback] = []
-    if is_main():
-        callbacks += [
-            _bad_files(built, run, log),
-            ConsoleLog(log, total_steps=total, every=log_every),
-            metrics,
-        ]
-    if config.tensorboard and is_main():
-        callbacks.append(TensorBoard(run.path / "tensorboard", every=log_every, total_steps=total))
-    if built.monitor is not None:
-        callbacks.append(
-            Monitor(
-                built.monitor,
-                metrics,
-                log,
-                every=config.monitoring.every or tenth,
-                total_steps=total,
-                beside=baselines,
-                keep_best=partial(_keep_best, built, run, state),
-            )
-        )
-    every = config.checkpoint.every or min(tenth, max(int(built.steps_per_epoch), 100))
-    callbacks.append(Checkpoints(run.checkpoints, _identity(built, run), every=every, keep=config.checkpoint.keep))
-    return callbacks
-
-
-def _bad_files(built: Assembly, run: RunDirectory, log: Log) -> BadFiles:
-    source, lost = built.source, lost_images(built.source)
-    return BadFiles(
-        run.bad_files,
+def _judges(
+    built: Assembly, run: RunDirectory, state: TrainState, log: Log, baselines: str, metrics: Metrics
+) -> list[Callback]:
+    if built.monitor is None:
+        return []
+    monitor = Monitor(
+        built.monitor,
+        metrics,
         log,
-        num_samples=len(source) + lost,
-        max_share=built.config.max_bad_share,
-        lost=lost,
-        is_bad=lambda row, name: row < len(source) and source.name(row) == name and not is_readable(source, row),
+        every=built.config.monitoring.every or max(1, math.ceil(built.total_steps / 10)),
+        total_steps=built.total_steps,
+        beside=baselines,
+        keep_best=partial(_keep_best, built, run, state),
     )
+    return [monitor]
 
 
 def _keep_best(

@@ -1,6 +1,16 @@
 """How it runs: loop, optimizer, checkpoints, callbacks. No paper is known here."""
 
-from attar.train.callbacks import BadFiles, Checkpoints, ConsoleLog, Metrics, Monitor, TensorBoard, most_bad
+from attar.train.callbacks import (
+    BadFiles,
+    Checkpoints,
+    Clock,
+    ConsoleLog,
+    EarlyStop,
+    Metrics,
+    Monitor,
+    TensorBoard,
+    most_bad,
+)
 from attar.train.checkpoint import load_checkpoint, save_checkpoint
 from attar.train.loop import Callback, LoopSettings, StepRecord, fit
 from attar.train.parallel import is_sharded, shard
@@ -11,7 +21,9 @@ __all__ = [
     "BadFiles",
     "Callback",
     "Checkpoints",
+    "Clock",
     "ConsoleLog",
+    "EarlyStop",
     "LoopSettings",
     "Metrics",
     "Monitor",

@@ -238,6 +238,74 @@ class Monitor(NoEffect):
         return dict(self.evaluator.run(backbone))
 
 
+class Clock(NoEffect):
+    """Adds up the seconds of all steps in the state's notes, those before a resume too."""
+
+    def on_step(self, state: TrainState, record: StepRecord) -> None:
+        """Add the step's."""
+        state.notes["seconds"] = state.notes.get("seconds", 0.0) + record.seconds
+
+
+class EarlyStop(NoEffect):
+    """Judges what learns on validation images, keeps the best, and ends the run when it gets no better; on the main rank.
+
+    Args:
+        judge: The score now, in [0, 1], more is better.
+        keep: Called when a score is higher than any before it.
+        metrics: Where scores are written.
+        log: Where they are said.
+        every: Steps between judgements.
+        total_steps: Length of the run; its last step is judged as well.
+        patience: Judgements without a better one that end the run; None never ends it.
+        from_start: Judge before the first step too, where what is there has learned something already.
+    """
+
+    def __init__(
+        self,
+        judge: Callable[[], float],
+        keep: Callable[[], None],
+        metrics: Metrics,
+        log: Log,
+        *,
+        every: int,
+        total_steps: int,
+        patience: int | None,
+        from_start: bool = False,
+    ) -> None:
+        self.judge, self.keep, self.metrics, self.log = judge, keep, metrics, log
+        self.every, self.total_steps, self.patience, self.from_start = every, total_steps, patience, from_start
+
+    def on_start(self, state: TrainState) -> None:
+        """Judge what the run starts from, or catch up on a judgement that an interruption cut short."""
+        self._judge_if_behind(state)
+
+    def on_step(self, state: TrainState, record: StepRecord) -> None:
+        """Judge when it is time, and after the last step."""
+        self._judge_if_behind(state)
+
+    def _judge_if_behind(self, state: TrainState) -> None:
+        is_due = self.from_start if state.step == 0 else _is_due(state.step, self.every, self.total_steps)
+        if not is_due or state.notes.get("judged") == state.step:
+            return
+        score = from_main(self.judge)
+        best = state.notes.get("best")
+        if best is None or score > best["score"]:
+            state.notes["best"] = {"score": score, "step": state.step}
+            state.notes["worse"] = 0
+            from_main(self.keep)
+        else:
+            state.notes["worse"] += 1
+        state.notes["judged"] = state.step
+        state.notes["converged"] = self.patience is not None and state.notes["worse"] >= self.patience
+        if is_main():
+            self.metrics.write({"step": state.step, "val": score})
+            best = state.notes["best"]
+            self.log.say(
+                f"  val      {100 * score:.1f} at step {state.step:,}"
+                f" (best {100 * best['score']:.1f} at step {best['step']:,})"
+            )
+
+
 class Checkpoints(NoEffect):
     """Saves every so many steps and when the run stops."""
 

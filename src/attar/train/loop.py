@@ -83,7 +83,7 @@ def fit(
     settings: LoopSettings,
     callbacks: Sequence[Callback],
 ) -> None:
-    """Train from `state.step` to the last step.
+    """Train from `state.step` to the last step, or until a callback has said that the run has converged.
 
     Raises:
         NonFiniteError: If a loss or the gradient is not finite on any rank; the weights are those of the step before.
@@ -95,11 +95,11 @@ def fit(
     try:
         for callback in callbacks:
             callback.on_start(state)
-        while state.step < settings.total_steps:
+        while state.step < settings.total_steps and not state.has_converged:
             started = time.perf_counter()
             record = StepRecord(state.step + 1, lr=schedule.at(state.step))
             for group in state.optimizer.param_groups:
-                group["lr"] = record.lr
+                group["lr"] = record.lr * group.get("lr_scale", 1.0)
 
             last = _accumulate(method, batches, settings, record)
             record.grad_norm = _finite_norm(parameters, settings.clip_norm, last)
@@ -111,7 +111,7 @@ def fit(
             record.seconds = time.perf_counter() - started
             for callback in callbacks:
                 callback.on_step(state, record)
-            if state.step < settings.total_steps:
+            if state.step < settings.total_steps and not state.has_converged:
                 _stop_if_asked(state.step)
         for callback in callbacks:
             callback.on_stop(state)

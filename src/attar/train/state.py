@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from attar.train.parallel import Engine, distribute, shard, share_like, synchron
 from attar.utils.distributed import is_main, world_size
 
 CPU = torch.device("cpu")
+Groups = Callable[[nn.Module, float], list[dict[str, Any]]]
 
 
 @dataclass
@@ -44,6 +45,11 @@ class TrainState:
     twin: Backbone | None = None
     step: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_converged(self) -> bool:
+        """Whether a callback has found that more steps do not help; remembered across a resume."""
+        return bool(self.notes.get("converged"))
 
     def update_ema(self) -> None:
         """Let the moving average follow the student by one step."""
@@ -119,7 +125,13 @@ class TrainState:
 
 
 def build_state(
-    learner: nn.Module, student: Backbone, config: OptimConfig, *, engine: Engine = "ddp", device: torch.device = CPU
+    learner: nn.Module,
+    student: Backbone,
+    config: OptimConfig,
+    *,
+    engine: Engine = "ddp",
+    device: torch.device = CPU,
+    groups: Groups = param_groups_weight_decay,
 ) -> TrainState:
     """Optimizer and moving average for a learner, spread over the ranks where there are several.
 
@@ -132,6 +144,7 @@ def build_state(
         config: Settings of optimizer and average.
         engine: How several ranks share the learner.
         device: This rank's.
+        groups: (learner, weight decay) -> parameter groups; one with `lr_scale` learns at that share of the rate.
     """
     synchronise_statistics(learner, device)
     ema, twin = None, None
@@ -142,6 +155,5 @@ def build_state(
         if ema is not None:
             shard(ema.module, device)
     wrapped = distribute(learner, engine=engine, device=device)
-    groups = param_groups_weight_decay(learner, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=1e-8)
+    optimizer = torch.optim.AdamW(groups(learner, config.weight_decay), lr=0.0, betas=config.betas, eps=1e-8)
     return TrainState(learner, student, optimizer, ema, wrapped, twin)

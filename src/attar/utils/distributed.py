@@ -150,6 +150,30 @@ def largest_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def gather_rows(values: Tensor) -> Tensor:
+    """Rows (B, ...) of all ranks, in their order, (ranks * B, ...); each rank has as many.
+
+    Gradients go back to the rows' owner, summed over the ranks that used them.
+    """
+    if world_size() == 1:
+        return values
+    gathered: Tensor = _GatherRows.apply(values)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        found = [torch.empty_like(values) for _ in range(world_size())]
+        dist.all_gather(found, values.contiguous())
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        return sum_over_ranks(gradient.contiguous()).chunk(world_size())[rank()]
+
+
 def gather(value: T) -> list[T]:
     """The values of all ranks in order, on each of them. For small plain objects."""
     if world_size() == 1:

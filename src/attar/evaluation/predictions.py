@@ -1,0 +1,41 @@
+"""What a task model says of images, and how well that agrees with their labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attar.data.labelled import Labelled
+from attar.data.views import EvaluationView
+from attar.errors import DataError
+from attar.evaluation.embedding import evaluation_views
+from attar.models import TaskModel
+
+
+def predict_labelled(
+    model: TaskModel, labelled: Labelled, *, crop_pct: float = 1.0, workers: int = 0, name: str = "images"
+) -> tuple[Tensor, Tensor]:
+    """Logits and classes of the readable images, in order.
+
+    Args:
+        model: What predicts.
+        labelled: Images with classes.
+        crop_pct: Share of the resized image that the centre crop keeps.
+        workers: Loader processes.
+        name: What progress and messages call them, in the plural.
+
+    Returns:
+        ((n, K) float32, (n,) int64) on the CPU.
+
+    Raises:
+        DataError: If no image can be read.
+    """
+    view = EvaluationView(model.backbone.img_size, crop_pct)
+    logits, positions = [], []
+    for images, where in evaluation_views(labelled, view, workers=workers, name=name):
+        if len(where):
+            logits.append(model.logits(images).cpu())
+            positions.append(where)
+    if not logits:
+        raise DataError(f"none of the {len(labelled)} {name} can be read, such as {labelled.source.name(0)}.")
+    return torch.cat(logits), torch.from_numpy(labelled.labels)[torch.cat(positions)]

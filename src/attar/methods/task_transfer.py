@@ -1,0 +1,77 @@
+"""Task-oriented transfer: a student learns the task predictions of a teacher that was adapted to the task (ICML 2024).
+
+This is the paper's second stage (arXiv 2311.18237): student backbone and head together match the teacher's predictions
+on unlabelled images. That it is classical distillation of predictions without labels is the paper's; the temperature's
+value and the term on features are not known from it and ours (spec task_transfer §1.2, §1.3).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attar.losses import token_distance
+from attar.methods.base import Method
+from attar.methods.tasks import Task
+from attar.methods.teacher import check_patches, frozen, resize
+from attar.models import ProjectionHead, TaskModel
+from attar.types import Batch, StepOutput, Tokens
+
+
+class TaskTransferLearner(nn.Module):
+    """Student and its task head; a projector too where features are matched."""
+
+    def __init__(self, student: TaskModel, teacher_dim: int, task: Task, *, temperature: float, features: bool) -> None:
+        super().__init__()
+        self.student, self.head = student.backbone, student.head
+        self.task, self.temperature = task, temperature
+        self.projector = ProjectionHead(student.backbone.embed_dim, teacher_dim) if features else None
+
+    def forward(self, views: Tensor, target: Tensor, tokens: Tokens, global_batch_size: int) -> dict[str, Tensor]:
+        """Unweighted terms, each as this batch's share of the global mean.
+
+        Args:
+            views: (B, 3, H, W).
+            target: Teacher logits of the same views.
+            tokens: Teacher tokens of the same views.
+            global_batch_size: Images that the means run over.
+        """
+        own = self.student(views)
+        per_image = {"task": self.task.transfer(self.head(own), target, temperature=self.temperature)}
+        if self.projector is not None:
+            per_image["feature"] = token_distance(self.projector(own.cls), tokens.cls, criterion="cosine")
+        return {name: loss.sum() / global_batch_size for name, loss in per_image.items()}
+
+
+class TaskTransfer(Method):
+    """The method: what the adapted teacher says of an image is what the student learns to say. Labels are never read."""
+
+    title = "task-oriented transfer (ICML 2024)"
+
+    def __init__(
+        self,
+        teacher: TaskModel,
+        student: TaskModel,
+        task: Task,
+        *,
+        temperature: float = 1.0,
+        feature_weight: float = 0.0,
+    ) -> None:
+        check_patches(student.backbone, teacher.backbone)
+        frozen(teacher.backbone)
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.student, self.feature_weight = student.backbone, feature_weight
+        self.learner: nn.Module = TaskTransferLearner(
+            student, teacher.backbone.embed_dim, task, temperature=temperature, features=feature_weight > 0
+        )
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        """Weighted loss and unweighted terms, as shares of the global batch."""
+        with torch.no_grad():
+            tokens = self.teacher.backbone(resize(batch.views, self.teacher.backbone.img_size))
+            target = self.teacher.head(tokens)
+        terms = self.learner(resize(batch.views, self.student.img_size), target, tokens, batch.global_batch_size)
+        loss = terms["task"]
+        if "feature" in terms:
+            loss = loss + self.feature_weight * terms["feature"]
+        return StepOutput(loss, {name: value.detach() for name, value in terms.items()})

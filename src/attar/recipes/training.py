@@ -1,0 +1,201 @@
+"""One training, whatever is learned: the stream of views, the loop, and what goes with every run."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import torch
+
+from attar.config import CheckpointConfig, OptimConfig, ViewsConfig
+from attar.data.base import Labels, Source, lost_images
+from attar.data.loader import ViewDataset, is_readable, training_batches
+from attar.data.sampler import ViewOrder
+from attar.errors import TrainingError
+from attar.methods import Method
+from attar.train import (
+    BadFiles,
+    Callback,
+    Checkpoints,
+    ConsoleLog,
+    LoopSettings,
+    Metrics,
+    Schedule,
+    TensorBoard,
+    TrainState,
+    base_lr,
+    fit,
+)
+from attar.types import Batch
+from attar.utils.distributed import is_main, rank, uses_bf16, world_size
+from attar.utils.progress import Log
+from attar.utils.run_directory import RunDirectory
+
+_PREPARATION_STEPS = 50  # whose batches a method may look at before it begins
+
+
+class RunSettings(Protocol):
+    """What a verb's settings say of how any training runs."""
+
+    @property
+    def precision(self) -> Literal["auto", "bf16", "fp32"]: ...
+    @property
+    def log_every(self) -> int | None: ...
+    @property
+    def tensorboard(self) -> bool: ...
+    @property
+    def max_bad_share(self) -> float: ...
+    @property
+    def checkpoint(self) -> CheckpointConfig: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is trained, on what, for how long.
+
+    Attributes:
+        method: How the student learns.
+        source: Images to learn from.
+        order: Which view stands where in the stream.
+        views: How an image becomes a view.
+        img_size: Height and width of views, in pixels.
+        labels: (n,) class of each image where the method learns from them.
+        batch_size: Views per step over all ranks.
+        optim: Of optimizer and schedule.
+        total_steps: Length of the run.
+        device: This rank's.
+        workers: Loader processes.
+    """
+
+    method: Method
+    source: Source
+    order: ViewOrder
+    views: ViewsConfig
+    img_size: int
+    labels: Labels | None
+    batch_size: int
+    optim: OptimConfig
+    total_steps: int
+    device: torch.device
+    workers: int
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Perhaps a fraction."""
+        return self.order.epoch_length / self.batch_size
+
+
+def train(
+    training: Training,
+    settings: RunSettings,
+    run: RunDirectory,
+    state: TrainState,
+    log: Log,
+    *,
+    identity: Mapping[str, Any],
+    judges: Callable[[Metrics], Sequence[Callback]] = lambda metrics: (),
+) -> None:
+    """Train from where `state` stands to the end.
+
+    Args:
+        training: What is trained.
+        settings: How it runs.
+        run: Where it writes.
+        state: Of the method's learner, resumed or new.
+        log: For people.
+        identity: What its checkpoints belong to.
+        judges: Callbacks that judge what learns, given where they write; checkpoints come after them.
+
+    Raises:
+        NonFiniteError: If a loss or gradient is not finite.
+        TrainingError: If a step needs more memory than the device has.
+        DataError: If too many images cannot be read.
+        Interrupted: If SIGINT or SIGTERM came; a checkpoint is saved.
+    """
+    dataset = ViewDataset(training.source, training.order, training.views, training.img_size, labels=training.labels)
+    batches: Callable[..., Iterator[Batch]] = partial(
+        training_batches,
+        dataset,
+        batch_size=training.batch_size,
+        micro_batches=training.optim.accumulate,
+        rank=rank(),
+        world_size=world_size(),
+        workers=training.workers,
+    )
+    if state.step == 0:
+        said = training.method.prepare(batches(start_step=0, num_steps=min(_PREPARATION_STEPS, training.total_steps)))
+        if said:
+            log.say("  check    " + said.replace("\n", "\n           "))
+    loop = LoopSettings(
+        total_steps=training.total_steps,
+        micro_batches=training.optim.accumulate,
+        clip_norm=training.optim.clip_norm,
+        device=training.device,
+        bf16=uses_bf16(settings.precision, training.device),
+    )
+    base = base_lr(training.optim, training.batch_size)
+    schedule = Schedule(base, training.total_steps, training.steps_per_epoch, training.optim)
+    stream = batches(start_step=state.step, num_steps=training.total_steps)
+    callbacks = _callbacks(training, settings, run, log, identity, judges)
+    with _memory_in_words(training):
+        fit(training.method, state, stream, schedule, loop, callbacks)
+
+
+def _callbacks(
+    training: Training,
+    settings: RunSettings,
+    run: RunDirectory,
+    log: Log,
+    identity: Mapping[str, Any],
+    judges: Callable[[Metrics], Sequence[Callback]],
+) -> list[Callback]:
+    total = training.total_steps
+    log_every = settings.log_every or max(1, total // 100)
+    metrics = Metrics(run.metrics, every=log_every, total_steps=total)
+    callbacks: list[Callback] = []
+    if is_main():
+        callbacks += [
+            _bad_files(training.source, settings.max_bad_share, run, log),
+            ConsoleLog(log, total_steps=total, every=log_every),
+            metrics,
+        ]
+    if settings.tensorboard and is_main():
+        callbacks.append(TensorBoard(run.path / "tensorboard", every=log_every, total_steps=total))
+    callbacks += judges(metrics)
+    tenth = max(1, math.ceil(total / 10))
+    every = settings.checkpoint.every or min(tenth, max(int(training.steps_per_epoch), 100))
+    callbacks.append(Checkpoints(run.checkpoints, identity, every=every, keep=settings.checkpoint.keep))
+    return callbacks
+
+
+def _bad_files(source: Source, max_share: float, run: RunDirectory, log: Log) -> BadFiles:
+    lost = lost_images(source)
+    return BadFiles(
+        run.bad_files,
+        log,
+        num_samples=len(source) + lost,
+        max_share=max_share,
+        lost=lost,
+        is_bad=lambda row, name: row < len(source) and source.name(row) == name and not is_readable(source, row),
+    )
+
+
+@contextlib.contextmanager
+def _memory_in_words(training: Training) -> Iterator[None]:
+    """Name the setting to turn when a step does not fit into the device's memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        size, pieces = training.batch_size // world_size(), training.optim.accumulate
+        more = next((n for n in range(pieces + 1, size + 1) if size % n == 0), None)
+        remedy = (
+            f"--optim.accumulate {more}, the same batch in smaller pieces" if more else "a smaller --img-size or model"
+        )
+        reason = ". ".join(str(error).split(". ")[:2]).rstrip(".")
+        raise TrainingError(
+            f"{size // pieces} views at a time need too much memory ({reason}). Try {remedy}."
+        ) from None
