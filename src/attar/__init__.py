@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 from attar._version import __version__
 
 if TYPE_CHECKING:
-    from attar.config import DistillConfig, EmbedConfig, EvaluateConfig
+    from attar.config import DistillConfig, EmbedConfig, EvaluateConfig, PredictConfig, TransferConfig
     from attar.curation import Pool
     from attar.errors import AttarError, UserError
     from attar.models import Backbone, load_backbone
     from attar.recipes.distill import DistillReport, distill
     from attar.recipes.embed import embed
     from attar.recipes.evaluate import EvaluateReport, evaluate
+    from attar.recipes.predict import predict
     from attar.recipes.quickstart import quickstart
+    from attar.recipes.transfer import TransferReport, transfer
     from attar.types import Tokens
 
 _HOMES = {
@@ -35,13 +37,18 @@ _HOMES = {
     "EvaluateReport": "attar.recipes.evaluate",
     "DistillReport": "attar.recipes.distill",
     "Pool": "attar.curation",
+    "PredictConfig": "attar.config",
     "Tokens": "attar.types",
+    "TransferConfig": "attar.config",
+    "TransferReport": "attar.recipes.transfer",
     "UserError": "attar.errors",
     "distill": "attar.recipes.distill",
     "embed": "attar.recipes.embed",
     "evaluate": "attar.recipes.evaluate",
     "load_backbone": "attar.models",
+    "predict": "attar.recipes.predict",
     "quickstart": "attar.recipes.quickstart",
+    "transfer": "attar.recipes.transfer",
 }
 
 __all__ = [
@@ -53,14 +60,19 @@ __all__ = [
     "EvaluateConfig",
     "EvaluateReport",
     "Pool",
+    "PredictConfig",
     "Tokens",
+    "TransferConfig",
+    "TransferReport",
     "UserError",
     "__version__",
     "distill",
     "embed",
     "evaluate",
     "load_backbone",
+    "predict",
     "quickstart",
+    "transfer",
 ]
 
 

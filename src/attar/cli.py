@@ -17,7 +17,7 @@ from attar._version import __version__
 from attar.errors import AttarError, ConfigError, LostRankError, did_you_mean
 
 if TYPE_CHECKING:
-    from attar.config import Config, DistillConfig, EvaluateConfig
+    from attar.config import Config, DistillConfig, EvaluateConfig, TransferConfig
 
 T = TypeVar("T", bound="Config")
 
@@ -25,6 +25,8 @@ HELP = f"""attar {__version__}: distil vision foundation models into small ones.
 
   attar quickstart [--out DIR]       see it work: three minutes, no data, no GPU, no network
   attar distill ...                  a small backbone from a big one and your images (Proteus)
+  attar transfer ...                 a small model for your task, from few labels and a pool of images
+  attar predict MODEL ...            classify images with it
   attar evaluate MODEL ...           how good a backbone or a run's student is, by the papers' benchmarks
   attar embed ...                    a pool of image vectors, to choose training images from
   attar doctor                       what is installed here, what is wrong, how to mend it
@@ -273,6 +275,51 @@ def _embed(arguments: list[str]) -> int:
     return 0
 
 
+def _transfer(arguments: list[str]) -> int:
+    from attar.config import TransferConfig
+
+    if _wants_help(arguments):
+        return _help(TransferConfig, "attar transfer", "--config FILE, --print-config")
+    config = parse_transfer([word for word in arguments if word != "--print-config"])
+    if "--print-config" in arguments:
+        from attar.config.files import to_yaml
+
+        print(to_yaml(config), end="")
+        return 0
+    from attar.recipes.transfer import transfer
+
+    transfer(config)
+    return 0
+
+
+def parse_transfer(arguments: list[str]) -> TransferConfig:
+    """Settings from flags over `--config FILE` over the defaults.
+
+    Raises:
+        ConfigError: If a setting is unknown, missing or out of bounds.
+    """
+    from attar.config import TransferConfig
+    from attar.config.files import read_settings
+    from attar.config.flags import merge, parse_flags
+
+    arguments, file = _take(arguments, "--config")
+    settings = read_settings(Path(file).expanduser()) if file else {}
+    return TransferConfig.build(merge(settings, parse_flags(TransferConfig, arguments)))
+
+
+def _predict(arguments: list[str]) -> int:
+    from attar.config import PredictConfig
+
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--model", *arguments]
+    config = _simple_verb(arguments, PredictConfig, "attar predict MODEL")
+    if config is not None:
+        from attar.recipes.predict import predict
+
+        predict(config)
+    return 0
+
+
 def _doctor(arguments: list[str]) -> int:
     from attar.config.small import DoctorConfig
 
@@ -308,6 +355,8 @@ def _tell_launcher(error: Exception, *, debug: bool) -> None:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "distill": _distill,
+    "transfer": _transfer,
+    "predict": _predict,
     "evaluate": _evaluate,
     "embed": _embed,
     "quickstart": _quickstart,

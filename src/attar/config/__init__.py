@@ -23,9 +23,17 @@ from attar.config.evaluate import (
     LogisticProbeConfig,
     ZeroShotConfig,
 )
+from attar.config.transfer import (
+    AdaptConfig,
+    FinetuneConfig,
+    PredictConfig,
+    TransferConfig,
+    TransferStageConfig,
+)
 
 __all__ = [
     "VOLATILE",
+    "AdaptConfig",
     "CheckpointConfig",
     "Config",
     "DenseProbeConfig",
@@ -34,6 +42,7 @@ __all__ = [
     "EmbedConfig",
     "EvaluateConfig",
     "FewShotConfig",
+    "FinetuneConfig",
     "KnnProbeConfig",
     "LinearProbeConfig",
     "LogisticProbeConfig",
@@ -41,8 +50,11 @@ __all__ = [
     "MonitorConfig",
     "OptimConfig",
     "ParallelConfig",
+    "PredictConfig",
     "ProteusConfig",
     "RayConfig",
+    "TransferConfig",
+    "TransferStageConfig",
     "ViewsConfig",
     "ZeroShotConfig",
     "explain",

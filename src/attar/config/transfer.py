@@ -139,6 +139,7 @@ class TransferConfig(Config):
     img_size: int = Field(224, ge=8, description="height and width of the student's input, in pixels")
     teacher_img_size: int | None = Field(None, ge=8, description="input of the teacher; by default img_size")
     crop_pct: float = Field(1.0, gt=0, le=1, description="share of the resized image that is judged, at its centre")
+    scratch: bool = Field(True, description="finetune the untaught student too, to tell whether the rest helped")
     seed: int = Field(0, ge=0, description="names every random stream of the run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
     precision: Literal["auto", "bf16", "fp32"] = Field(

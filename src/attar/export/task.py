@@ -42,7 +42,7 @@ def write_task_model(folder: Path, model: TaskModel, *, card: str, facts: Mappin
             save_file({k: v.contiguous() for k, v in model.head.state_dict().items()}, temporary / _HEAD)
         else:
             write_backbone(temporary, backbone, model=whole, label_names=model.class_names)
-        about = {"task": "classification", "class_names": list(model.class_names)}
+        about: dict[str, Any] = {"task": "classification", "class_names": list(model.class_names)}
         about |= {"reference": backbone.source.name, "img_size": backbone.img_size, "head_inside": whole is not None}
         about |= {"mean": backbone.preprocess.mean, "std": backbone.preprocess.std}
         write_json(temporary / _ABOUT, about | dict(facts or {}))

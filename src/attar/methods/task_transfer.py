@@ -44,7 +44,7 @@ class TaskTransferLearner(nn.Module):
 
 
 class TaskTransfer(Method):
-    """The method: what the adapted teacher says of an image is what the student learns to say. Labels are never read."""
+    """The method: the student learns to say what the adapted teacher says of an image. Labels are never read."""
 
     title = "task-oriented transfer (ICML 2024)"
 

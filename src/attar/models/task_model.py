@@ -46,7 +46,7 @@ class TaskModel(nn.Module):
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Logits for inference: no gradient, eval mode for the call, float32 out; images as `Backbone.tokens` has it."""
+        """Logits for inference: no gradient, eval mode for the call, float32 out; images as in `Backbone.tokens`."""
         with evaluating(self):
             found: Tensor = self.head(self.backbone.tokens(images))
         return found.float()

@@ -67,13 +67,13 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
         UserError: If something is missing or does not fit.
     """
     _check_shares(config, world_size())
-    _check_ships(config)
+    check_ships(config.student)
     workers = default_workers() if config.workers is None else config.workers
     source = open_source(config.data, reindex=config.reindex)
     check_damage(source, config.max_bad_share)
     order = ViewOrder(len(source), config.seed, config.views.repeats)
     classes = _open_classes(config, source)
-    _check_first_view(ViewDataset(source, order, config.views, config.img_size))
+    check_first_view(ViewDataset(source, order, config.views, config.img_size))
     monitor = _open_monitor(config, workers)
     teacher = load_teacher(config)
     student = _start_student(config, teacher)
@@ -132,18 +132,18 @@ def check_damage(source: Source, max_share: float) -> None:
         )
 
 
-def _check_first_view(dataset: ViewDataset) -> None:
+def check_first_view(dataset: ViewDataset) -> None:
     """Images none of which can be read are told now, not when both models are loaded and measured."""
     first = dataset[0]
     if isinstance(first, DataError):
         raise first
 
 
-def _check_ships(config: DistillConfig) -> None:
+def check_ships(student: str) -> None:
     """open_clip loads no image tower without its text tower, so that a student of its own could be no one's model."""
-    if parse_reference(config.student).kind == "open_clip":
+    if parse_reference(student).kind == "open_clip":
         raise ConfigError(
-            f"student {config.student} could not ship: open_clip loads whole models only, of image and text."
+            f"student {student} could not ship: open_clip loads whole models only, of image and text."
             " Take timm's form of it, such as vit_base_patch32_clip_224, or hf:DIR of a clip model."
         )
 

@@ -12,6 +12,7 @@ from attar.train.callbacks import (
     most_bad,
 )
 from attar.train.checkpoint import load_checkpoint, save_checkpoint
+from attar.train.groups import layer_decay_groups
 from attar.train.loop import Callback, LoopSettings, StepRecord, fit
 from attar.train.parallel import is_sharded, shard
 from attar.train.schedule import Schedule, base_lr, cosine_lr
@@ -36,6 +37,7 @@ __all__ = [
     "cosine_lr",
     "fit",
     "is_sharded",
+    "layer_decay_groups",
     "load_checkpoint",
     "most_bad",
     "save_checkpoint",

@@ -247,7 +247,7 @@ class Clock(NoEffect):
 
 
 class EarlyStop(NoEffect):
-    """Judges what learns on validation images, keeps the best, and ends the run when it gets no better; on the main rank.
+    """Judges what learns on validation images, keeps the best, and ends the run when it gets no better.
 
     Args:
         judge: The score now, in [0, 1], more is better.

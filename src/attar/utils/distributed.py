@@ -157,7 +157,7 @@ def gather_rows(values: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return values
-    gathered: Tensor = _GatherRows.apply(values)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _GatherRows.apply(values)
     return gathered
 
 

@@ -20,6 +20,8 @@ from attar.errors import ConfigError, RunDirectoryError
 from attar.utils.io import read_json, storage_errors, write_json, write_text
 from attar.utils.locks import take_lock
 
+_WORTH_KEEPING = ("checkpoints/step-*", "*/checkpoints/step-*", "*/done.json")  # of a run, and of one in stages
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -142,7 +144,7 @@ def _complain_of_holder(file: TextIO) -> NoReturn:
 
 def _look(path: Path, config: Config, *, resume_anyway: bool) -> RunDirectory:
     if (path / "run.json").is_file():
-        if not any((path / "checkpoints").glob("step-*")):
+        if not any(next(path.glob(kept), None) for kept in _WORTH_KEEPING):
             return RunDirectory(path, uuid.uuid4().hex, is_new=True)
         if not resume_anyway:
             _check_same(path, config)

@@ -1,0 +1,217 @@
+"""The stages of `attar transfer`, each a run of its own in a folder of its own, that goes on where it stopped.
+
+Adapt the teacher on the labels, transfer its predictions on the pool, finetune the student on the labels
+(spec task_transfer §1.2: the three stages are the paper's, their settings ours).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from timm.optim import param_groups_weight_decay
+
+from attar._version import __version__
+from attar.config import Config, TransferConfig
+from attar.errors import CheckpointError
+from attar.evaluation.embedding import embed_labelled
+from attar.evaluation.logistic_probe import best_penalty, final_fit, sweep_penalties
+from attar.evaluation.metrics import METRICS
+from attar.models import TaskModel
+from attar.recipes.task_images import TaskImages
+from attar.recipes.training import Training, train
+from attar.train import Callback, Clock, EarlyStop, Metrics, TrainState, build_state, load_checkpoint
+from attar.train.state import Groups
+from attar.utils.distributed import from_main, is_main
+from attar.utils.io import new_folder, read_json, sha256_file, write_json
+from attar.utils.progress import Log
+from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
+
+_BEST = "best"  # folder of the weights that validation chose
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage has done.
+
+    Attributes:
+        images: Views that were learned from.
+        seconds: Of its steps, those before a resume too.
+        steps: Optimizer steps.
+        best: Score on validation images and step of what was kept; None where nothing was validated.
+    """
+
+    images: int
+    seconds: float
+    steps: int
+    best: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A training with its folder.
+
+    Attributes:
+        folder: Of the run.
+        section: Its settings.
+        training: What is trained.
+        judge: Score of what learns on validation images; None without.
+        identity: What a checkpoint belongs to, beside the run and its images.
+        every: Steps between validations.
+        patience: Validations without a better one that end it.
+        keeps_best: Ship what validation liked best, not what stood at the end.
+        from_start: What it starts from counts as well.
+        groups: Of parameters.
+    """
+
+    folder: Path
+    section: Config
+    training: Training
+    judge: Callable[[], float] | None
+    identity: Mapping[str, Any]
+    every: int | None = None
+    patience: int | None = None
+    keeps_best: bool = True
+    from_start: bool = False
+    groups: Groups = param_groups_weight_decay
+
+
+def run_stage(stage: Stage, config: TransferConfig, log: Log) -> Outcome:
+    """Train a stage, or what is left of it; afterwards the method's learner holds what ships.
+
+    Raises:
+        UserError: If the folder or its checkpoints belong to something else.
+        NonFiniteError: If a loss or gradient is not finite.
+        Interrupted: If SIGINT or SIGTERM came; a checkpoint is saved.
+    """
+    training, method = stage.training, stage.training.method
+    with contextlib.ExitStack() as held:
+        opened = open_run(stage.folder, stage.section, resume_anyway=config.resume_anyway)
+        directory = from_main(lambda: held.enter_context(opened))
+        run = from_main(lambda: start_run(directory))
+        learner = method.learner
+        state = build_state(learner, method.student, training.optim, device=training.device, groups=stage.groups)
+        method.learner = state.wrapped
+        identity = {"run_id": run.run_id, "data_fingerprint": training.source.fingerprint, **stage.identity}
+        resumed = load_checkpoint(run.checkpoints, state, identity, anyway=config.resume_anyway, say=log.say)
+        is_done = state.step >= training.total_steps or state.has_converged
+        if resumed is not None:
+            log.say(f"  resume   {stage.folder.name} from {resumed.name}{' (complete)' if is_done else ''}")
+        if is_main():
+            record_settings(run, stage.section, version=__version__)
+        if not is_done:
+            judges = partial(_judges, stage, learner, run, state, log)
+            train(training, config, run, state, log, identity=identity, judges=judges)
+        method.learner = learner
+        best = state.notes.get("best")
+        if stage.keeps_best and best is not None:
+            learner.load_state_dict(load_file(run.path / _BEST / "learner.safetensors"), strict=True)
+        learner.eval()
+    seconds = round(state.notes.get("seconds", 0.0), 1)
+    return Outcome(state.step * training.batch_size, seconds, state.step, best)
+
+
+def _judges(
+    stage: Stage, learner: torch.nn.Module, run: RunDirectory, state: TrainState, log: Log, metrics: Metrics
+) -> Sequence[Callback]:
+    callbacks: list[Callback] = [Clock()]
+    if stage.judge is not None:
+        total = stage.training.total_steps
+        early = EarlyStop(
+            stage.judge,
+            partial(_keep, run.path / _BEST, learner) if stage.keeps_best else _keep_nothing,
+            metrics,
+            log,
+            every=stage.every or max(1, math.ceil(total / 20)),
+            total_steps=total,
+            patience=stage.patience,
+            from_start=stage.from_start,
+        )
+        callbacks.append(early)
+    return callbacks
+
+
+def _keep(folder: Path, learner: torch.nn.Module) -> None:
+    with new_folder(folder) as temporary:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in learner.state_dict().items()}
+        save_file(tensors, temporary / "learner.safetensors")
+
+
+def _keep_nothing() -> None:
+    return
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A linear head on fixed features, and what it says of validation images it was not fitted on.
+
+    Attributes:
+        penalty: Chosen on them.
+        val: (scores (n, K), classes (n,)) of a fit on the training images alone.
+        seconds: Features and fits.
+    """
+
+    penalty: float
+    val: tuple[torch.Tensor, torch.Tensor]
+
+
+def fit_head(model: TaskModel, images: TaskImages, config: TransferConfig, *, refit: bool, workers: int) -> FittedHead:
+    """Fit a model's linear head on features of its backbone, computed once; the penalty is chosen on `val`.
+
+    With `refit` the head is then fitted on `train` and `val` together, as the logistic protocols have it.
+
+    Raises:
+        DataError: If no image can be read.
+    """
+    embed = partial(embed_labelled, model.backbone, crop_pct=config.crop_pct, workers=workers)
+    known, val = embed(images.train, name="images to learn from"), embed(images.val, name="validation images")
+    num_classes = len(images.class_names)
+    scores = sweep_penalties(known, val, metric=METRICS["top1"], num_classes=num_classes)
+    penalty = best_penalty(scores, ties="larger")
+    chosen = final_fit(*known, penalty).head
+    says = chosen.logits(val[0])
+    if refit:
+        features, labels = (torch.cat(pair) for pair in zip(known, val, strict=True))
+        chosen = final_fit(features, labels, penalty).head
+    with torch.no_grad():
+        linear: Any = model.head
+        linear.weight.zero_()[: len(chosen.weight)] = chosen.weight
+        linear.bias.fill_(-1e4)[: len(chosen.bias)] = chosen.bias.clamp_min(-1e4)  # of classes without an example
+    return FittedHead(penalty, (says, val[1]))
+
+
+def finished(folder: Path, identity: Mapping[str, Any], *, anyway: bool) -> dict[str, Any] | None:
+    """What a stage's `done.json` says, None if it is not done.
+
+    Raises:
+        CheckpointError: If it was done with another teacher or other images.
+    """
+    path = folder / "done.json"
+    if not path.is_file():
+        return None
+    about: dict[str, Any] = read_json(path)
+    changed = [key for key, value in identity.items() if about["identity"].get(key) != value]
+    if changed and not anyway:
+        raise CheckpointError(
+            f"{folder} was made with another {' and '.join(changed)}. Restore that, choose a new --out, or add"
+            " --resume-anyway to take it as it is."
+        )
+    return about
+
+
+def finish(folder: Path, identity: Mapping[str, Any], outcome: Outcome) -> None:
+    """Write that a stage is done."""
+    about = {"images": outcome.images, "seconds": outcome.seconds, "steps": outcome.steps, "best": outcome.best}
+    write_json(folder / "done.json", about | {"identity": dict(identity)})
+
+
+def weights_hash(folder: Path) -> str:
+    """Hex SHA-256 of a model's weight files."""
+    return " ".join(sha256_file(path) for path in sorted(folder.glob("*.safetensors")))
