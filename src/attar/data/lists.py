@@ -26,7 +26,7 @@ def is_list(reference: str) -> bool:
 def open_list(path: Path, root: Path, *, class_names: Sequence[str] | None = None) -> Labelled:
     """The images of a list, in its order.
 
-    An image lies at `root/FILENAME`, or at `root/LABEL/FILENAME` as in Apple's copies of data sets with a folder a class.
+    An image lies at `root/FILENAME`, or at `root/LABEL/FILENAME` as Apple's data sets with a folder a class.
 
     Args:
         path: The list; a first line `filename,label` is passed over.

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from attar.config import TransferConfig
-from attar.data.few import few_of_each_class
+from attar.data.draws import few_of_each_class
 from attar.data.labelled import Labelled, given_parts, open_parts
 from attar.data.lists import is_list, open_list
 from attar.data.subset import SubsetSource
@@ -67,9 +66,8 @@ def open_task_images(config: TransferConfig) -> TaskImages:
     )
     origin = "train as given"
     if config.labels_per_class is not None:
-        labels = torch.from_numpy(train.labels)
-        rows = few_of_each_class(labels, config.labels_per_class, seed=config.seed, or_all=True)
-        train = train.take(rows.numpy())
+        rows = few_of_each_class(train.labels, config.labels_per_class, seed=config.seed, or_all=True)
+        train = train.take(rows)
         origin = f"train: {config.labels_per_class} images of each class by seed {config.seed}"
     if val is not None:
         return TaskImages(train, val, test, f"{origin}; val as given")
