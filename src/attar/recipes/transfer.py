@@ -15,6 +15,7 @@ import torch
 
 from attar._version import __version__
 from attar.config import TransferConfig
+from attar.config.files import to_yaml
 from attar.data.loader import ViewDataset, default_workers
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Source, named_places, open_source
@@ -44,7 +45,7 @@ from attar.utils.distributed import (
     wait_for_all,
     world_size,
 )
-from attar.utils.io import write_json
+from attar.utils.io import write_json, write_text
 from attar.utils.progress import Log
 from attar.utils.run_directory import open_run, record_settings, start_run
 from attar.utils.seeding import seeded_torch
@@ -90,7 +91,7 @@ class _Run:
 
     @property
     def labels_hash(self) -> str:
-        return images_hash(self.images.train)
+        return f"{images_hash(self.images.train)} {images_hash(self.images.val)}"
 
 
 def transfer(config: TransferConfig) -> TransferReport:
@@ -189,7 +190,7 @@ def _adapt(run: _Run, teacher: Backbone) -> TaskModel:
         outcome = Outcome(trained.images, outcome.seconds + trained.seconds, trained.steps, trained.best)
 
     def write() -> None:
-        folder.mkdir(exist_ok=True)
+        write_text(folder / "config.yaml", to_yaml(config.adapt, comment=f"attar {__version__}"))
         said = fitted.val if fitted is not None and mode == "head" else None
         results = run.judge(model, "adapt", "teacher", config.teacher or "", fixed={"val": said} if said else {})
         card = task_card(config, results, None, "The teacher after it learned the task from the labels.")
