@@ -94,7 +94,7 @@ def test_near_pairs_are_those_of_the_whole_matrix() -> None:
     similarity = rows.double() @ rows.double().T
     wanted = {(i, j) for i, j in (similarity.triu(1) >= 0.97).nonzero().tolist()}
     found = list(near_pairs(rows, threshold=0.97, tile=17))
-    assert 60 > len(found) == len(wanted) > 30
+    assert 60 > len(found) == len(wanted) > 10
     assert {(i, j) for i, j, _ in found} == wanted
     assert all(value == similarity[i, j] for i, j, value in found)
 
