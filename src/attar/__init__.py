@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from attar._version import __version__
 
 if TYPE_CHECKING:
-    from attar.config import DistillConfig, EmbedConfig, EvaluateConfig, PredictConfig, TransferConfig
+    from attar.config import CurateConfig, DistillConfig, EmbedConfig, EvaluateConfig, PredictConfig, TransferConfig
     from attar.curation import Pool
     from attar.errors import AttarError, UserError
     from attar.models import Backbone, load_backbone
+    from attar.recipes.curate import CurateReport, curate
     from attar.recipes.distill import DistillReport, distill
     from attar.recipes.embed import embed
     from attar.recipes.evaluate import EvaluateReport, evaluate
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttarError": "attar.errors",
     "Backbone": "attar.models",
+    "CurateConfig": "attar.config",
+    "CurateReport": "attar.recipes.curate",
     "DistillConfig": "attar.config",
     "EmbedConfig": "attar.config",
     "EvaluateConfig": "attar.config",
@@ -42,6 +45,7 @@ _HOMES = {
     "TransferConfig": "attar.config",
     "TransferReport": "attar.recipes.transfer",
     "UserError": "attar.errors",
+    "curate": "attar.recipes.curate",
     "distill": "attar.recipes.distill",
     "embed": "attar.recipes.embed",
     "evaluate": "attar.recipes.evaluate",
@@ -54,6 +58,8 @@ _HOMES = {
 __all__ = [
     "AttarError",
     "Backbone",
+    "CurateConfig",
+    "CurateReport",
     "DistillConfig",
     "DistillReport",
     "EmbedConfig",
@@ -66,6 +72,7 @@ __all__ = [
     "TransferReport",
     "UserError",
     "__version__",
+    "curate",
     "distill",
     "embed",
     "evaluate",

@@ -29,6 +29,7 @@ HELP = f"""attar {__version__}: distil vision foundation models into small ones.
   attar predict MODEL ...            classify images with it
   attar evaluate MODEL ...           how good a backbone or a run's student is, by the papers' benchmarks
   attar embed ...                    a pool of image vectors, to choose training images from
+  attar curate ...                   a transfer set: images of a pool that are like those of your task
   attar doctor                       what is installed here, what is wrong, how to mend it
 
 attar VERB --help lists every setting. --debug shows tracebacks. --version prints the version.
@@ -235,6 +236,23 @@ def _read(model: type[T], arguments: list[str]) -> T:
     return model.build(merge(settings, parse_flags(model, arguments)))
 
 
+def _curate(arguments: list[str]) -> int:
+    from attar.config import CurateConfig
+
+    if _wants_help(arguments):
+        return _help(CurateConfig, "attar curate", "--config FILE, --print-config")
+    config = _read(CurateConfig, [word for word in arguments if word != "--print-config"])
+    if "--print-config" in arguments:
+        from attar.config.files import to_yaml
+
+        print(to_yaml(config), end="")
+        return 0
+    from attar.recipes.curate import curate
+
+    curate(config)
+    return 0
+
+
 def _list_tasks(arguments: list[str]) -> int:
     """Protocols, suites and data sets, and which of these lie below `--data-root`."""
     arguments, root = _take(arguments, "--data-root")
@@ -359,6 +377,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "evaluate": _evaluate,
     "embed": _embed,
+    "curate": _curate,
     "quickstart": _quickstart,
     "doctor": _doctor,
 }

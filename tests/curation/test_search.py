@@ -19,9 +19,7 @@ def unit_rows(count: int, width: int, seed: int = 0) -> Tensor:
 def by_full_sort(pool: Tensor, places: Tensor, queries: Tensor, k: int) -> Found:
     """Everything compared in float64, sorted by (similarity desc, id asc)."""
     similarity = queries.half().double() @ pool.double().T
-    rows = [
-        sorted(zip((-s).tolist(), places.tolist(), strict=True))[:k] for s in similarity
-    ]
+    rows = [sorted(zip((-s).tolist(), places.tolist(), strict=True))[:k] for s in similarity]
     return Found(
         torch.tensor([[-s for s, _ in row] for row in rows], dtype=torch.float64),
         torch.tensor([[place for _, place in row] for row in rows]),

@@ -64,9 +64,7 @@ def test_best_match_takes_nothing_that_a_longer_list_could_beat() -> None:
     assert short
 
 
-@pytest.mark.parametrize(
-    ("queries", "share"), [(1200, 127), (2401, 63), (4802, 31), (9605, 15), (19210, 7)]
-)
+@pytest.mark.parametrize(("queries", "share"), [(1200, 127), (2401, 63), (4802, 31), (9605, 15), (19210, 7)])
 def test_o6_budget_of_the_published_lists(queries: int, share: int) -> None:
     assert share_of_query(queries, 153_680) == share  # B // N_q, without the queries themselves, is one more
     retrieved = {1200: 152_400, 2401: 151_263, 4802: 148_862, 9605: 144_075, 19210: 134_470}
@@ -91,7 +89,12 @@ similarities = st.integers(1, 4).flatmap(
 
 
 @settings(deadline=None)
-@given(similarities, st.integers(1, 5), st.sets(st.integers(0, 11)), st.sets(st.tuples(st.integers(0, 11), st.integers(0, 11))))
+@given(
+    similarities,
+    st.integers(1, 5),
+    st.sets(st.integers(0, 11)),
+    st.sets(st.tuples(st.integers(0, 11), st.integers(0, 11))),
+)
 def test_o5_invariants_of_round_robin(
     similarity: list[list[float]], k: int, banned: set[int], pairs: set[tuple[int, int]]
 ) -> None:

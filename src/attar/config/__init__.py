@@ -1,6 +1,7 @@
 """Every verb's settings as frozen pydantic models."""
 
 from attar.config.base import Config, explain
+from attar.config.curate import CurateConfig
 from attar.config.distill import (
     VOLATILE,
     CheckpointConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "AdaptConfig",
     "CheckpointConfig",
     "Config",
+    "CurateConfig",
     "DenseProbeConfig",
     "DistillConfig",
     "ElevaterConfig",

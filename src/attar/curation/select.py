@@ -160,9 +160,7 @@ def class_balanced(
     return picks, short
 
 
-def best_match(
-    candidates: Candidates, count: int, gate: Gate, *, is_all: bool = False
-) -> tuple[list[Pick], set[int]]:
+def best_match(candidates: Candidates, count: int, gate: Gate, *, is_all: bool = False) -> tuple[list[Pick], set[int]]:
     """The images with the best similarity to any query; the query that is most similar owns it, the first of equals.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from attar.data.decode import open_image
 from attar.data.labelled import Rows
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Labels, Source
-from attar.data.views import EvaluationView, training_view
+from attar.data.views import training_view
 from attar.errors import DataError, DecodeError
 from attar.types import BadFile, Batch
 from attar.utils.distributed import ranks_on_this_machine
@@ -186,9 +186,9 @@ class _Collate:
 
 
 class EvaluationDataset(Dataset[tuple[Tensor | None, int]]):
-    """Evaluation views of chosen rows; None stands for an image that cannot be read."""
+    """Views of chosen rows, as an `EvaluationView` makes them; None stands for an image that cannot be read."""
 
-    def __init__(self, source: Source, rows: Rows, view: EvaluationView) -> None:
+    def __init__(self, source: Source, rows: Rows, view: Callable[..., Tensor]) -> None:
         self.source, self.rows, self.view = source, rows, view
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from attar.data.base import Labels, Problem, Source
-from attar.data.files import File, find_files, is_url, printable, without_credentials
+from attar.data.files import File, find_files, is_url, local_path, printable, without_credentials
 from attar.data.index import FolderIndex, folder_index, known_index
 from attar.data.listed import ListedFiles
 from attar.data.mapped import CachedFiles
@@ -24,6 +24,7 @@ from attar.data.playground import CLASS_NAMES, render_scene
 from attar.data.references import shown, split_reference
 from attar.data.subset import SubsetSource, subset
 from attar.data.tar import shard_rows
+from attar.data.transfer_set import is_transfer_set, open_transfer_set
 from attar.errors import DataError, DecodeError
 from attar.utils.progress import track
 
@@ -47,7 +48,8 @@ def open_source(references: str | Sequence[str], *, reindex: bool = False) -> So
     """Open images by reference; several become one source, part after part.
 
     A reference is a place and options (`attar.data.references`). A place is a folder of images, a `.tar` or `.parquet`
-    file, a pattern of such files as `x-{000..012}.tar`, a folder of them, or `playground:SEED` (with `?n=COUNT`).
+    file, a pattern of such files as `x-{000..012}.tar`, a folder of them, a transfer set of `attar curate`, or
+    `playground:SEED` (with `?n=COUNT`).
 
     Args:
         references: One or several.
@@ -129,6 +131,8 @@ def _open_place(place: str, *, reindex: bool) -> Source:
         return PlaygroundSource.parse(place)
     if is_url(place) and not reindex and (index := known_index(place)) is not None:
         return FolderSource(index)
+    if not is_url(place) and is_transfer_set(folder := local_path(place)):
+        return open_transfer_set(folder, functools.partial(open_source, reindex=reindex))
     files = find_files(place)
     if files is None:
         return FolderSource(folder_index(place, reindex=reindex))

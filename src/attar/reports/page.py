@@ -23,7 +23,7 @@ def write_page(run: Path) -> Path:
     metrics = read_lines(run / "metrics.jsonl")
     config = read_settings(run / "config.yaml")
     page = (
-        _environment()
+        environment()
         .get_template("run.html")
         .render(
             title=run.name,
@@ -41,17 +41,18 @@ def write_page(run: Path) -> Path:
     return target
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates of pages, which escape what they are given and miss nothing silently."""
+    templates = Environment(
         loader=PackageLoader("attar.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["public"] = lambda value: without_credentials(str(value))
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
-    return environment
+    templates.filters["public"] = lambda value: without_credentials(str(value))
+    templates.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    return templates
 
 
 def _curves(metrics: list[dict[str, Any]], results: Sequence[Result]) -> list[dict[str, Any]]:

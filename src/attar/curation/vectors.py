@@ -1,0 +1,91 @@
+"""Vectors of images as a pool has them, and of what one may make of an image: flipped, or a part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attar.data.base import Rows, Source
+from attar.data.decode import EncodedImage, open_image
+from attar.data.loader import EvaluationDataset, evaluation_batches
+from attar.data.views import EvaluationView
+from attar.errors import DataError
+from attar.models import Backbone
+from attar.utils.progress import track
+
+_BATCH = 64
+_SIDE = 0.7  # of a part, in sides of the image: half of its area
+
+
+@dataclass(frozen=True)
+class PartView:
+    """How a model sees a file that shows a part of an image, perhaps flipped.
+
+    Attributes:
+        view: How it sees any file.
+        corner: Left and top of the part as shares of what is free, (0.5, 0.5) being the centre; None is all of it.
+        is_flipped: Left for right.
+    """
+
+    view: EvaluationView
+    corner: tuple[float, float] | None = None
+    is_flipped: bool = False
+
+    def __call__(self, image: EncodedImage, *, row: int = 0) -> Tensor:
+        """(3, S, S) uint8, RGB."""
+        pixels = self.view(image if self.corner is None else _part(image, *self.corner), row=row)
+        return pixels.flip(2) if self.is_flipped else pixels
+
+
+def guard_views(view: EvaluationView) -> list[PartView]:
+    """The whole, its mirror image, the centre and the four corners: any crop of half the area is near to one of them."""
+    corners = [(0.5, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
+    return [PartView(view), PartView(view, is_flipped=True), *(PartView(view, corner) for corner in corners)]
+
+
+def embed_rows(
+    backbone: Backbone,
+    source: Source,
+    rows: Rows,
+    view: Callable[..., Tensor],
+    *,
+    workers: int = 0,
+    name: str = "images",
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of the readable images among chosen rows.
+
+    Args:
+        backbone: The pool's model, on the device it shall run on.
+        source: Where the images are.
+        rows: Which.
+        view: How the model sees them.
+        workers: Loader processes.
+        name: What progress and messages call them, in the plural.
+
+    Returns:
+        ((n, E) float16 of length 1 on the CPU, (n,) positions among `rows`).
+
+    Raises:
+        DataError: If no image can be read.
+    """
+    loader = evaluation_batches(EvaluationDataset(source, rows, view), batch_size=_BATCH, workers=workers)
+    vectors, positions = [], []
+    for images, where in track(loader, name, total=len(loader), unit="batches"):
+        if len(where):
+            vectors.append(F.normalize(backbone.embed(images).float(), dim=1).half().cpu())
+            positions.append(where)
+    if not vectors:
+        raise DataError(f"none of the {len(rows):,} {name} can be read, such as {source.name(int(rows[0]))}.")
+    return torch.cat(vectors), torch.cat(positions)
+
+
+def _part(image: EncodedImage, left: float, top: float) -> EncodedImage:
+    width, height = image.size
+    w, h = max(1, round(_SIDE * width)), max(1, round(_SIDE * height))
+    x, y = round(left * (width - w)), round(top * (height - h))
+    return open_image(np.asarray(image.resized((x, y, x + w, y + h), (w, h))), name=image.name)

@@ -1,0 +1,109 @@
+"""The page of a transfer set: who asked, what was fetched, what was left out."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attar.data.base import Source
+from attar.data.decode import open_image
+from attar.errors import DecodeError
+from attar.reports.page import environment
+from attar.utils.io import write_text
+
+_SIDE = 112  # pixels of a thumbnail
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An image of the pool.
+
+    Attributes:
+        source: Where it is.
+        row: Which.
+        similarity: To the query, or to what it is a copy of.
+        like: What it is a copy of.
+    """
+
+    source: Source
+    row: int
+    similarity: float
+    like: str | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """One that asked, with the first images it fetched.
+
+    Attributes:
+        name: An image's id, or a class's name.
+        group: Its class.
+        image: Source and row; None for a name.
+        fetched: In order.
+    """
+
+    name: str
+    group: str | None
+    image: tuple[Source, int] | None
+    fetched: tuple[Fetched, ...]
+
+
+def write_curation_page(path: Path, manifest: Mapping[str, Any], examples: Mapping[str, Any]) -> None:
+    """Write the self-contained page; needs the images that it shows, and no model."""
+    page = (
+        environment()
+        .get_template("curate.html")
+        .render(
+            m=manifest,
+            queries=[
+                {
+                    "name": query.name,
+                    "group": query.group,
+                    "image": _thumbnail(*query.image) if query.image else None,
+                    "fetched": [_shown(image) for image in query.fetched],
+                }
+                for query in examples["queries"]
+            ],
+            leaks=[_shown(image) for image in examples["leaks"]],
+            bars=_bars(manifest["similarity"]),
+        )
+    )
+    write_text(path, page)
+
+
+def _shown(image: Fetched) -> dict[str, Any]:
+    value = image.similarity
+    return {
+        "image": _thumbnail(image.source, image.row),
+        "name": image.source.name(image.row),
+        "similarity": None if value != value else f"{value:.2f}",
+        "like": Path(image.like).name if image.like else None,
+    }
+
+
+def _thumbnail(source: Source, row: int) -> str | None:
+    """A square JPEG as a data address; None if the image cannot be read."""
+    try:
+        image = open_image(source.read(row), name=source.name(row))
+        width, height = image.size
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        pixels = image.resized((left, top, left + side, top + side), (_SIDE, _SIDE))
+    except DecodeError:
+        return None
+    buffer = io.BytesIO()
+    pixels.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _bars(histogram: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Bars of the histogram, as shares of the highest."""
+    counts, edges = histogram["counts"], histogram["edges"]
+    return [
+        {"from": f"{edges[number]:.2f}", "count": count, "share": round(100 * count / max(counts), 1)}
+        for number, count in enumerate(counts)
+    ]

@@ -1,0 +1,198 @@
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import attar
+from attar import CurateConfig, cli
+from attar.curation.pool import Pool
+from attar.data.sources import open_source
+from attar.errors import ConfigError, DataError, ModelReferenceError, RunDirectoryError
+from small_pools import make_pool
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Queries in train and test with two classes, and a pool of 150 images in two folders."""
+    root = tmp_path_factory.mktemp("curate")
+    rng = np.random.default_rng(0)
+
+    def save(path, pixels, **settings):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, **settings)
+
+    def photo(kind):
+        """Smooth noise about a pattern of its class: images of a class are alike, and none is another's copy."""
+        small = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+        large = np.asarray(Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC)).astype(float)
+        ramp = np.linspace(-60, 60, 64)
+        large += ramp[None, :, None] if kind else ramp[:, None, None]
+        return large.clip(0, 255).astype(np.uint8)
+
+    for kind, name in enumerate(("across", "down")):
+        for number in range(3):
+            save(root / f"task/train/{name}/{number}.png", photo(kind))
+            save(root / f"task/test/{name}/{number}.png", photo(kind))
+        for number in range(50):
+            save(root / f"pool/many/{name}-{number:02}.png", photo(kind))
+        for number in range(25):
+            save(root / f"pool/few/{name}-{number:02}.png", photo(kind))
+    make_pool(root / "embedded", [str(root / "pool/many"), str(root / "pool/few")], shard=40)
+    return root
+
+
+def config(places, out, **changes):
+    settings = {
+        "pool": str(places / "embedded"),
+        "queries": str(places / "task"),
+        "budget": 24,
+        "out": str(out),
+        "workers": 0,
+    }
+    return CurateConfig.build(
+        settings | {"leak_threshold": 0.9, "duplicate_threshold": 0.99, "device": "cpu"} | changes
+    )
+
+
+def rows_of(out):
+    return pq.read_table(out / "images.parquet").to_pylist()
+
+
+def test_each_query_fetches_its_share_and_the_set_opens_without_labels(places, tmp_path) -> None:
+    report = attar.curate(config(places, tmp_path / "set"))
+    rows = rows_of(report.out)
+    fetched = [row for row in rows if row["part"] == "pool"]
+    assert report.images == len(rows) == 24  # 6 queries and 3 for each
+    shares = {row["query"]: [other["query"] for other in fetched].count(row["query"]) for row in fetched}
+    assert list(shares.values()) == [3] * 6
+    assert len({row["id"] for row in fetched}) == 18
+    source = open_source(str(report.out))
+    assert len(source) == 24
+    assert source.labels() is None  # the queries' folders name classes; the set does not
+    assert [source.uri(row) for row in range(24)] == [row["uri"] for row in rows]
+    assert {tuple(source.read(row)[:4]) for row in range(24)} == {tuple(b"\x89PNG")}
+    assert report.manifest["shortfall"] == 0
+    assert sum(entry["fetched"] for entry in report.manifest["sources"]) == 18
+
+
+def test_the_same_command_writes_the_same_bytes_and_another_place_of_the_rows_the_same_images(places, tmp_path) -> None:
+    one, other = (attar.curate(config(places, tmp_path / name)).out for name in ("one", "other"))
+    for name in ("images.parquet", "manifest.json", "report.html"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    pool = [str(places / "pool/few"), str(places / "pool/many")]  # the other way round
+    make_pool(tmp_path / "embedded", pool, shard=13)
+    turned = attar.curate(config(places, tmp_path / "turned", pool=str(tmp_path / "embedded"))).out
+    named = [[row[key] for key in ("id", "query", "similarity", "rank", "round")] for row in rows_of(one)]
+    assert named == [[row[key] for key in ("id", "query", "similarity", "rank", "round")] for row in rows_of(turned)]
+
+
+def test_a_planted_test_image_its_crops_flips_and_encodings_are_caught(places, tmp_path) -> None:
+    for name in ("across", "down"):
+        for number in range(3):
+            image = Image.open(places / f"task/test/{name}/{number}.png")
+            plants = {
+                "itself": image,
+                "flip": image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+                "crop": image.crop((0, 0, 52, 52)),
+                "small": image.resize((40, 40)),
+            }
+            for what, plant in plants.items():
+                path = tmp_path / f"planted/{name}-{number}-{what}.png"
+                path.parent.mkdir(exist_ok=True)
+                plant.save(path)
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=30)
+            (tmp_path / f"planted/{name}-{number}-jpeg.jpg").write_bytes(buffer.getvalue())
+    make_pool(tmp_path / "embedded", [str(tmp_path / "planted"), str(places / "pool/many")])
+    settings = {"pool": str(tmp_path / "embedded"), "budget": 90}
+    guarded = attar.curate(config(places, tmp_path / "guarded", **settings))
+    entered = [row["id"] for row in rows_of(guarded.out) if row["id"].startswith("planted")]
+    assert entered == []
+    assert guarded.manifest["removed"]["leaks"] >= 30
+    assert {entry["id"] for entry in guarded.manifest["leaked"]} >= {
+        f"planted/{name}-{number}-{what}"
+        for name in ("across", "down")
+        for number in range(3)
+        for what in ("itself.png", "flip.png", "crop.png", "jpeg.jpg")
+    }
+    bare = attar.curate(config(places, tmp_path / "bare", **settings, leak_threshold=None))
+    assert any(row["id"].startswith("planted") for row in rows_of(bare.out))  # else the guard had nothing to do
+
+
+def test_duplicates_and_listed_images_stay_out(places, tmp_path) -> None:
+    first = rows_of(attar.curate(config(places, tmp_path / "first")).out)
+    (tmp_path / "list.txt").write_text("\n".join([first[0]["id"], first[1]["uri"]]))
+    report = attar.curate(config(places, tmp_path / "second", exclude=(str(tmp_path / "list.txt"),)))
+    assert not {row["id"] for row in first[:2]} & {row["id"] for row in rows_of(report.out)}
+    assert report.manifest["removed"]["excluded"] == 2
+    alike = attar.curate(config(places, tmp_path / "third", duplicate_threshold=0.6))
+    assert alike.manifest["removed"]["duplicates"] > 0
+    vectors = Pool.open(places / "embedded").vectors([r["row"] for r in rows_of(alike.out) if r["part"] == "pool"])
+    cosines = vectors.double() @ vectors.double().T
+    assert cosines.triu(1).max() < 0.6
+
+
+def test_a_pool_that_is_too_small_says_what_is_missing(places, tmp_path) -> None:
+    report = attar.curate(
+        config(places, tmp_path / "set", budget=6 * 40, leak_threshold=None, duplicate_threshold=None)
+    )
+    assert (report.manifest["wanted"], report.manifest["fetched"], report.manifest["shortfall"]) == (234, 150, 84)
+    assert len({row["id"] for row in rows_of(report.out)}) == report.images == 156
+
+
+@pytest.mark.parametrize("strategy", ["class_balanced", "best_match", "random"])
+def test_other_strategies_fill_the_budget(places, tmp_path, strategy) -> None:
+    report = attar.curate(config(places, tmp_path / strategy, strategy=strategy, balance_sources=True))
+    rows = rows_of(report.out)
+    assert report.images == len({row["id"] for row in rows}) == 24
+    if strategy == "class_balanced":
+        assert report.manifest["fill"]["by_class"] == {"across": 9, "down": 9}
+    if strategy == "random":
+        assert [entry["fetched"] for entry in report.manifest["sources"]] == [9, 9]
+    if strategy == "best_match":
+        similar = [row["similarity"] for row in rows if row["part"] == "pool"]
+        assert similar == sorted(similar, reverse=True)
+
+
+def test_a_smaller_budget_takes_the_beginning_of_what_a_larger_one_takes(places, tmp_path) -> None:
+    small, large = (
+        [
+            row["id"]
+            for row in rows_of(attar.curate(config(places, tmp_path / str(b), budget=b, include_queries=False)).out)
+        ]
+        for b in (18, 48)
+    )
+    assert large[:18] == small
+
+
+def test_a_set_whose_images_have_changed_is_not_opened(places, tmp_path) -> None:
+    out = attar.curate(config(places, tmp_path / "set")).out
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["places"][0]["fingerprint"] = "0" * 64
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="other images than those that the transfer set"):
+        open_source(str(out))
+
+
+def test_what_cannot_be_done_is_said(places, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="budget 6 is used up by the 6 labelled images"):
+        attar.curate(config(places, tmp_path / "set", budget=6))
+    with pytest.raises(ModelReferenceError, match="has no text tower"):
+        attar.curate(config(places, tmp_path / "set", strategy="text"))
+    with pytest.raises(ConfigError, match="needs --queries"):
+        config(places, tmp_path, queries=None)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.tex").touch()
+    with pytest.raises(RunDirectoryError, match="holds something that is no transfer set"):
+        attar.curate(config(places, tmp_path / "full"))
+
+
+def test_the_verb_does_the_same(places, tmp_path, capsys) -> None:
+    words = ["curate", "--pool", str(places / "embedded"), "--queries", str(places / "task"), "--budget", "24"]
+    words += ["--strategy", "query_balanced", "--exclude", str(places / "task/test"), "--out", str(tmp_path / "set")]
+    assert cli.main([*words, "--workers", "0", "--device", "cpu"]) == 0
+    assert "set      " in capsys.readouterr().out
+    assert "<h2>Who asked" in (tmp_path / "set/report.html").read_text()
