@@ -74,7 +74,7 @@ def slide(predict: Callable[[Tensor], Tensor], images: Tensor, *, crop: int, str
             )
         if total is None:
             total = found.new_zeros(len(images), found.shape[1], height, width)
-        for (rows, columns), one in zip(some, found.split(len(images)), strict=True):
+        for (rows, columns), one in zip(some, torch.split(found, len(images)), strict=True):
             total[..., rows, columns] += one
             count[rows, columns] += 1
     assert total is not None, "an image without a window"
