@@ -63,7 +63,7 @@ def write_pool(folder, ids, uris, vectors, *, shard, places, fingerprint, model)
         write_shard(path, ids[here], uris[here], vectors[here].numpy(), [])
         shards.append(describe_shard(path))
     manifest = Manifest(
-        made_by="a test",
+        versions={"attar": "a test"},
         model=model,
         view=PoolView(img_size=model.img_size, crop_pct=1.0, implementation="pil-1"),
         precision="fp32",
@@ -72,6 +72,8 @@ def write_pool(folder, ids, uris, vectors, *, shard, places, fingerprint, model)
         unreadable=0,
         places=tuple(places),
         fingerprint=fingerprint,
+        shard_size=shard,
+        batch_size=1,
         shards=tuple(shards),
     )
     write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
