@@ -10,10 +10,10 @@ Clustered random unit vectors in a file of float16, as shards of a pool are; nei
   is timed apart (`faiss_build`) and not held against it.
 
 Both get the same number of threads. Rounds alternate the sides in one process; times are medians. Memory is the peak of
-resident memory in a fresh process for each side, of which the map's own pages are a part that the system can take back;
-`above_the_map` leaves them out. FAISS compares in float32 and keeps the order of rows among equals, attar compares
-without rounding and by id; neighbours are counted as the same where the sets are, and where a row that only one side has
-is as similar as the last of the other within float32's error. About four minutes on two cores.
+resident memory in a fresh process for each side, of which the map is a part that the system can take back;
+`above_the_data` leaves them out. FAISS compares in float32 and keeps the order of rows among equals, attar compares
+without rounding and by id; a neighbour is the same if both sides have it, and tied if only one has it and it
+is as similar as the last one of the other within the error of float32. About four minutes on two cores.
 """
 
 from __future__ import annotations

@@ -126,7 +126,9 @@ def _with_block(
     wide[count:] = 0
     length = torch.linalg.vector_norm(wide[:count], dim=1).max()
     found = []
-    for mine, least in zip(queries.split(len(products)), best.similarity[:, -1].split(len(products)), strict=True):
+    for mine, least in zip(
+        torch.split(queries, len(products)), torch.split(best.similarity[:, -1], len(products)), strict=True
+    ):
         # inner products of float32 are wrong by less than D u |a| |b| (Higham, Accuracy and Stability, 3.1)
         error = 1.01 * wide.shape[1] * _UNIT_ROUNDOFF * length * torch.linalg.vector_norm(mine, dim=1)
         similarity = products[: len(mine)]
@@ -177,7 +179,7 @@ def _exact(queries: Tensor, rows: Tensor, owner: Tensor, column: Tensor) -> Tens
     """
     parts = [
         (queries[o] * rows[c]).sum(1, dtype=torch.float64)
-        for o, c in zip(owner.split(_PAIRS), column.split(_PAIRS), strict=True)
+        for o, c in zip(torch.split(owner, _PAIRS), torch.split(column, _PAIRS), strict=True)
     ]
     return torch.cat(parts)
 

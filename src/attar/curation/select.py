@@ -196,7 +196,8 @@ def until_full(candidates: Candidates, count: int, gate: Gate) -> tuple[list[Pic
     Returns:
         What was taken, in order, and the lists that ran out if there is not enough in all of them.
     """
-    turns, picks, left, turn = _Turns(candidates, gate), [], list(range(len(candidates))), 0
+    turns, left, turn = _Turns(candidates, gate), list(range(len(candidates))), 0
+    picks: list[Pick] = []
     while left and len(picks) < count:
         for query in list(left):
             if len(picks) == count:

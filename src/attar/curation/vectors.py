@@ -19,7 +19,7 @@ from attar.models import Backbone
 from attar.utils.progress import track
 
 _BATCH = 64
-_SIDE = 0.7  # of a part, in sides of the image: half of its area
+_SIDES = (0.85, 0.7)  # of parts, in sides of the image: three quarters and half of its area
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,27 @@ class PartView:
 
     Attributes:
         view: How it sees any file.
-        corner: Left and top of the part as shares of what is free, (0.5, 0.5) being the centre; None is all of it.
+        corner: Left and top of the part as shares of what is free, (0.5, 0.5) being the centre.
+        side: Its width and height as shares of the image's; 1 is all of it.
         is_flipped: Left for right.
     """
 
     view: EvaluationView
-    corner: tuple[float, float] | None = None
+    corner: tuple[float, float] = (0.5, 0.5)
+    side: float = 1.0
     is_flipped: bool = False
 
     def __call__(self, image: EncodedImage, *, row: int = 0) -> Tensor:
         """(3, S, S) uint8, RGB."""
-        pixels = self.view(image if self.corner is None else _part(image, *self.corner), row=row)
+        pixels = self.view(image if self.side == 1 else _part(image, self.side, *self.corner), row=row)
         return pixels.flip(2) if self.is_flipped else pixels
 
 
 def guard_views(view: EvaluationView) -> list[PartView]:
-    """The whole, its mirror image, the centre and the four corners: any crop of half the area is near to one of them."""
+    """The whole, its mirror image, and centre and corners in two sizes: most crops are near to one of them."""
     corners = [(0.5, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
-    return [PartView(view), PartView(view, is_flipped=True), *(PartView(view, corner) for corner in corners)]
+    parts = [PartView(view, corner, side) for side in _SIDES for corner in corners]
+    return [PartView(view), PartView(view, is_flipped=True), *parts]
 
 
 def embed_rows(
@@ -84,8 +87,8 @@ def embed_rows(
     return torch.cat(vectors), torch.cat(positions)
 
 
-def _part(image: EncodedImage, left: float, top: float) -> EncodedImage:
+def _part(image: EncodedImage, side: float, left: float, top: float) -> EncodedImage:
     width, height = image.size
-    w, h = max(1, round(_SIDE * width)), max(1, round(_SIDE * height))
+    w, h = max(1, round(side * width)), max(1, round(side * height))
     x, y = round(left * (width - w)), round(top * (height - h))
     return open_image(np.asarray(image.resized((x, y, x + w, y + h), (w, h))), name=image.name)
