@@ -183,9 +183,9 @@ def accuracy(seed, pool):
     few, labels = points(10, seed + 100)
     if pool is not None:
         teacher = TaskModel(plane(Bayes()), BayesHead(), "ab")
-        learn(TaskTransfer(teacher, student, TASK), pool, torch.zeros(len(pool), dtype=torch.int64), 150)
-    learn(Supervised(student, TASK), few, labels, 50)
-    test, truth = points(4000, 999)
+        learn(TaskTransfer(teacher, student, TASK), pool, torch.zeros(len(pool), dtype=torch.int64), 100)
+    learn(Supervised(student, TASK), few, labels, 30)
+    test, truth = points(1000, 999)
     return (student(test).argmax(1) == truth).float().mean().item()
 
 
