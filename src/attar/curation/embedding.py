@@ -49,11 +49,13 @@ class Shards:
         """Rows of a shard."""
         return range(number * self.size, min((number + 1) * self.size, self.count))
 
-    def batches(self, numbers: Sequence[int]) -> list[range]:
+    def batches(self, numbers: Sequence[int]) -> list[list[int]]:
         """Rows of each batch of these shards, in order."""
         spans = [self.rows(number) for number in numbers]
         return [
-            span[start : start + self.batch_size] for span in spans for start in range(0, len(span), self.batch_size)
+            list(span[start : start + self.batch_size])
+            for span in spans
+            for start in range(0, len(span), self.batch_size)
         ]
 
 
