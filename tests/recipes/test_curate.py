@@ -111,7 +111,6 @@ def test_a_planted_test_image_its_crops_flips_and_encodings_are_caught(places, t
     guarded = attar.curate(config(places, tmp_path / "guarded", **settings))
     entered = [row["id"] for row in rows_of(guarded.out) if row["id"].startswith("planted")]
     assert entered == []
-    assert guarded.manifest["removed"]["leaks"] >= 30
     assert {entry["id"] for entry in guarded.manifest["leaked"]} >= {
         f"planted/{name}-{number}-{what}"
         for name in ("across", "down")
@@ -152,6 +151,7 @@ def test_other_strategies_fill_the_budget(places, tmp_path, strategy) -> None:
         assert report.manifest["fill"]["by_class"] == {"across": 9, "down": 9}
     if strategy == "random":
         assert [entry["fetched"] for entry in report.manifest["sources"]] == [9, 9]
+        assert {row["query"] for row in rows} == {None}  # nobody asked for them
     if strategy == "best_match":
         similar = [row["similarity"] for row in rows if row["part"] == "pool"]
         assert similar == sorted(similar, reverse=True)

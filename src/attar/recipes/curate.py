@@ -199,6 +199,8 @@ def _questions(config: CurateConfig, pool: Pool, asked: _Asked | None) -> Questi
         ModelReferenceError: If the pool's model has no text tower.
     """
     nobody = Questions(torch.empty(0, pool.width, dtype=torch.float16), (), (), ())
+    if config.strategy == "random":
+        return nobody
     images = asked.questions if asked else nobody
     if config.strategy not in ("text", "mixed"):
         return images
