@@ -236,7 +236,10 @@ def test_two_values_and_underscores(capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["distil"], "no verb 'distil'. Did you mean 'distill'? Known: distill, transfer, predict, evaluate, embed, cur"),
+        (
+            ["distil"],
+            "no verb 'distil'. Did you mean 'distill'? Known: distill, transfer, predict, evaluate,",
+        ),
         (["--seed", "3"], "no verb '--seed'. Known: distill"),
         (["doctor", "--out", "x"], "unknown flag '--out'"),
         (["quickstart", "--ot", "x"], "unknown flag '--ot'. Did you mean '--out'?"),

@@ -73,12 +73,12 @@ class PoolIndex:
         """As `search`, by Ray over many machines, shard by shard; the folder must be seen by all of them."""
         import ray
 
-        @ray.remote
         def one_shard(index: PoolIndex, queries: Tensor, shard: int) -> Found:
             return search(index.blocks(shards=[shard]), queries, k=k)
 
+        remote = ray.remote(one_shard)
         shared = ray.put(self), ray.put(queries)
-        waiting = [one_shard.remote(*shared, shard) for shard in range(len(self.pool.firsts))]
+        waiting = [remote.remote(*shared, shard) for shard in range(len(self.pool.firsts))]
         best = Found.nothing(len(queries), k)
         while waiting:
             done, waiting = ray.wait(waiting)
