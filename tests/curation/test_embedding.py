@@ -85,6 +85,22 @@ def test_unreadable_images_are_zeros_and_do_not_move_the_others(backbone: Backbo
     assert np.allclose(damaged[[0, 2, 3]], sound[[0, 2, 3]], atol=1e-3)
 
 
+def test_a_shard_is_written_as_soon_as_it_is_whole_and_no_other_is_held(backbone: Backbone, tmp_path: Path) -> None:
+    source, shards, drawn = open_source("playground:2?n=23"), Shards(23, 10, 4), []
+
+    def batches():
+        for batch in embedded_batches(backbone, source, shards, [0, 1, 2], view=VIEW, width=32):
+            drawn.append(batch.first)
+            yield batch
+
+    written = written_shards(batches(), shards, tmp_path)
+    assert next(written) == (0, 0)
+    assert drawn == [0, 4, 8]
+    assert [path.name for path in tmp_path.iterdir()] == [shard_name(0)]
+    written.close()
+    assert [path.name for path in tmp_path.iterdir()] == [shard_name(0)]
+
+
 def test_a_vector_that_is_not_finite_names_its_image(backbone: Backbone) -> None:
     broken = load_backbone(MODEL, weights="random", img_size=32)
     with torch.no_grad():

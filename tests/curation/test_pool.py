@@ -18,6 +18,20 @@ from attar.types import BadFile
 from attar.utils.io import write_json
 
 PLACE, WIDTH, SIZES = "playground:4?n=25", 8, (10, 10, 5)
+MODEL = {"reference": "m", "weights": "random", "file": None, "sha256": None, "licence": None}
+ABOUT = {
+    "versions": {},
+    "model": MODEL | {"fingerprint": "f", "img_size": 8, "mean": [0, 0, 0], "std": [1, 1, 1]},
+    "view": {"img_size": 8, "crop_pct": 1.0, "implementation": "pil-1"},
+    "precision": "fp32",
+    "width": WIDTH,
+    "count": 25,
+    "unreadable": 1,
+    "places": [PLACE],
+    "fingerprint": "s",
+    "shard_size": 10,
+    "batch_size": 5,
+}
 
 
 @pytest.fixture
@@ -39,21 +53,7 @@ def folder(tmp_path: Path, vectors: np.ndarray) -> Path:
         write_shard(tmp_path / shard_name(number), names, uris, vectors[first : first + size], bad)
         first += size
     shards = [describe_shard(tmp_path / shard_name(number)) for number in range(3)]
-    model = {"reference": "m", "weights": "random", "file": None, "sha256": None, "licence": None}
-    about = {
-        "versions": {},
-        "model": model | {"fingerprint": "f", "img_size": 8, "mean": [0, 0, 0], "std": [1, 1, 1]},
-        "view": {"img_size": 8, "crop_pct": 1.0, "implementation": "pil-1"},
-        "precision": "fp32",
-        "width": WIDTH,
-        "count": 25,
-        "unreadable": 1,
-        "places": [PLACE],
-        "fingerprint": source.fingerprint,
-        "shard_size": 10,
-        "batch_size": 5,
-        "shards": [shard.model_dump() for shard in shards],
-    }
+    about = ABOUT | {"fingerprint": source.fingerprint, "shards": [shard.model_dump() for shard in shards]}
     write_json(tmp_path / "manifest.json", Manifest.build(about).model_dump(mode="json"))
     return tmp_path
 
@@ -161,3 +161,17 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path, vectors: np.ndarray) -> Non
     for name in ("a", "b"):
         write_shard(tmp_path / name, ["x", "y"], ["u", "v"], vectors[:2], [])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_large_shard_is_read_a_few_megabytes_at_a_time(tmp_path: Path) -> None:
+    rows, width = 40_000, 384  # 31 MB
+    names = [str(row) for row in range(rows)]
+    write_shard(tmp_path / shard_name(0), names, names, np.ones((rows, width), np.float16), [])
+    manifest = {"count": rows, "width": width, "unreadable": 0, "shard_size": rows}
+    shard = describe_shard(tmp_path / shard_name(0))
+    pool = Pool(tmp_path, Manifest.build(ABOUT | manifest | {"shards": [shard.model_dump()]}))
+    before, peak, found = pa.total_allocated_bytes(), 0, 0
+    for _, block in pool.blocks():
+        peak, found = max(peak, pa.total_allocated_bytes() - before), found + len(block)
+    assert found == rows
+    assert peak < 12e6

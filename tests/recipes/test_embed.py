@@ -62,10 +62,10 @@ def test_a_pool_says_what_it_holds(pool: attar.Pool) -> None:
 
 
 def test_the_same_command_does_nothing_again(pool: attar.Pool) -> None:
-    before = {path: path.stat().st_mtime_ns for path in pool.folder.glob("*[nt]")}
+    before = {p: p.stat().st_mtime_ns for p in pool.folder.iterdir() if p.name != "log.txt"}
     assert attar.embed(config(pool.folder)).fingerprint == pool.fingerprint
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len(before) == 6
+    assert len(before) == 7  # shards, plan, manifest
 
 
 def test_a_shard_that_was_lost_is_made_again(pool: attar.Pool) -> None:
@@ -120,6 +120,7 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
         attar.embed(config(tmp_path, data=["playground:0?n=20", "playground:0?n=30"]))
     with pytest.raises(DataError, match="Leave weight and crops out"):
         attar.embed(config(tmp_path, data="playground:0?n=20&weight=2"))
+    assert len(attar.embed(config(tmp_path, data="playground:0?n=20"))) == 20  # a refusal leaves the folder free
 
 
 def test_several_places_are_one_pool_that_opens_again_from_anywhere(
@@ -189,16 +190,24 @@ def test_two_ranks_make_the_same_rows_and_one_manifest(pool: attar.Pool, tmp_pat
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray (pip install 'attar[ray]')")
 def test_ray_makes_the_same_rows_and_goes_on_where_it_was_left(pool: attar.Pool, tmp_path: Path) -> None:
-    flags = ["--engine", "ray", "--ray.actors", "2", "--ray.cpus", "0.5"]
-    done = subprocess.run(
-        [sys.executable, "-m", "attar.cli", *words(tmp_path), *flags],
-        env=environment(OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
+    # many small shards and one actor, so that the signal comes in the middle
+    command = [sys.executable, "-m", "attar.cli", *words(tmp_path, shard_size=10), "--engine", "ray"]
+    command += ["--ray.actors", "1", "--ray.cpus", "0.5"]
+    with subprocess.Popen(command, env=environment(OMP_NUM_THREADS="1"), stderr=subprocess.PIPE, text=True) as process:
+        while not shards(tmp_path) and process.poll() is None:
+            time.sleep(0.005)
+        process.terminate()
+        said = process.communicate(timeout=100)[1]
+    made = shards(tmp_path)
+    assert process.returncode == 143, said[-3000:]
+    assert "Interrupted: stopped by SIGTERM while embedding with Ray. The same command goes on." in said
+    assert 0 < len(made) < 23
+    again = subprocess.run(
+        command, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=100, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert again.returncode == 0, again.stdout + again.stderr[-3000:]
+    assert f"{len(made)} done before" in again.stdout
+    assert {name: shards(tmp_path)[name] for name in made} == made
     same_rows(pool, attar.Pool.open(tmp_path, check_hashes=True))
 
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from attar.errors import Interrupted
-from attar.utils.signals import polite_stop, signals_postponed, stop_if_requested, stop_requested
+from attar.utils.signals import handlers_kept, polite_stop, signals_postponed, stop_if_requested, stop_requested
 from small_runs import environment
 
 both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -140,3 +140,10 @@ def test_what_all_ranks_do_together_is_not_cut_by_one_of_them():
             stop_if_requested("judging")
         with pytest.raises(Interrupted, match="while judging"):
             stop_if_requested("judging")
+
+
+def test_handlers_that_a_library_sets_are_put_back():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with handlers_kept():
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+    assert {number: signal.getsignal(number) for number in before} == before

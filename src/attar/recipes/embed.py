@@ -204,13 +204,13 @@ def _start(job: Embedding, folder: Path, log: Log) -> list[int]:
         _check_same(folder, read_json(known)["plan"], plan)
     elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunDirectoryError(f"--out {folder} is not empty and holds no pool of attar. Choose a new folder.")
+    if not known.is_file():
+        _check_names(job.source)
+        write_json(known, {"plan": plan, "versions": versions()})
     log.say(f"  model    {describe(job.backbone)}")
     for place in named_places(job.config.data, job.source):
         log.say(f"  data     {place}")
     say_damage(log, job.source, folder / "bad_files.jsonl")
-    if not known.is_file():
-        _check_names(job.source)
-        write_json(known, {"plan": plan, "versions": versions()})
     for leftover in folder.glob(".shard-*"):
         leftover.unlink()
     missing = [number for number in range(len(job.shards)) if not (folder / shard_name(number)).is_file()]
@@ -238,9 +238,9 @@ def _check_names(source: Source) -> None:
     """
     names = track(map(source.name, range(len(source))), "looking at names", total=len(source), unit="images")
     hashes = np.fromiter(map(hash, names), np.int64, len(source))
-    order = np.argsort(hashes, kind="stable")
-    for position in np.flatnonzero(np.diff(hashes[order]) == 0):
-        one, other = (int(order[position + step]) for step in (0, 1))
+    order = np.argsort(hashes, kind="stable")  # of equal ones the first row comes first
+    alike = np.flatnonzero(np.diff(hashes[order]) == 0)
+    for one, other in sorted(zip(order[alike].tolist(), order[alike + 1].tolist(), strict=True)):
         if source.name(one) == source.name(other):
             raise DataError(
                 f"two images are called {source.name(one)} ({source.uri(one)} and {source.uri(other)}), and a pool"

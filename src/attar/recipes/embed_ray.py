@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from attar.config import EmbedConfig
 from attar.curation.embedding import Shards
 from attar.errors import AttarError, ConfigError, DataError
 from attar.utils.progress import track
+from attar.utils.signals import handlers_kept
 
 if TYPE_CHECKING:
     from attar.recipes.embed import Embedding
@@ -34,7 +37,10 @@ def write_with_ray(config: EmbedConfig, numbers: list[int], folder: Path, shards
         raise ConfigError(f"engine is ray, which is not installed ({error}): pip install 'attar[ray]'.") from None
     is_ours = not ray.is_initialized()
     if is_ours:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        with handlers_kept():  # ray's own ends the process with another code, and asks nobody
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         yield from _written(ray, config, numbers, folder, shards)
     finally:

@@ -50,6 +50,18 @@ def polite_stop() -> Iterator[None]:
         _received = None
 
 
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """After the block SIGINT and SIGTERM are handled as before it, whatever a library has set for itself."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+
+
 def leave_signals_to_parent(_worker: int) -> None:
     """First thing in a loader's worker: SIGINT and SIGTERM count only when the training process sends them.
 
