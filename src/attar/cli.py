@@ -258,9 +258,12 @@ def _list_tasks(arguments: list[str]) -> int:
     arguments, root = _take(arguments, "--data-root")
     if arguments:
         raise ConfigError(f"'{arguments[0]}' does not go with --list. Try attar evaluate --list --data-root DIR.")
+    folder = Path(root or ".").expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"--data-root {root} is no folder. Give the one that the data sets lie in.")
     from attar.recipes.listing import list_tasks
 
-    print(list_tasks(Path(root or ".").expanduser()))
+    print(list_tasks(folder))
     return 0
 
 

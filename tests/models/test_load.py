@@ -152,7 +152,7 @@ def test_pretrained_without_a_network_fails_soon_and_says_what_to_do(tmp_path, m
         load_backbone(TINY)
     assert time.monotonic() - start < 10
     assert "pretrained weights of 'vit_tiny_patch16_224' could not be fetched from the model hub" in str(caught.value)
-    assert "give a weight file: --teacher-weights FILE" in str(caught.value)
+    assert "give a weight file: --weights or --teacher-weights FILE" in str(caught.value)
 
 
 def test_a_model_without_published_weights_says_so():

@@ -61,7 +61,7 @@ def test_a_folder_with_a_config_is_a_model(tmp_path, monkeypatch):
         ("https://host/file.pth", "unknown prefix 'https'. Use a timm name"),
         ("module:package.mod", "must look like module:package.mod:factory"),
         ("module:a:b:c", "must look like module:package.mod:factory"),
-        ("weights.pth", "A weight file goes with its architecture: NAME with --teacher-weights FILE"),
+        ("weights.pth", "A weight file goes with its architecture: NAME with --weights or --teacher-weights FILE"),
         ("model.safetensors", "A weight file goes with its architecture"),
         ("pytorch_model.bin", "A weight file goes with its architecture"),
         ("/nowhere/student", "'/nowhere/student' is no folder"),
@@ -82,7 +82,7 @@ def test_a_file_as_reference_is_named_as_such(tmp_path):
 
 
 def test_a_folder_without_config_says_where_the_student_is(tmp_path):
-    with pytest.raises(ModelReferenceError, match=r"holds no config\.json.* give its student/ folder"):
+    with pytest.raises(ModelReferenceError, match=r"holds no config\.json.* else its student/ folder"):
         parse_reference(str(tmp_path))
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 import attar
 from attar import CurateConfig, cli
 from attar.curation.pool import Pool
-from attar.data.sources import open_source
+from attar.data.sources import named_places, open_source
 from attar.errors import ConfigError, DataError, ModelReferenceError, RunDirectoryError
 from small_pools import make_pool
 
@@ -70,6 +70,8 @@ def test_each_query_fetches_its_share_and_the_set_opens_without_labels(places, t
     assert list(shares.values()) == [3] * 6
     assert len({row["id"] for row in fetched}) == 18
     source = open_source(str(report.out))
+    (place,) = named_places([str(report.out)], source)  # one place, though it has parts of its own
+    assert place.images == len(source)
     assert len(source) == 24
     assert source.labels() is None  # the queries' folders name classes; the set does not
     assert [source.uri(row) for row in range(24)] == [row["uri"] for row in rows]

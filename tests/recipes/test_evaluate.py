@@ -151,7 +151,7 @@ def test_images_that_a_run_was_trained_on_are_not_held_out(tmp_path: Path) -> No
     [
         ("knm:x", "Did you mean 'knn'"),
         ("robustnes5", "Did you mean 'robustness5'"),
-        ("knn:", "is no task"),
+        ("knn:", "names no images. Try knn:DIR"),
         ("knn:cifar10", "data_root is not set"),
     ],
 )

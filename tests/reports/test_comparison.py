@@ -79,3 +79,9 @@ def test_two_models_of_one_role_have_a_column_each_and_no_mean_together() -> Non
     assert found["task"] == ["metric", "model m , honest", "model m 01234567, honest"]
     assert found["a"] == ["top1", "50.0 (49.0–52.0)", ""]
     assert "**both**" not in found
+
+
+def test_models_without_a_figure_on_these_tasks_take_no_column() -> None:
+    table = comparison_table([result("knn:mine", "model", 0.5)], published=["Proteus-S/14"])
+    assert table.splitlines()[0].count("|") == 4
+    assert table.endswith("Nothing is published on these tasks of: Proteus-S/14.")

@@ -46,7 +46,10 @@ class Config(BaseModel):
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """A pydantic error as sentences of value, rule and remedy."""
     lines = []
+    wrong = {item["loc"] for item in error.errors()}
     for item in error.errors():
+        if any(loc[: len(item["loc"])] == item["loc"] != loc for loc in wrong):
+            continue  # it follows from what is wrong within
         path = [str(part) for part in item["loc"]]
         key = ".".join(path)
         if item["type"] in ("extra_forbidden", "invalid_key"):

@@ -92,7 +92,9 @@ class Place:
 
 def named_places(references: Sequence[str], source: Source) -> list[Place]:
     """What a source that was opened by these references takes of each."""
-    parts = source.parts if isinstance(source, MergedSource) else (Part(source),)
+    parts: Sequence[Part] = [Part(source)]  # which may have parts of its own, as a transfer set has
+    if isinstance(source, MergedSource) and len(source.parts) == len(references):
+        parts = source.parts
     return [
         Place(shown(reference), len(part.source), part.weight, part.source.fingerprint)
         for reference, part in zip(references, parts, strict=True)

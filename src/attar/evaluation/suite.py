@@ -130,6 +130,8 @@ def _parse(word: str) -> tuple[Task, ...]:
         return SUITES[word]
     if colon and protocol in (*PROTOCOLS, *DENSE) and place:
         return (Task(protocol, place),)
+    if protocol in (*PROTOCOLS, *DENSE):
+        raise ConfigError(f"'{word}' names no images. Try {protocol}:DIR, or {protocol}: and a data set of --list.")
     raise ConfigError(
         f"'{word}' is no task.{did_you_mean(protocol, [*PROTOCOLS, *DENSE, *SUITES])} A task is PROTOCOL:DATASET or"
         f" PROTOCOL:DIR, with {', '.join([*PROTOCOLS, *DENSE])}; or a suite: {', '.join(SUITES)}."

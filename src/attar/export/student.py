@@ -75,8 +75,9 @@ def _write_timm(folder: Path, student: Backbone, model: Any, label_names: Sequen
     about: dict[str, Any] = {"pretrained_cfg": preprocessing}
     if label_names:
         about["label_names"] = list(label_names)
-    if getattr(model, "global_pool", None) != getattr(student.model, "global_pool", None):
-        about["model_args"] = {"global_pool": model.global_pool, "fc_norm": not isinstance(model.fc_norm, nn.Identity)}
+    pooling = getattr(model, "global_pool", None)  # a word where a model can pool in several ways, else its module
+    if isinstance(pooling, str) and pooling != getattr(student.model, "global_pool", None):
+        about["model_args"] = {"global_pool": pooling, "fc_norm": not isinstance(model.fc_norm, nn.Identity)}
     architecture_config = model.pretrained_cfg
     try:
         # what describes the published weights of the architecture does not describe these

@@ -123,7 +123,7 @@ def _directory_config(folder: str) -> dict[str, Any]:
         if "attar" in config:
             raise ModelReferenceError(
                 f"{folder} holds a student of a module of your own. Loading it runs that module's code, so name it:"
-                f" {config['attar']['reference']} with --teacher-weights {folder}/model.safetensors."
+                f" {config['attar']['reference']} with --weights or --teacher-weights {folder}/model.safetensors."
             )
         if timm.is_model(config["architecture"]):
             return dict(config["pretrained_cfg"])
@@ -188,7 +188,7 @@ def _download(repository: str, file: str, name: str) -> Path:
         raise not_fetched(
             f"pretrained weights of '{name}'",
             error,
-            instead="a weight file: --teacher-weights FILE (weights=FILE in Python)",
+            instead="a weight file: --weights or --teacher-weights FILE (weights=FILE in Python)",
         ) from None
 
 

@@ -115,5 +115,5 @@ def _download(library: Any, name: str, tag: str) -> Path:
         raise not_fetched(
             f"weights '{tag}' of open_clip:{name}",
             error,
-            instead="a weight file: --teacher-weights FILE (weights=FILE in Python)",
+            instead="a weight file: --weights or --teacher-weights FILE (weights=FILE in Python)",
         ) from None

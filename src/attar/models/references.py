@@ -54,7 +54,7 @@ def parse_reference(text: str) -> Reference:
     if path.is_absolute() or name.startswith("~") or "/" in name or path.is_file() or path.suffix in _WEIGHT_FILES:
         raise ModelReferenceError(
             f"model reference '{text}' is no folder. A weight file goes with its architecture:"
-            " NAME with --teacher-weights FILE (or weights=FILE)."
+            " NAME with --weights or --teacher-weights FILE (or weights=FILE)."
         )
     return Reference("timm", *_split_arguments(text))
 
@@ -63,7 +63,8 @@ def _parse_folder(path: Path, query: str) -> Reference:
     if not (path / "config.json").is_file():
         raise ModelReferenceError(
             f"folder {path} holds no config.json, so it is no model that timm or attar wrote."
-            " For a run, give its student/ folder; for a weight file, name its architecture and give the weights."
+            " Of a run, attar evaluate takes the directory, all else its student/ folder; for a weight file, name its"
+            " architecture and give the weights."
             " For the timm model of that name, write timm:NAME."
         )
     return Reference("directory", str(path), _split_arguments(query)[1])

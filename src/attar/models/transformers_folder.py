@@ -191,7 +191,7 @@ def _files(folder: Path) -> list[Path]:
     if not whole.is_file():
         raise WeightsError(
             f"{folder} holds no model.safetensors. Other files are read only when you name one:"
-            " --teacher-weights FILE (weights=FILE in Python)."
+            " --weights or --teacher-weights FILE (weights=FILE in Python)."
         )
     return [whole]
 

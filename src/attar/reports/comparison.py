@@ -42,6 +42,9 @@ def comparison_table(
         suites: Name and tasks of suites; those with all their tasks measured get a row with the mean.
     """
     columns, sources = _columns(results), _Sources()
+    rows = [*dict.fromkeys((r.task, r.metric) for r in results), *((suite, "mean") for suite in suites or {})]
+    unknown = [name for name in published if not any(any(published_of(name, *row)) for row in rows)]
+    published = [name for name in published if name not in unknown]
     heading = ["task", "metric", *_headings(columns), *published]
     lines = [_line(heading), "|" + "---|" * len(heading)]
     for task, metric in dict.fromkeys((r.task, r.metric) for r in results):
@@ -53,7 +56,8 @@ def comparison_table(
         if any(means):
             reported = (sources.cell(name, suite, "mean") for name in published)
             lines.append(_line([f"**{suite}**", "mean", *means, *reported]))
-    return "\n".join(lines) + sources.footnotes()
+    told = f"\n\nNothing is published on these tasks of: {'; '.join(unknown)}." if unknown else ""
+    return "\n".join(lines) + sources.footnotes() + told
 
 
 class _Sources:
