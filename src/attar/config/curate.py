@@ -28,7 +28,7 @@ class CurateConfig(Config):
         (), description="images that nothing in the set may be close to, or text files with an id or address a line"
     )
     leak_threshold: float | None = Field(
-        0.97,
+        0.94,
         gt=0,
         le=1,
         description="similarity to a val, test or excluded image from which one is a copy; none: no guard",
