@@ -17,7 +17,7 @@ from attar._version import __version__
 from attar.errors import AttarError, ConfigError, LostRankError, did_you_mean
 
 if TYPE_CHECKING:
-    from attar.config import Config, DistillConfig, EvaluateConfig, TransferConfig
+    from attar.config import Config, DistillConfig, EvaluateConfig
 
 T = TypeVar("T", bound="Config")
 
@@ -106,19 +106,13 @@ def _distill(arguments: list[str]) -> int:
         for name, recipe in RECIPES.items():
             print(f"  {name:24}{(recipe.__doc__ or '').splitlines()[0]}")
         return 0
-    if _wants_help(arguments):
-        from attar.config import DistillConfig
+    from attar.config import DistillConfig
 
-        return _help(DistillConfig, "attar distill", "--config FILE, --print-config, --list-recipes")
-    config = parse_distill([word for word in arguments if word != "--print-config"])
-    if "--print-config" in arguments:
-        from attar.config.files import to_yaml
+    config = _settings(arguments, DistillConfig, "attar distill", parse=parse_distill, more=", --list-recipes")
+    if config is not None:
+        from attar.recipes.distill import distill
 
-        print(to_yaml(config), end="")
-        return 0
-    from attar.recipes.distill import distill
-
-    distill(config)
+        distill(config)
     return 0
 
 
@@ -192,23 +186,17 @@ def _quickstart(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> int:
     from attar.config import EvaluateConfig
 
-    if _wants_help(arguments):
-        return _help(
-            EvaluateConfig, "attar evaluate MODEL", "--config FILE, --print-config, --list, --table, --published NAME"
-        )
-    if "--list" in arguments:
-        return _list_tasks([word for word in arguments if word != "--list"])
-    if "--table" in arguments:
-        return _print_table([word for word in arguments if word != "--table"])
-    config = parse_evaluate([word for word in arguments if word != "--print-config"])
-    if "--print-config" in arguments:
-        from attar.config.files import to_yaml
+    if not _wants_help(arguments):
+        if "--list" in arguments:
+            return _list_tasks([word for word in arguments if word != "--list"])
+        if "--table" in arguments:
+            return _print_table([word for word in arguments if word != "--table"])
+    more = ", --list, --table, --published NAME"
+    config = _settings(arguments, EvaluateConfig, "attar evaluate MODEL", parse=parse_evaluate, more=more)
+    if config is not None:
+        from attar.recipes.evaluate import evaluate
 
-        print(to_yaml(config), end="")
-        return 0
-    from attar.recipes.evaluate import evaluate
-
-    evaluate(config)
+        evaluate(config)
     return 0
 
 
@@ -226,6 +214,23 @@ def parse_evaluate(arguments: list[str]) -> EvaluateConfig:
     return _read(EvaluateConfig, [*arguments, *(["--config", file] if file else [])])
 
 
+def _settings(
+    arguments: list[str], model: type[T], prog: str, *, parse: Callable[[list[str]], T] | None = None, more: str = ""
+) -> T | None:
+    """Settings of a verb, or None after printing its help or its resolved settings."""
+    if _wants_help(arguments):
+        _help(model, prog, f"--config FILE, --print-config{more}")
+        return None
+    words = [word for word in arguments if word != "--print-config"]
+    config = parse(words) if parse else _read(model, words)
+    if "--print-config" not in arguments:
+        return config
+    from attar.config.files import to_yaml
+
+    print(to_yaml(config), end="")
+    return None
+
+
 def _read(model: type[T], arguments: list[str]) -> T:
     """Settings from flags over `--config FILE` over the defaults."""
     from attar.config.files import read_settings
@@ -234,23 +239,6 @@ def _read(model: type[T], arguments: list[str]) -> T:
     arguments, file = _take(arguments, "--config")
     settings = read_settings(Path(file).expanduser()) if file else {}
     return model.build(merge(settings, parse_flags(model, arguments)))
-
-
-def _curate(arguments: list[str]) -> int:
-    from attar.config import CurateConfig
-
-    if _wants_help(arguments):
-        return _help(CurateConfig, "attar curate", "--config FILE, --print-config")
-    config = _read(CurateConfig, [word for word in arguments if word != "--print-config"])
-    if "--print-config" in arguments:
-        from attar.config.files import to_yaml
-
-        print(to_yaml(config), end="")
-        return 0
-    from attar.recipes.curate import curate
-
-    curate(config)
-    return 0
 
 
 def _list_tasks(arguments: list[str]) -> int:
@@ -282,50 +270,34 @@ def _print_table(arguments: list[str]) -> int:
 def _embed(arguments: list[str]) -> int:
     from attar.config import EmbedConfig
 
-    if _wants_help(arguments):
-        return _help(EmbedConfig, "attar embed", "--config FILE, --print-config")
-    config = _read(EmbedConfig, [word for word in arguments if word != "--print-config"])
-    if "--print-config" in arguments:
-        from attar.config.files import to_yaml
+    config = _settings(arguments, EmbedConfig, "attar embed")
+    if config is not None:
+        from attar.recipes.embed import embed
 
-        print(to_yaml(config), end="")
-        return 0
-    from attar.recipes.embed import embed
+        embed(config)
+    return 0
 
-    embed(config)
+
+def _curate(arguments: list[str]) -> int:
+    from attar.config import CurateConfig
+
+    config = _settings(arguments, CurateConfig, "attar curate")
+    if config is not None:
+        from attar.recipes.curate import curate
+
+        curate(config)
     return 0
 
 
 def _transfer(arguments: list[str]) -> int:
     from attar.config import TransferConfig
 
-    if _wants_help(arguments):
-        return _help(TransferConfig, "attar transfer", "--config FILE, --print-config")
-    config = parse_transfer([word for word in arguments if word != "--print-config"])
-    if "--print-config" in arguments:
-        from attar.config.files import to_yaml
+    config = _settings(arguments, TransferConfig, "attar transfer")
+    if config is not None:
+        from attar.recipes.transfer import transfer
 
-        print(to_yaml(config), end="")
-        return 0
-    from attar.recipes.transfer import transfer
-
-    transfer(config)
+        transfer(config)
     return 0
-
-
-def parse_transfer(arguments: list[str]) -> TransferConfig:
-    """Settings from flags over `--config FILE` over the defaults.
-
-    Raises:
-        ConfigError: If a setting is unknown, missing or out of bounds.
-    """
-    from attar.config import TransferConfig
-    from attar.config.files import read_settings
-    from attar.config.flags import merge, parse_flags
-
-    arguments, file = _take(arguments, "--config")
-    settings = read_settings(Path(file).expanduser()) if file else {}
-    return TransferConfig.build(merge(settings, parse_flags(TransferConfig, arguments)))
 
 
 def _predict(arguments: list[str]) -> int:
