@@ -63,7 +63,7 @@ def write_pool(folder, ids, uris, vectors, *, shard, places, fingerprint, model)
         write_shard(path, ids[here], uris[here], vectors[here].numpy(), [])
         shards.append(describe_shard(path))
     manifest = Manifest(
-        versions={"attar": "a test"},
+        versions={"attar": "0"},
         model=model,
         view=PoolView(img_size=model.img_size, crop_pct=1.0, implementation="pil-1"),
         precision="fp32",
@@ -73,7 +73,7 @@ def write_pool(folder, ids, uris, vectors, *, shard, places, fingerprint, model)
         places=tuple(places),
         fingerprint=fingerprint,
         shard_size=shard,
-        batch_size=1,
+        batch_size=64,
         shards=tuple(shards),
     )
     write_json(folder / "manifest.json", manifest.model_dump(mode="json"))

@@ -50,6 +50,17 @@ def test_any_order_and_split_of_a_pool_with_equal_rows_gives_the_same(seed: int,
     assert same(search([(pool, places)], queries, k=k), by_full_sort(pool, places, queries, k))
 
 
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_coarse_products_change_nothing(monkeypatch: pytest.MonkeyPatch, is_quick: bool) -> None:
+    """Also where bfloat16 cannot tell rows apart (all within 0.01), and float32 looks again."""
+    monkeypatch.setattr("attar.curation.search._is_quick_in_bfloat16", lambda device: is_quick)
+    far = unit_rows(3000, 64)
+    close = F.normalize(unit_rows(1, 64, seed=5).float() + 0.02 * far.float(), dim=1).half()
+    queries, places = torch.cat([far[:9], close[:9]]), torch.randperm(6000)
+    found = search([(torch.cat([far, close]), places)], queries, k=20, tile=(7, 2000))
+    assert same(found, by_full_sort(torch.cat([far, close]), places, queries, 20))
+
+
 def test_float32_noise_does_not_decide() -> None:
     """Rows that differ by the last bit of one channel: float32 products of length 384 cannot tell them apart."""
     row = unit_rows(1, 384)[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from attar.curation.pool import Pool
 from attar.curation.search import Found, merge_all, search
 
-_BLOCK = 32_768  # rows searched at a time
+_BLOCK = 65_536  # rows searched at a time
 
 
 class PoolIndex:

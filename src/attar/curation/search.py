@@ -1,7 +1,7 @@
 """The most similar rows of a pool for each query: exact, block by block, the same in any order and split of the pool.
 
-A block is compared in float32, which is quick and inexact in the last digits; how inexact is bounded, so that whatever
-may belong to the best is found, and these few are compared once more without any rounding. Unit vectors in float16
+A block is compared in low precision, which is quick and inexact; how inexact is bounded, so that whatever may belong to
+the best is found, and these few are compared once more without any rounding. Unit vectors in float16
 multiply to multiples of 2^-48, and a sum of such products below 2 is exact in float64, in whatever order it is taken.
 So a similarity depends on its two vectors alone, equal ones are equal, and ids decide between them.
 
@@ -14,18 +14,19 @@ import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from attar.errors import ConfigError, ShapeError
 
-TILE = (1024, 32_768)
-"""Queries and rows compared at a time: 128 MiB of similarities."""
+TILE = (512, 65_536)
+"""Queries and rows compared at a time: 128 MiB of similarities in float32."""
 
 _GROUP = 64  # neighbouring rows whose largest similarity says whether any of them is worth a look
 _PAIRS = 16_384  # compared exactly at a time: 50 MB at a width of 384
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
+_ROUGH_ROUNDOFF = 2.0**-8  # of bfloat16
+_CROWD = 8  # candidates for each row that is wanted, from which a closer look is cheaper than comparing all exactly
 NOBODY = -1
 """Place in the order of ids where a query has fewer rows than were asked for."""
 
@@ -86,7 +87,7 @@ def search(
         raise ConfigError(f"k is {k}; a query fetches one row at least.")
     queries = queries.to(device, torch.float16).float()
     best = Found.nothing(len(queries), k)
-    wide, products = torch.empty(0, queries.shape[1], device=device), torch.empty(0, device=device)
+    wide = torch.empty(0, queries.shape[1], device=device)
     for rows, places in blocks:
         if rows.shape[1] != queries.shape[1]:
             raise ShapeError(
@@ -97,8 +98,7 @@ def search(
             part = rows[start : start + tile[1]]
             if len(wide) < len(part):
                 wide = wide.new_empty(-(-len(part) // _GROUP) * _GROUP, wide.shape[1])
-                products = products.new_empty(min(tile[0], len(queries)), len(wide))
-            best = _with_block(best, part, places[start : start + tile[1]], queries, k, wide, products)
+            best = _with_block(best, part, places[start : start + tile[1]], queries, k, wide, tile[0])
     return best
 
 
@@ -117,35 +117,52 @@ def merge_all(parts: Iterable[Found]) -> Found:
     return functools.reduce(merge, parts)
 
 
-def _with_block(
-    best: Found, rows: Tensor, places: Tensor, queries: Tensor, k: int, wide: Tensor, products: Tensor
-) -> Found:
-    """`best` with what a block adds to it; the last two are memory to work in."""
-    count = len(rows)
-    wide[:count] = rows
-    wide[count:] = 0
-    length = torch.linalg.vector_norm(wide[:count], dim=1).max()
+def _with_block(best: Found, rows: Tensor, places: Tensor, queries: Tensor, k: int, wide: Tensor, tile: int) -> Found:
+    """`best` with what a block adds to it; `wide` is memory for its rows in float32."""
+    wide[: len(rows)] = rows
+    wide[len(rows) :] = 0
+    rough = wide.bfloat16() if _is_quick_in_bfloat16(wide.device.type) else None
     found = []
-    for mine, least in zip(
-        torch.split(queries, len(products)), torch.split(best.similarity[:, -1], len(products)), strict=True
-    ):
-        # inner products of float32 are wrong by less than D u |a| |b| (Higham, Accuracy and Stability, 3.1)
-        error = 1.01 * wide.shape[1] * _UNIT_ROUNDOFF * length * torch.linalg.vector_norm(mine, dim=1)
-        similarity = products[: len(mine)]
-        _multiply(mine, wide, similarity)
-        similarity[:, count:] = -torch.inf
-        owner, column = _worth_a_look(similarity, least.to(wide.device), error, k).unbind(1)
+    for mine, least in zip(torch.split(queries, tile), torch.split(best.similarity[:, -1], tile), strict=True):
+        least = least.to(wide.device)
+        candidates = None if rough is None else _candidates(mine, rough, len(rows), least, k)
+        if candidates is None or len(candidates) > _CROWD * k * len(mine):  # much alike: bfloat16 cannot tell
+            candidates = _candidates(mine, wide, len(rows), least, k)
+        owner, column = candidates.unbind(1)
         exact = _exact(mine, wide, owner, column)
         found.append(_ranked(owner.cpu(), exact.cpu(), places[column.cpu()], len(mine), k))
     return merge(best, Found(torch.cat([f.similarity for f in found]), torch.cat([f.place for f in found])))
 
 
-def _multiply(queries: Tensor, rows: Tensor, out: Tensor) -> None:
-    """Inner products (t, b) of (t, D) and (b, D), all float32."""
-    if rows.device.type == "cpu":  # OpenBLAS, which is numpy's, is a quarter faster on AMD than torch's MKL
-        np.matmul(queries.numpy(), rows.numpy().T, out=out.numpy())
+@functools.cache
+def _is_quick_in_bfloat16(device: str) -> bool:
+    """Whether the processor multiplies bfloat16 by itself: then it does so three times as fast as float32."""
+    known = torch.cpu.get_capabilities() if device == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def _candidates(queries: Tensor, rows: Tensor, count: int, least: Tensor, k: int) -> Tensor:
+    """(m, 2) query and column of all that may be among the k best; compared in the precision of `rows`.
+
+    Args:
+        queries: (t, D) float32.
+        rows: (b, D), of which the first `count` are rows of the pool.
+        count: Theirs.
+        least: As in `_worth_a_look`.
+        k: How many are wanted.
+    """
+    length = torch.linalg.vector_norm(queries, dim=1) * torch.linalg.vector_norm(rows[:count].float(), dim=1).max()
+    if rows.dtype == torch.bfloat16:
+        similarity = queries.bfloat16() @ rows.T
+        error = 3.1 * _ROUGH_ROUNDOFF  # of both factors and of the result, each rounded once
+    elif rows.device.type == "cpu":  # OpenBLAS, which is numpy's, is a quarter faster on AMD than torch's MKL
+        similarity = torch.from_numpy(queries.numpy() @ rows.numpy().T)
+        error = 0.0
     else:
-        torch.mm(queries, rows.T, out=out)
+        similarity, error = queries @ rows.T, 0.0
+    similarity[:, count:] = -torch.inf
+    # sums in float32 are wrong by less than D u |a| |b| (Higham, Accuracy and Stability of Algorithms, 3.1)
+    return _worth_a_look(similarity, least, (error + 1.01 * rows.shape[1] * _UNIT_ROUNDOFF) * length, k)
 
 
 def _worth_a_look(similarity: Tensor, least: Tensor, error: Tensor, k: int) -> Tensor:
@@ -165,9 +182,9 @@ def _worth_a_look(similarity: Tensor, least: Tensor, error: Tensor, k: int) -> T
         # k groups each hold a row as good as the k-th largest peak, so the k-th best row is as good, too
         among = peaks if peaks.shape[1] >= k else similarity
         if among.shape[1] >= k:
-            bound = torch.maximum(bound, among.topk(k, dim=1).values[:, -1] - 2.01 * error)
-    owner, group = (peaks >= bound[:, None]).nonzero().unbind(1)
-    values = groups[owner, group]
+            bound = torch.maximum(bound, among.topk(k, dim=1).values[:, -1].float() - 2.01 * error)
+    owner, group = (peaks.float() >= bound[:, None]).nonzero().unbind(1)
+    values = groups[owner, group].float()
     which, inner = ((values >= bound[owner, None]) & (values > -torch.inf)).nonzero().unbind(1)
     return torch.stack([owner[which], group[which] * _GROUP + inner], dim=1)
 
