@@ -19,11 +19,11 @@ from torch import Tensor
 
 from attar.errors import ConfigError, ShapeError
 
-TILE = (512, 65_536)
-"""Queries and rows compared at a time: 128 MiB of similarities in float32."""
+TILE = (512, 32_768)
+"""Queries and rows compared at a time: 64 MiB of similarities in float32."""
 
 _GROUP = 64  # neighbouring rows whose largest similarity says whether any of them is worth a look
-_PAIRS = 16_384  # compared exactly at a time: 50 MB at a width of 384
+_PAIRS = 2048  # compared exactly at a time: products of 384 numbers stay in the cache
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _ROUGH_ROUNDOFF = 2.0**-8  # of bfloat16
 _CROWD = 8  # candidates for each row that is wanted, from which a closer look is cheaper than comparing all exactly
@@ -121,13 +121,14 @@ def _with_block(best: Found, rows: Tensor, places: Tensor, queries: Tensor, k: i
     """`best` with what a block adds to it; `wide` is memory for its rows in float32."""
     wide[: len(rows)] = rows
     wide[len(rows) :] = 0
+    length = torch.linalg.vector_norm(wide, dim=1).max()
     rough = wide.bfloat16() if _is_quick_in_bfloat16(wide.device.type) else None
     found = []
     for mine, least in zip(torch.split(queries, tile), torch.split(best.similarity[:, -1], tile), strict=True):
         least = least.to(wide.device)
-        candidates = None if rough is None else _candidates(mine, rough, len(rows), least, k)
+        candidates = None if rough is None else _candidates(mine, rough, len(rows), least, length, k)
         if candidates is None or len(candidates) > _CROWD * k * len(mine):  # much alike: bfloat16 cannot tell
-            candidates = _candidates(mine, wide, len(rows), least, k)
+            candidates = _candidates(mine, wide, len(rows), least, length, k)
         owner, column = candidates.unbind(1)
         exact = _exact(mine, wide, owner, column)
         found.append(_ranked(owner.cpu(), exact.cpu(), places[column.cpu()], len(mine), k))
@@ -141,7 +142,7 @@ def _is_quick_in_bfloat16(device: str) -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
-def _candidates(queries: Tensor, rows: Tensor, count: int, least: Tensor, k: int) -> Tensor:
+def _candidates(queries: Tensor, rows: Tensor, count: int, least: Tensor, length: Tensor, k: int) -> Tensor:
     """(m, 2) query and column of all that may be among the k best; compared in the precision of `rows`.
 
     Args:
@@ -149,9 +150,9 @@ def _candidates(queries: Tensor, rows: Tensor, count: int, least: Tensor, k: int
         rows: (b, D), of which the first `count` are rows of the pool.
         count: Theirs.
         least: As in `_worth_a_look`.
+        length: Of the longest row.
         k: How many are wanted.
     """
-    length = torch.linalg.vector_norm(queries, dim=1) * torch.linalg.vector_norm(rows[:count].float(), dim=1).max()
     if rows.dtype == torch.bfloat16:
         similarity = queries.bfloat16() @ rows.T
         error = 3.1 * _ROUGH_ROUNDOFF  # of both factors and of the result, each rounded once
@@ -162,7 +163,8 @@ def _candidates(queries: Tensor, rows: Tensor, count: int, least: Tensor, k: int
         similarity, error = queries @ rows.T, 0.0
     similarity[:, count:] = -torch.inf
     # sums in float32 are wrong by less than D u |a| |b| (Higham, Accuracy and Stability of Algorithms, 3.1)
-    return _worth_a_look(similarity, least, (error + 1.01 * rows.shape[1] * _UNIT_ROUNDOFF) * length, k)
+    error += 1.01 * rows.shape[1] * _UNIT_ROUNDOFF
+    return _worth_a_look(similarity, least, error * length * torch.linalg.vector_norm(queries, dim=1), k)
 
 
 def _worth_a_look(similarity: Tensor, least: Tensor, error: Tensor, k: int) -> Tensor:
@@ -195,7 +197,7 @@ def _exact(queries: Tensor, rows: Tensor, owner: Tensor, column: Tensor) -> Tens
     A product of two such values has 22 bits, so that float32 holds it; their sum needs float64.
     """
     parts = [
-        (queries[o] * rows[c]).sum(1, dtype=torch.float64)
+        queries[o].mul_(rows[c]).double().sum(1)
         for o, c in zip(torch.split(owner, _PAIRS), torch.split(column, _PAIRS), strict=True)
     ]
     return torch.cat(parts)
