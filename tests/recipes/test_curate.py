@@ -9,8 +9,8 @@ from PIL import Image
 import attar
 from attar import CurateConfig, cli
 from attar.curation.pool import Pool
-from attar.data.sources import named_places, open_source
-from attar.errors import ConfigError, DataError, ModelReferenceError, RunDirectoryError
+from attar.data.sources import open_source
+from attar.errors import ConfigError, DataError, ModelReferenceError, RunDirectoryError, WeightsError
 from small_pools import make_pool
 
 
@@ -198,3 +198,59 @@ def test_the_verb_does_the_same(places, tmp_path, capsys) -> None:
     assert cli.main([*words, "--workers", "0", "--device", "cpu"]) == 0
     assert "set      " in capsys.readouterr().out
     assert "<h2>Who asked" in (tmp_path / "set/report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def clip_pool(places, tmp_path_factory):
+    """What attar embed makes of the pool with a small CLIP."""
+    pytest.importorskip("open_clip", reason="needs the extra vl")
+    import small_clip
+
+    small_clip.register()
+    out = tmp_path_factory.mktemp("clip") / "pool"
+    data = (str(places / "pool/many"), str(places / "pool/few"))
+    attar.embed(
+        attar.EmbedConfig(
+            model=small_clip.REFERENCE, weights="random", data=data, out=str(out), workers=0, device="cpu"
+        )
+    )
+    return str(out)
+
+
+OFF = {"leak_threshold": None, "duplicate_threshold": None}  # random weights: all images are alike
+
+
+def test_class_names_fetch_through_the_text_tower(places, clip_pool, tmp_path) -> None:
+    text = config(places, tmp_path / "text", pool=clip_pool, strategy="text", include_queries=False, budget=20, **OFF)
+    rows = rows_of(attar.curate(text).out)
+    assert [row["query"] for row in rows[:2]] == ["across", "down"]
+    assert len({row["id"] for row in rows}) == 20
+    other = text.replace(queries=None, class_names=("across", "down"), out=str(tmp_path / "names"))
+    assert [row["id"] for row in rows_of(attar.curate(other).out)] == [row["id"] for row in rows]
+    worded = other.replace(templates="an unlike sentence about {}", out=str(tmp_path / "worded"))
+    assert [row["similarity"] for row in rows_of(attar.curate(worded).out)] != [row["similarity"] for row in rows]
+
+
+def test_images_and_names_share_the_budget_or_ask_together(places, clip_pool, tmp_path) -> None:
+    both = config(places, tmp_path / "share", pool=clip_pool, strategy="mixed", budget=54, **OFF)
+    fetched = [row for row in rows_of(attar.curate(both).out) if row["part"] == "pool"]
+    by_name = [row for row in fetched if row["query"] in ("across", "down")]
+    assert (len(by_name), len(fetched)) == (24, 48)
+    summed = attar.curate(both.replace(mix="sum", out=str(tmp_path / "sum")))
+    assert summed.manifest["queries"] == summed.manifest["queries"] | {"count": 6, "texts": 0}
+    plain = attar.curate(both.replace(strategy="query_balanced", out=str(tmp_path / "plain")))
+    assert summed.manifest["queries"]["vectors"] != plain.manifest["queries"]["vectors"]
+    assert summed.manifest["fetched"] == plain.manifest["fetched"] == 48
+
+
+def test_a_model_that_is_not_the_pools_is_refused(places, tmp_path) -> None:
+    folder = make_pool(tmp_path / "embedded", [str(places / "pool/many")])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model"]["mean"] = [3.0, -2.0, 0.0]  # another preparation gives other vectors
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match="gives across-00.png another vector"):
+        attar.curate(config(places, tmp_path / "set", pool=str(folder)))
+    manifest["model"]["sha256"] = "0" * 64
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match="Give --weights that file"):
+        attar.curate(config(places, tmp_path / "set", pool=str(folder)))
