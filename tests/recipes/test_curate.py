@@ -248,7 +248,7 @@ def test_a_model_that_is_not_the_pools_is_refused(places, tmp_path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["model"]["mean"] = [3.0, -2.0, 0.0]  # another preparation gives other vectors
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(WeightsError, match="gives across-00.png another vector"):
+    with pytest.raises(WeightsError, match=r"gives across-00.png another vector"):
         attar.curate(config(places, tmp_path / "set", pool=str(folder)))
     manifest["model"]["sha256"] = "0" * 64
     (folder / "manifest.json").write_text(json.dumps(manifest))
