@@ -9,7 +9,7 @@ from PIL import Image
 import attar
 from attar import CurateConfig, cli
 from attar.curation.pool import Pool
-from attar.data.sources import open_source
+from attar.data.sources import named_places, open_source
 from attar.errors import ConfigError, DataError, ModelReferenceError, RunDirectoryError, WeightsError
 from small_pools import make_pool
 
