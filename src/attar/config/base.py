@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from attar.errors import ConfigError, did_you_mean
+
+
+def _one_is_a_list_of_one(places: Any) -> Any:
+    return (places,) if isinstance(places, str) else places
+
+
+def _one_is_written_plainly(places: tuple[str, ...]) -> str | list[str]:
+    return places[0] if len(places) == 1 else list(places)  # as runs of 0.1 wrote it, which resume
+
+
+Places = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_one_is_a_list_of_one),
+    PlainSerializer(_one_is_written_plainly),
+]
+"""References to images, one or several; a single one may be given, and is written, as plain text."""
 
 
 class Config(BaseModel):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from attar.config.base import Config
+from attar.config.base import Config, Places
 from attar.errors import ConfigError
 
 
@@ -124,7 +124,7 @@ class DistillConfig(Config):
 
     teacher: str = Field(min_length=1, description="model reference of the teacher, such as vit_base_patch14_dinov2")
     student: str = Field(min_length=1, description="model reference of the student, such as vit_small_patch14_dinov2")
-    data: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    data: Places = Field(
         min_length=1,
         description="images, one place or several: folder, tar, Parquet, URL, playground:SEED (see docs/data.md)",
     )
@@ -181,15 +181,6 @@ class DistillConfig(Config):
     optim: OptimConfig = OptimConfig()
     monitoring: MonitorConfig = MonitorConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _one_place_is_a_list_of_one(cls, data: Any) -> Any:
-        return (data,) if isinstance(data, str) else data
-
-    @field_serializer("data")
-    def _one_place_is_written_plainly(self, data: tuple[str, ...]) -> str | list[str]:
-        return data[0] if len(data) == 1 else list(data)  # as runs of 0.1 wrote it, which resume
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

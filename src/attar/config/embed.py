@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from attar.config.base import Config
+from attar.config.base import Config, Places
 
 
 class RayConfig(Config):
@@ -21,7 +21,7 @@ class EmbedConfig(Config):
     """Embed images: a pool that sets for training are chosen from."""
 
     model: str = Field(min_length=1, description="model reference, such as vit_small_patch14_dinov2")
-    data: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    data: Places = Field(
         min_length=1,
         description="images, one place or several: folder, tar, Parquet, URL, playground:SEED (see docs/data.md)",
     )
@@ -50,8 +50,3 @@ class EmbedConfig(Config):
     timeout_s: float = Field(43200.0, gt=0, description="seconds a rank waits for a shard of another")
     reindex: bool = Field(False, description="list image folders anew instead of trusting the cached index")
     ray: RayConfig = RayConfig()
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _one_place_is_a_list_of_one(cls, data: Any) -> Any:
-        return (data,) if isinstance(data, str) else data

@@ -6,11 +6,11 @@ default is ours (spec task_transfer §1.7, DESIGN), none is the paper's.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from attar.config.base import Config
+from attar.config.base import Config, Places
 from attar.config.distill import CheckpointConfig, OptimConfig, ParallelConfig, ProteusConfig, ViewsConfig
 from attar.errors import ConfigError
 
@@ -120,7 +120,7 @@ class TransferConfig(Config):
     )
     out: str = Field(min_length=1, description="run directory; the same command in the same directory resumes")
     teacher: str | None = Field(None, min_length=1, description="model reference of the teacher")
-    pool: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    pool: Places = Field(
         (), description="unlabelled images to transfer on, one place or several, such as a curated set"
     )
     val: str | None = Field(
@@ -164,15 +164,6 @@ class TransferConfig(Config):
     finetune: FinetuneConfig = FinetuneConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-
-    @field_validator("pool", mode="before")
-    @classmethod
-    def _one_place_is_a_list_of_one(cls, pool: Any) -> Any:
-        return (pool,) if isinstance(pool, str) else pool
-
-    @field_serializer("pool")
-    def _one_place_is_written_plainly(self, pool: tuple[str, ...]) -> str | list[str]:
-        return pool[0] if len(pool) == 1 else list(pool)
 
     @model_validator(mode="after")
     def _what_is_needed_is_there(self) -> Self:

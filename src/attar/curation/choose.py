@@ -51,6 +51,11 @@ class Questions:
     def __len__(self) -> int:
         return len(self.names)
 
+    def class_of(self, query: int) -> str | None:
+        """Name of a query's class, if it is known."""
+        label = self.classes[query]
+        return self.class_names[label] if label >= 0 else None
+
 
 @dataclass(frozen=True)
 class Choice:

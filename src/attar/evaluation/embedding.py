@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -57,11 +57,22 @@ def embed(
     Raises:
         DataError: If no image can be read.
     """
-    features, positions = [], []
+    return seen(lambda images: backbone.tokens(images).cls, labelled, batches, name=name)
+
+
+def seen(
+    see: Callable[[Tensor], Tensor], labelled: Labelled, batches: Batches, *, name: str = "images"
+) -> tuple[Tensor, Tensor]:
+    """What a function, from views (B, 3, S, S) to rows, gives for the readable images, and their classes; on the CPU.
+
+    Raises:
+        DataError: If no image can be read.
+    """
+    rows, positions = [], []
     for images, where in batches:
         if len(where):
-            features.append(backbone.tokens(images).cls.cpu())
+            rows.append(see(images).cpu())
             positions.append(where)
-    if not features:
+    if not rows:
         raise DataError(f"none of the {len(labelled)} {name} can be read, such as {labelled.source.name(0)}.")
-    return torch.cat(features), torch.from_numpy(labelled.labels)[torch.cat(positions)]
+    return torch.cat(rows), torch.from_numpy(labelled.labels)[torch.cat(positions)]

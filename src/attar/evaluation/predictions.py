@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from attar.data.labelled import Labelled
 from attar.data.views import EvaluationView
-from attar.errors import DataError
-from attar.evaluation.embedding import evaluation_views
+from attar.evaluation.embedding import evaluation_views, seen
 from attar.models import TaskModel
 
 
@@ -31,11 +29,5 @@ def predict_labelled(
         DataError: If no image can be read.
     """
     view = EvaluationView(model.backbone.img_size, crop_pct)
-    logits, positions = [], []
-    for images, where in evaluation_views(labelled, view, workers=workers, name=name):
-        if len(where):
-            logits.append(model.logits(images).cpu())
-            positions.append(where)
-    if not logits:
-        raise DataError(f"none of the {len(labelled)} {name} can be read, such as {labelled.source.name(0)}.")
-    return torch.cat(logits), torch.from_numpy(labelled.labels)[torch.cat(positions)]
+    batches = evaluation_views(labelled, view, workers=workers, name=name)
+    return seen(model.logits, labelled, batches, name=name)

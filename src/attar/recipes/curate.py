@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from attar.curation.choose import Choice, Questions, choose
 from attar.curation.index import PoolIndex
 from attar.curation.pool import Pool
 from attar.curation.screen import Guarded, Screen
+from attar.curation.statistics import coverage, fill, histogram
 from attar.curation.vectors import embed_rows, guard_views
 from attar.data.base import Source
 from attar.data.labelled import given_parts
@@ -166,8 +166,7 @@ class _Eye:
 
 def _load(pool: Pool, config: CurateConfig) -> Backbone:
     made = pool.manifest.model
-    weights = config.weights or ("random" if made.weights == "random" else "pretrained")
-    backbone = load_backbone(made.reference, weights=weights, img_size=made.img_size).eval()
+    backbone = load_backbone(made.reference, weights=_weights(pool, config), img_size=made.img_size).eval()
     if made.sha256 is not None and backbone.source.sha256 != made.sha256:
         raise WeightsError(
             f"the pool was made with {made.file} (sha256 {made.sha256[:12]}), {made.reference} now loads"
@@ -175,6 +174,10 @@ def _load(pool: Pool, config: CurateConfig) -> Backbone:
         )
     backbone.normalise_with(Preprocess(made.mean, made.std))
     return backbone
+
+
+def _weights(pool: Pool, config: CurateConfig) -> str:
+    return config.weights or ("random" if pool.manifest.model.weights == "random" else "pretrained")
 
 
 def _ask(config: CurateConfig, eye: _Eye) -> _Asked:
@@ -227,9 +230,7 @@ def _encoded(config: CurateConfig, pool: Pool, names: Sequence[str]) -> Tensor:
     """(K, D) float32 of length 1 of class names in sentences."""
     file = Path(config.templates).expanduser()
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else [config.templates]
-    made = pool.manifest.model
-    weights = config.weights or ("random" if made.weights == "random" else "pretrained")
-    tower = load_text_tower(made.reference, weights=weights)
+    tower = load_text_tower(pool.manifest.model.reference, weights=_weights(pool, config))
     plain = [name.replace("_", " ") for name in names]
     return text_classifier(tower.encode, plain, [line for line in lines if line and not line.startswith("#")])
 
@@ -238,13 +239,8 @@ def _screen(
     config: CurateConfig, index: PoolIndex, asked: _Asked | None, eye: _Eye
 ) -> tuple[Screen, list[dict[str, Any]]]:
     """Who judges candidates, and what the guard watches over."""
-    guarded_places = (
-        []
-        if config.queries is None
-        else [reference for part, reference in given_parts(config.queries).items() if part != "train"]
-    )
-    if config.queries is not None and "train" not in given_parts(config.queries):
-        guarded_places = []
+    parts = {} if config.queries is None else given_parts(config.queries)
+    guarded_places = [place for part, place in parts.items() if part != "train" and "train" in parts]
     lists = [place for place in config.exclude if Path(place).expanduser().is_file() and _is_text(place)]
     guarded_places += [place for place in config.exclude if place not in lists]
     excluded = index.places_of({line for place in lists for line in _lines(place)}) if lists else set()
@@ -282,7 +278,7 @@ def _table(choice: Choice, index: PoolIndex, questions: Questions, included: _As
         "id": index.pool.ids(rows),
         "uri": index.pool.uris(rows),
         "query": [questions.names[pick.query] if asks else None for pick in choice.picks],
-        "class": [_class_of(questions, pick.query) if asks else None for pick in choice.picks],
+        "class": [questions.class_of(pick.query) if asks else None for pick in choice.picks],
         "similarity": [pick.similarity if asks else None for pick in choice.picks],
         "rank": [pick.rank for pick in choice.picks],
         "round": [pick.round for pick in choice.picks],
@@ -299,11 +295,6 @@ def _table(choice: Choice, index: PoolIndex, questions: Questions, included: _As
         "round": pa.int32(),
     }
     return pa.table({name: pa.array(fetched[name] + own[name], kinds[name]) for name in fetched})
-
-
-def _class_of(questions: Questions, query: int) -> str | None:
-    label = questions.classes[query]
-    return questions.class_names[label] if label >= 0 else None
 
 
 def _manifest(
@@ -359,59 +350,15 @@ def _manifest(
             {"id": index.pool.ids(index.rows([item]))[0], "similarity": round(value, 4), "like": like}
             for item, (value, like) in sorted(screen.leaks.items(), key=lambda entry: (-entry[1][0], entry[0]))
         ],
-        "fill": _fill(choice, questions),
-        "similarity": _histogram([pick.similarity for pick in choice.picks]),
-        "coverage": _coverage(choice, questions, len(pool)),
+        "fill": fill(choice, questions),
+        "similarity": histogram([pick.similarity for pick in choice.picks]),
+        "coverage": coverage(choice, questions, len(pool)),
         "sources": [
             {"place": place.name, "images": place.images, "fetched": counts.get(number, 0)}
             for number, place in enumerate(named_places(pool.manifest.places, source))
         ],
         "listed": choice.listed,
     }
-
-
-def _fill(choice: Choice, questions: Questions) -> dict[str, Any]:
-    """How far queries and classes were served."""
-    got = Counter(pick.query for pick in choice.picks)
-    by_class: Counter[str] = Counter()
-    for pick in choice.picks if len(questions) else ():
-        by_class[_class_of(questions, pick.query) or "unknown"] += 1
-    rates = [min(1.0, got[query] / quota) for query, quota in enumerate(choice.wanted) if quota]
-    return {
-        "mean": float(np.mean(rates)) if rates else None,
-        "lowest": min(rates, default=None),
-        "queries_short": sum(rate < 1 for rate in rates),
-        "queries_without": sum(got[query] == 0 for query in range(len(questions))),
-        "by_class": {name: by_class[name] for name in questions.class_names if name in by_class}
-        or dict(sorted(by_class.items())),
-    }
-
-
-def _histogram(values: Sequence[float]) -> dict[str, Any]:
-    known = np.array([value for value in values if not math.isnan(value)])
-    if not len(known):
-        return {"mean": None, "edges": [], "counts": []}
-    counts, edges = np.histogram(known, bins=20, range=(math.floor(known.min() * 20) / 20, 1.0001))
-    return {
-        "mean": round(float(known.mean()), 4),
-        "edges": [round(float(edge), 4) for edge in edges],
-        "counts": counts.tolist(),
-    }
-
-
-def _coverage(choice: Choice, questions: Questions, pool: int) -> dict[str, Any]:
-    """What share of the pool entered, and how evenly queries and classes are served: exp of the entropy."""
-    found = {"pool": len(choice.picks) / pool}
-    if len(questions):
-        found["effective_queries"] = _effective(Counter(pick.query for pick in choice.picks))
-        found["effective_classes"] = _effective(Counter(questions.classes[pick.query] for pick in choice.picks))
-    return {name: round(value, 4) for name, value in found.items()}
-
-
-def _effective(counts: Counter[int]) -> float:
-    """How many equally served ones would have this entropy."""
-    shares = np.array(list(counts.values())) / max(1, sum(counts.values()))
-    return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
 
 
 def _examples(
@@ -430,7 +377,7 @@ def _examples(
     queries = [
         Query(
             name=questions.names[query] if len(questions) else "random",
-            group=_class_of(questions, query) if len(questions) else None,
+            group=questions.class_of(query) if len(questions) else None,
             image=(asked.source, asked.rows[query]) if asked and query < images else None,
             fetched=tuple(groups[query]),
         )
