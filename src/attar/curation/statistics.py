@@ -34,7 +34,7 @@ def histogram(values: Sequence[float]) -> dict[str, Any]:
     known = np.array([value for value in values if not math.isnan(value)])
     if not len(known):
         return {"mean": None, "edges": [], "counts": []}
-    counts, edges = np.histogram(known, bins=20, range=(math.floor(known.min() * 20) / 20, 1.0001))
+    counts, edges = np.histogram(known, bins=20, range=(math.floor(known.min() * 20) / 20, max(1.0, known.max())))
     return {
         "mean": round(float(known.mean()), 4),
         "edges": [round(float(edge), 4) for edge in edges],
