@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
@@ -71,18 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """Run the command of `sys.argv` and end the process with its exit code.
-
-    A rank does not wait for Python to take itself apart. Threads of Gloo outlive a process group that a sharded model
-    still names, and one that lets go of its last tensor meanwhile aborts the process, whatever it has done
-    (pytorch pull request 179291).
-    """
+    """Run the command of `sys.argv` and end the process with its exit code."""
     code = main()
     if _rank():
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        from attar.utils.distributed import leave
+
+        leave(code)
     sys.exit(code)
 
 

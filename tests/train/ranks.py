@@ -41,7 +41,7 @@ from attar.train import (
 )
 from attar.train.parallel import Engine, is_sharded, shard, whole
 from attar.types import Batch, StepOutput
-from attar.utils.distributed import gather, is_main, process_group, rank, world_size
+from attar.utils.distributed import gather, is_main, leave, process_group, rank, world_size
 from attar.utils.progress import Log
 from attar.utils.signals import polite_stop
 
@@ -293,3 +293,4 @@ def main(folder: str, engine: Engine, *names: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])  # type: ignore[arg-type]
+    leave(0)

@@ -5,13 +5,15 @@ Ranks are processes that torchrun (or anything that sets its environment variabl
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -83,6 +85,19 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
         ) from None
     yield
     dist.destroy_process_group()  # not after an error: it would wait for ranks that have gone
+
+
+def leave(code: int) -> NoReturn:
+    """End this rank's process with an exit code, as `sys.exit` does, but without Python's finalization.
+
+    The last call of a script whose ranks trained a sharded model. Threads of Gloo outlive a process group that such a
+    model still names, and one that lets go of its last tensor while Python is taken apart aborts the process, whatever
+    it has done (pytorch pull request 179291).
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _agree_on_name(store: Store, number: int, size: int, *, timeout_s: float) -> str:
