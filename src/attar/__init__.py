@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 from attar._version import __version__
 
 if TYPE_CHECKING:
-    from attar.config import CurateConfig, DistillConfig, EmbedConfig, EvaluateConfig, PredictConfig, TransferConfig
+    from attar.config import (
+        CurateConfig,
+        DistillConfig,
+        EmbedConfig,
+        EvaluateConfig,
+        PredictConfig,
+        StudyConfig,
+        TransferConfig,
+    )
     from attar.curation import Pool
     from attar.errors import AttarError, UserError
     from attar.models import Backbone, load_backbone
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from attar.recipes.evaluate import EvaluateReport, evaluate
     from attar.recipes.predict import predict
     from attar.recipes.quickstart import quickstart
+    from attar.recipes.study import StudyReport, study
     from attar.recipes.transfer import TransferReport, transfer
     from attar.types import Tokens
 
@@ -41,6 +50,8 @@ _HOMES = {
     "DistillReport": "attar.recipes.distill",
     "Pool": "attar.curation",
     "PredictConfig": "attar.config",
+    "StudyConfig": "attar.config",
+    "StudyReport": "attar.recipes.study",
     "Tokens": "attar.types",
     "TransferConfig": "attar.config",
     "TransferReport": "attar.recipes.transfer",
@@ -52,6 +63,7 @@ _HOMES = {
     "load_backbone": "attar.models",
     "predict": "attar.recipes.predict",
     "quickstart": "attar.recipes.quickstart",
+    "study": "attar.recipes.study",
     "transfer": "attar.recipes.transfer",
 }
 
@@ -67,6 +79,8 @@ __all__ = [
     "EvaluateReport",
     "Pool",
     "PredictConfig",
+    "StudyConfig",
+    "StudyReport",
     "Tokens",
     "TransferConfig",
     "TransferReport",
@@ -79,6 +93,7 @@ __all__ = [
     "load_backbone",
     "predict",
     "quickstart",
+    "study",
     "transfer",
 ]
 

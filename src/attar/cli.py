@@ -283,13 +283,26 @@ def _curate(arguments: list[str]) -> int:
 
 
 def _transfer(arguments: list[str]) -> int:
+    if "--study" in arguments:
+        return _study([word for word in arguments if word != "--study"])
     from attar.config import TransferConfig
 
-    config = _settings(arguments, TransferConfig, "attar transfer")
+    config = _settings(arguments, TransferConfig, "attar transfer", more=", --study")
     if config is not None:
         from attar.recipes.transfer import transfer
 
         transfer(config)
+    return 0
+
+
+def _study(arguments: list[str]) -> int:
+    from attar.config import StudyConfig
+
+    config = _settings(arguments, StudyConfig, "attar transfer --study")
+    if config is not None:
+        from attar.recipes.study import study
+
+        study(config)
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attar.reports import Result, write_page, write_result
-from attar.reports.page import _ticks
+from attar.reports.page import ticks_around
 from attar.utils.io import write_json, write_text
 
 RESULTS = [
@@ -107,7 +107,7 @@ def test_the_frame_holds_the_level_lines_and_says_its_round_numbers(run: Path) -
     ],
 )
 def test_ticks_are_round_and_hold_all_values(values: list[float], ticks: list[float]) -> None:
-    assert _ticks(values) == pytest.approx(ticks)
+    assert ticks_around(values) == pytest.approx(ticks)
 
 
 def test_page_of_a_run_without_measurements_says_so(tmp_path: Path) -> None:

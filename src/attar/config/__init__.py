@@ -24,6 +24,7 @@ from attar.config.evaluate import (
     LogisticProbeConfig,
     ZeroShotConfig,
 )
+from attar.config.study import SetsConfig, StudyConfig
 from attar.config.transfer import (
     AdaptConfig,
     FinetuneConfig,
@@ -55,6 +56,8 @@ __all__ = [
     "PredictConfig",
     "ProteusConfig",
     "RayConfig",
+    "SetsConfig",
+    "StudyConfig",
     "TransferConfig",
     "TransferStageConfig",
     "ViewsConfig",

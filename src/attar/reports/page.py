@@ -77,7 +77,7 @@ def _chart(
 ) -> dict[str, Any]:
     """Lines over steps and level lines, between the round numbers around them."""
     levels = levels or {}
-    ticks = _ticks([value for points in series.values() for _, value in points] + [*levels.values()])
+    ticks = ticks_around([value for points in series.values() for _, value in points] + [*levels.values()])
     last = max(step for points in series.values() for step, _ in points)
 
     def x(step: int) -> float:
@@ -108,7 +108,7 @@ def _chart(
     }
 
 
-def _ticks(values: Sequence[float]) -> list[float]:
+def ticks_around(values: Sequence[float]) -> list[float]:
     """Round numbers at equal distances, two to seven of them, the outer ones around all values."""
     low, high = min(values), max(values)
     span = (high - low) or abs(high) or 1.0

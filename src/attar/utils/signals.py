@@ -12,6 +12,7 @@ from types import FrameType
 from attar.errors import Interrupted
 
 _received: int | None = None
+_is_polite = False
 _is_postponed = False
 _LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun repeats a scheduler's signal, and kills what does not end
 
@@ -23,11 +24,12 @@ def polite_stop() -> Iterator[None]:
     Under torchrun a second one changes nothing: a scheduler signals the launcher and its ranks alike, and the launcher
     passes it on.
 
-    Outside the main thread, where Python allows no handlers, the block changes nothing. Worker processes, which
-    inherit the handlers when forked, take no notice: the main process ends them (`leave_signals_to_parent`).
+    Within another such block, and outside the main thread, where Python allows no handlers, it changes nothing. Worker
+    processes, which inherit the handlers when forked, take no notice: the main process ends them
+    (`leave_signals_to_parent`).
     """
-    global _received
-    if threading.current_thread() is not threading.main_thread():
+    global _received, _is_polite
+    if _is_polite or threading.current_thread() is not threading.main_thread():
         yield
         return
     owner = os.getpid()
@@ -41,13 +43,13 @@ def polite_stop() -> Iterator[None]:
         _received = number
 
     before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    _received = None
+    _received, _is_polite = None, True
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _received = None
+        _received, _is_polite = None, False
 
 
 @contextlib.contextmanager

@@ -1,0 +1,152 @@
+"""Settings of `attar transfer --study`: those of `attar transfer`, and what is set against what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from attar.config.base import Config
+from attar.config.flags import merge
+from attar.config.transfer import Pretraining, TransferConfig
+from attar.errors import ConfigError, did_you_mean
+
+Fetching = Literal["query_balanced", "class_balanced", "best_match", "random", "random_by_place"]
+"""How a row's set is chosen from the pool, as `attar curate` does; `random_by_place` is its `--balance-sources`."""
+
+_SWEPT = ("seed", "labels_per_class", "pretrain", "scratch")
+
+
+def _one_is_a_list_of_one(value: Any) -> Any:
+    return value if isinstance(value, tuple | list) else (value,)
+
+
+_OneOrMore = BeforeValidator(_one_is_a_list_of_one)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of making the student.
+
+    Attributes:
+        name: As it was given.
+        pretrain: What comes before finetuning.
+        fetching: How its transfer set is chosen from the pool; None where it is given.
+        place: Images to transfer on where they are given; None for all of the pool.
+    """
+
+    name: str
+    pretrain: Pretraining
+    fetching: Fetching | None = None
+    place: str | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> Row:
+        """A row by its name: `scratch`, `PRETRAIN` on the whole pool, `PRETRAIN:FETCHING` or `PRETRAIN:PLACE`.
+
+        Raises:
+            ConfigError: If that is no way of making a student.
+
+        Example:
+            >>> Row.parse("task:query_balanced").fetching, Row.parse("cosine:~/photos").place
+            ('query_balanced', '~/photos')
+        """
+        if name == "scratch":
+            return cls(name, "none")
+        pretrain, colon, rest = name.partition(":")
+        known = [word for word in get_args(Pretraining) if word != "none"]
+        if pretrain not in known or (colon and not rest):
+            raise ConfigError(
+                f"'{name}' is no row.{did_you_mean(pretrain, ['scratch', *known])} A row is scratch, or one of"
+                f" {', '.join(known)}, alone (on the whole pool) or with what it transfers on after a colon:"
+                f" {', '.join(get_args(Fetching))}, or a place of images."
+            )
+        if rest in get_args(Fetching):
+            return cls(name, pretrain, fetching=rest)  # type: ignore[arg-type]
+        return cls(name, pretrain, place=rest or None)  # type: ignore[arg-type]
+
+
+class SetsConfig(Config):
+    """The transfer sets that rows fetch from the pool, as settings of `attar curate` of the same names."""
+
+    budget: int = Field(5000, ge=1, description="images in a set, the labelled ones among them")
+    leak_threshold: float | None = Field(
+        0.94, gt=0, le=1, description="similarity to a val or test image from which one is a copy; none: no guard"
+    )
+    duplicate_threshold: float | None = Field(
+        0.94, gt=0, le=1, description="similarity from which two images are one; none: keep both"
+    )
+
+
+class StudyConfig(TransferConfig):
+    """Ways of making a small model against each other, over numbers of labels and seeds."""
+
+    rows: Annotated[tuple[str, ...], _OneOrMore] = Field(
+        ("scratch", "contrastive:query_balanced", "task:random", "task:query_balanced"),
+        min_length=1,
+        description="scratch, or PRETRAIN, PRETRAIN:FETCHING (such as task:query_balanced) or PRETRAIN:PLACE",
+    )
+    labels: Annotated[tuple[int, ...], _OneOrMore] = Field(
+        min_length=1, description="labelled images of each class, one number or several"
+    )
+    seeds: Annotated[tuple[int, ...], _OneOrMore] = Field(
+        (0, 1, 2), min_length=1, description="of the draw of labels, the sets and the training; one run each"
+    )
+    sets: SetsConfig = SetsConfig()
+    row_settings: dict[str, dict[str, Any]] = Field(
+        {}, description="settings of attar transfer that a row has for its own, by its name (in --config)"
+    )
+
+    @property
+    def table(self) -> tuple[Row, ...]:
+        """The rows."""
+        return tuple(Row.parse(name) for name in self.rows)
+
+    def cell(self, row: Row, labels: int, seed: int, *, pool: str | None, out: str) -> TransferConfig:
+        """Settings of one run.
+
+        Args:
+            row: How the student is made.
+            labels: Labelled images of each class.
+            seed: Of everything that is drawn.
+            pool: What it transfers on; None for all of the pool.
+            out: Run directory.
+        """
+        own = set(StudyConfig.model_fields) - set(TransferConfig.model_fields)
+        settings = self.model_dump(exclude=own) | {"scratch": False, "pretrain": row.pretrain, "out": out}
+        settings |= {"seed": seed, "labels_per_class": labels} | ({"pool": pool} if pool else {})
+        return TransferConfig.build(merge(settings, self.row_settings.get(row.name, {})))
+
+    @model_validator(mode="after")
+    def _sweeps_alone(self) -> Self:
+        given = [name for name in _SWEPT if getattr(self, name) != TransferConfig.model_fields[name].default]
+        if given:
+            raise ConfigError(
+                f"setting '{given[0]}' is given, and a study sets it itself: --labels, --seeds and --rows say what."
+                " Leave it out."
+            )
+        if self.transfer.max_steps is None:
+            raise ConfigError(
+                "transfer.max_steps is missing: rows are compared at equal steps, and epochs of sets of several sizes"
+                " are not equal. Give --transfer.max-steps."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_are_known(self) -> Self:
+        for name in self.rows:
+            Row.parse(name)
+        for what in ("rows", "labels", "seeds"):
+            values = getattr(self, what)
+            if len(set(values)) < len(values):
+                raise ConfigError(f"{what} are {', '.join(map(str, values))}: one stands there twice. Give each once.")
+        strange = [name for name in self.row_settings if name not in self.rows]
+        if strange:
+            raise ConfigError(
+                f"row_settings are given for '{strange[0]}', which is none of the rows: {', '.join(self.rows)}."
+            )
+        wrong = {key for settings in self.row_settings.values() for key in settings} & {*_SWEPT, "out", "pool"}
+        if wrong:
+            raise ConfigError(f"row_settings hold '{min(wrong)}', which the study sets itself. Leave it out.")
+        return self

@@ -1,0 +1,230 @@
+"""Table and page of a study: what each way of making a model came to, and what it cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attar.config import StudyConfig
+from attar.config.files import to_yaml
+from attar.reports.page import environment, ticks_around
+from attar.utils.io import write_text
+
+_METRICS = {"top1": "top-1", "mean_per_class": "mean per class", "miou": "mean IoU"}
+_SHIPPED = "finetune"  # the stage whose student counts
+_WIDTH, _HEIGHT = 560.0, 260.0  # of the drawing, which the page stretches
+_COLOURS = ("#3b5bdb", "#0b7a75", "#d08700", "#b3261e", "#7048a8", "#5c7080", "#c2417c", "#2b8a3e")
+
+Run = Mapping[str, Any]
+"""Figures of one run, as `cell.json` has them."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of several seeds.
+
+    Attributes:
+        values: One a seed.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Of the sample; None of a single value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def text(self, *, sign: str = "") -> str:
+        """Mean and deviation in per cent."""
+        around = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
+        return f"{100 * self.mean:{sign}.1f}{around}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Figures of all runs that are done.
+
+    Attributes:
+        runs: In the order of cells, then rows.
+    """
+
+    runs: tuple[Run, ...]
+
+    @property
+    def rows(self) -> list[str]:
+        """Their names, in order."""
+        return list(dict.fromkeys(run["row"] for run in self.runs))
+
+    @property
+    def labels(self) -> list[int]:
+        """Numbers of labelled images of each class."""
+        return list(dict.fromkeys(run["labels"] for run in self.runs))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the figures; the first is the one that is drawn."""
+        return list(self.runs[0]["scores"][_SHIPPED])
+
+    def of(self, row: str, labels: int | None = None) -> list[Run]:
+        """A row's runs, with so many labels or with all numbers of them."""
+        return [run for run in self.runs if run["row"] == row and labels in (None, run["labels"])]
+
+    def score(self, row: str, labels: int, *, metric: str | None = None, stage: str = _SHIPPED) -> Spread | None:
+        """A figure after a stage, over the seeds; None where the row has no such stage."""
+        name = metric or self.metrics[0]
+        found = tuple(run["scores"][stage][name] for run in self.of(row, labels) if stage in run["scores"])
+        return Spread(found) if found else None
+
+    def gain(self, row: str, labels: int, *, over: str) -> Spread | None:
+        """Differences to another row, seed by seed."""
+        name = self.metrics[0]
+        other = {run["seed"]: run["scores"][_SHIPPED][name] for run in self.of(over, labels)}
+        found = tuple(
+            run["scores"][_SHIPPED][name] - other[run["seed"]] for run in self.of(row, labels) if run["seed"] in other
+        )
+        return Spread(found) if found and row != over else None
+
+    def teacher(self, labels: int) -> Spread | None:
+        """Of the adapted teacher: the same in every row that has one."""
+        row = next((row for row in self.rows if self.score(row, labels, stage="adapt")), None)
+        return self.score(row, labels, stage="adapt") if row else None
+
+    def sources(self, row: str) -> dict[str, float]:
+        """Share of each place in what the row's sets fetched from the pool, over all its runs."""
+        counts: dict[str, int] = {}
+        for run in self.of(row):
+            for source in run["set"]["sources"] if run["set"] else ():
+                counts[source["place"]] = counts.get(source["place"], 0) + source["fetched"]
+        total = sum(counts.values())
+        return {place: count / total for place, count in counts.items()} if total else {}
+
+
+def study_table(study: Study) -> str:
+    """Markdown: rows with figures for each number of labels and what a run cost on average; then sources."""
+    parts = [_markdown(_headings(study), _rows(study)), _legend(study)]
+    fetched = {row: study.sources(row) for row in study.rows if study.sources(row)}
+    if fetched:
+        places = list(dict.fromkeys(place for shares in fetched.values() for place in shares))
+        lines = [
+            [row, *(f"{100 * shares.get(place, 0.0):.0f} %" for place in places)] for row, shares in fetched.items()
+        ]
+        parts.append(_markdown(["fetched from", *(Path(place).name or place for place in places)], lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _headings(study: Study) -> list[str]:
+    metric = _METRICS[study.metrics[0]]
+    figures = [f"{metric}, {labels} a class" for labels in study.labels]
+    over = [f"over scratch, {labels} a class" for labels in study.labels] if "scratch" in study.rows else []
+    return ["row", *figures, *over, "student steps", "GMACs", "seconds"]
+
+
+def _rows(study: Study) -> list[list[str]]:
+    lines = []
+    for row in study.rows:
+        scores = [_text(study.score(row, labels)) for labels in study.labels]
+        if "scratch" in study.rows:
+            scores += [_text(study.gain(row, labels, over="scratch"), sign="+") for labels in study.labels]
+        runs = study.of(row)
+        costs = [statistics.fmean(run[name] for run in runs) for name in ("student_steps", "macs", "seconds")]
+        lines.append([row, *scores, f"{costs[0]:,.0f}", f"{costs[1] / 1e9:,.0f}", f"{costs[2]:,.0f}"])
+    teachers = [_text(study.teacher(labels)) for labels in study.labels]
+    if any(teachers):
+        lines.append(["teacher, adapted", *teachers, *[""] * (len(lines[0]) - 1 - len(teachers))])
+    return lines
+
+
+def _text(spread: Spread | None, *, sign: str = "") -> str:
+    return "" if spread is None else spread.text(sign=sign)
+
+
+def _legend(study: Study) -> str:
+    run = study.runs[0]
+    seeds = len({run["seed"] for run in study.runs})
+    return (
+        f"Per cent on {run['images']:,} {run['part']} images, mean and standard deviation over {seeds} seeds;"
+        " differences are taken seed by seed. Steps, multiply-adds and measured seconds are those of a run, teacher"
+        " included, validation left out."
+    )
+
+
+def _markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heading, ["---"] * len(heading), *lines))
+
+
+def study_sentence(study: Study) -> str:
+    """What comes out, for each number of labels: who is best, and by how much more than scratch."""
+    sentences = []
+    for labels in study.labels:
+        best = max(study.rows, key=lambda row: _mean(study.score(row, labels)))
+        score, gain = study.score(best, labels), study.gain(best, labels, over="scratch")
+        assert score is not None, "a row without a run"
+        more = "" if gain is None else f", {gain.text(sign='+')} points over scratch"
+        sentences.append(f"With {labels} labelled images a class {best} is best: {score.text()} %{more}.")
+    return " ".join(sentences)
+
+
+def _mean(spread: Spread | None) -> float:
+    return -1.0 if spread is None else spread.mean
+
+
+def write_study_page(path: Path, study: Study, config: StudyConfig) -> None:
+    """Write the self-contained page; needs the figures alone."""
+    colours = {row: _COLOURS[number % len(_COLOURS)] for number, row in enumerate(study.rows)}
+    page = (
+        environment()
+        .get_template("study.html")
+        .render(
+            sentence=study_sentence(study),
+            headings=_headings(study),
+            rows=_rows(study),
+            legend=_legend(study),
+            colours=colours,
+            chart=_chart(study, colours),
+            places=sorted({place for row in study.rows for place in study.sources(row)}),
+            sources={row: shares for row in study.rows if (shares := study.sources(row))},
+            settings=to_yaml(config),
+        )
+    )
+    write_text(path, page)
+
+
+def _chart(study: Study, colours: Mapping[str, str]) -> dict[str, Any]:
+    """Each row's mean over the numbers of labels as a line, and a dot for each seed."""
+    metric = study.metrics[0]
+    values = [100 * run["scores"][_SHIPPED][metric] for run in study.runs]
+    teachers = {labels: spread for labels in study.labels if (spread := study.teacher(labels))}
+    marks = ticks_around([*values, *(100 * spread.mean for spread in teachers.values())])
+    y = _scale(marks[0], marks[-1])
+    lines = []
+    for number, row in enumerate(study.rows):
+        spreads = [(x, study.score(row, labels)) for labels, x in _columns(study)]
+        shift = 7 * (number - (len(study.rows) - 1) / 2)  # rows stand beside each other
+        dots = [(x + shift, y(100 * value)) for x, spread in spreads if spread for value in spread.values]
+        means = [(x + shift, y(100 * spread.mean)) for x, spread in spreads if spread]
+        lines.append({"name": row, "colour": colours[row], "dots": dots, "means": means})
+    return {
+        "title": f"{_METRICS[metric]} (%)",
+        "width": _WIDTH,
+        "height": _HEIGHT,
+        "ticks": [{"y": y(mark), "value": f"{mark:g}"} for mark in reversed(marks)],
+        "columns": [{"x": x, "name": f"{labels} a class"} for labels, x in _columns(study)],
+        "lines": lines,
+        "teacher": [(x, y(100 * teachers[labels].mean)) for labels, x in _columns(study) if labels in teachers],
+    }
+
+
+def _columns(study: Study) -> list[tuple[int, float]]:
+    """Where each number of labels stands."""
+    return [(labels, _WIDTH * (2 * place + 1) / (2 * len(study.labels))) for place, labels in enumerate(study.labels)]
+
+
+def _scale(low: float, high: float) -> Callable[[float], float]:
+    return lambda value: round(_HEIGHT * (high - value) / (high - low), 1)
