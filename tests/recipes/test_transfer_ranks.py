@@ -1,0 +1,70 @@
+"""`attar transfer` on two ranks is the run of one process, stage by stage."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import attar
+from attar.config.files import to_yaml
+from attar.recipes.quickstart import playground_teacher
+from small_runs import environment
+
+STUDENT = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=1&num_heads=2"
+SHORT = {"max_steps": 3, "batch_size": 8, "optim": {"lr": 1e-3}}
+
+
+def run(folder: Path, ranks: int, **changes) -> Path:
+    """The run directory of a command on so many ranks."""
+    settings = {
+        "teacher": str(playground_teacher()),
+        "student": STUDENT,
+        "labelled": "playground:3?n=140",
+        "val": "playground:5?n=28",
+        "pool": "playground:0?n=64",
+        "labels_per_class": 2,
+        "img_size": 32,
+        "teacher_img_size": 64,
+        "out": str(folder / "out"),
+        "device": "cpu",
+        "precision": "fp32",
+        "workers": 0,
+        "scratch": False,
+        "adapt": {"mode": "head"},
+        "transfer": SHORT,
+        "finetune": SHORT,
+    }
+    file = folder / "settings.yaml"
+    folder.mkdir()
+    file.write_text(to_yaml(attar.TransferConfig.build(settings | changes)))
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "--"]
+    done = subprocess.run(
+        [sys.executable, *(launcher if ranks > 1 else ["-m"]), "attar", "transfer", "--config", str(file)],
+        env=environment(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.stdout.count("pretrain ") == 1  # one rank speaks
+    return folder / "out"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pretrain", ["task", "contrastive"])  # contrastive compares images of both ranks
+def test_two_ranks_make_the_student_of_one_process(pretrain: str, tmp_path: Path) -> None:
+    alone, together = (run(tmp_path / str(ranks), ranks, pretrain=pretrain) for ranks in (1, 2))
+    for part in ("transfer/student", "student"):
+        ours, theirs = (load_file(out / part / "model.safetensors") for out in (alone, together))
+        worst = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+        start = max(tensor.abs().max().item() for tensor in ours.values())
+        assert worst < 1e-4 * start, part
+    for file in sorted((alone / "results").glob("finetune-*.json")):
+        one, two = (json.loads((out / "results" / file.name).read_text()) for out in (alone, together))
+        assert one["n"] == two["n"] == 28
