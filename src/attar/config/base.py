@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from attar.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _ModelMeta
+else:
+    _ModelMeta = type(BaseModel)
 
 
 def _one_is_a_list_of_one(places: Any) -> Any:
@@ -26,7 +31,17 @@ Places = Annotated[
 """References to images, one or several; a single one may be given, and is written, as plain text."""
 
 
-class Config(BaseModel):
+class _InWords(_ModelMeta):
+    """Makes `SomeConfig(...)` complain as `SomeConfig.build(...)` does; nested settings are none of its business."""
+
+    def __call__(self, *values: Any, **settings: Any) -> Any:
+        try:
+            return super().__call__(*values, **settings)
+        except ValidationError as error:
+            raise ConfigError(explain(error, self)) from None  # type: ignore[arg-type]
+
+
+class Config(BaseModel, metaclass=_InWords):
     """Frozen settings. Unknown keys are errors with a suggestion; bounds are checked where a value enters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)

@@ -62,7 +62,9 @@ class AdaptConfig(Config):
         "head", description="what learns: a linear head on fixed features, low-rank additions, or the whole teacher"
     )
     refit: bool = Field(
-        True, description="fit the head on train and val together once its penalty is chosen (mode head)"
+        False,
+        description="fit the head on train and val together once its penalty is chosen (mode head); the student's"
+        " figures on val are then no longer of images that nobody learned from",
     )
     lora_rank: int = Field(8, ge=1, description="rank of the additions to qkv, proj and fc layers")
     lora_alpha: float = Field(16.0, gt=0, description="the additions count alpha / rank")
