@@ -201,3 +201,12 @@ def test_keys_that_are_neighbours_give_unrelated_orders():
     agree = (orders[:-1] == orders[1:]).sum(1)
     assert agree.max() < 10
     assert 0.4 < agree.mean() < 1.6
+
+
+def test_views_come_again_after_a_cycle_and_images_keep_their_order() -> None:
+    plain, cycled = ViewOrder(300, seed=1, repeats=2), ViewOrder(300, seed=1, repeats=2, cycle=3)
+    places = np.arange(2000, dtype=np.int64)
+    (samples, views), (same, again) = plain.at(places), cycled.at(places)
+    assert np.array_equal(samples, same)
+    assert np.array_equal(views % 3, again)
+    assert set(again.tolist()) == {0, 1, 2}

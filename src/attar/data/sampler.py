@@ -30,11 +30,13 @@ class ViewOrder:
         num_samples: Images in the index.
         seed: Names the order.
         repeats: Views of an image within an epoch.
+        cycle: Views that an image has; then the first comes again, the same to the last bit. None: ever new ones.
     """
 
     num_samples: int
     seed: int
     repeats: int = 1
+    cycle: int | None = None
 
     @property
     def views_per_sample(self) -> int:
@@ -60,7 +62,8 @@ class ViewOrder:
         for number in np.unique(epoch):
             here = epoch == number
             samples[here] = permute(slot[here], self.num_samples, derive(self.seed, "order", int(number)))
-        return samples, epoch * self.views_per_sample + repeat
+        views = epoch * self.views_per_sample + repeat
+        return samples, views if self.cycle is None else views % self.cycle
 
 
 def permute(positions: Places, size: int, key: int) -> Places:

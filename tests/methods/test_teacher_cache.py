@@ -1,0 +1,79 @@
+"""The teacher is asked once for each view, and what it said is what comes back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from attar.methods.teacher_cache import TeacherCache
+from attar.types import Batch
+
+
+def batch_of(samples, views):
+    views_of = torch.zeros(len(samples), 3, 2, 2)
+    return Batch(
+        views=views_of,
+        samples=torch.tensor(samples),
+        view_ids=torch.tensor(views),
+        positions=torch.arange(len(samples)),
+        step=0,
+        global_batch_size=len(samples),
+    )
+
+
+class Teacher:
+    """Says of sample s in view v the numbers 10 s + v and their like."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def of(self, batch):
+        def ask():
+            self.asked += 1
+            return (10 * batch.samples + batch.view_ids)[:, None, None] + torch.arange(6.0).view(2, 3) / 7
+
+        return ask
+
+
+@pytest.fixture
+def teacher():
+    return Teacher()
+
+
+def test_a_view_is_asked_for_once_and_comes_back_bit_for_bit(tmp_path, teacher):
+    cache = TeacherCache(tmp_path, num_samples=4, num_views=3, identity={"teacher": "a"})
+    first, second = batch_of([0, 3], [2, 0]), batch_of([3, 0], [0, 2])
+    said = cache(first, teacher.of(first))
+    again = cache(second, teacher.of(second))
+    assert teacher.asked == 1
+    assert torch.equal(again, said.flip(0))
+    assert again.shape == (2, 2, 3)
+
+
+def test_a_batch_with_one_unknown_view_is_asked_for_whole(tmp_path, teacher):
+    cache = TeacherCache(tmp_path, num_samples=4, num_views=3, identity={})
+    for batch in (batch_of([0], [0]), batch_of([0, 1], [0, 1]), batch_of([0, 1], [0, 2])):
+        torch.testing.assert_close(cache(batch, teacher.of(batch)), teacher.of(batch)())
+    assert teacher.asked == 3 + 3  # three by the cache, three by this test
+
+
+def test_what_was_said_outlives_the_process_unless_something_else_is_asked(tmp_path, teacher):
+    batch = batch_of([1, 2], [1, 1])
+    TeacherCache(tmp_path, 4, 3, {"teacher": "a"})(batch, teacher.of(batch))
+    TeacherCache(tmp_path, 4, 3, {"teacher": "a"})(batch, teacher.of(batch))
+    assert teacher.asked == 1
+    TeacherCache(tmp_path, 4, 3, {"teacher": "b"})(batch, teacher.of(batch))
+    assert teacher.asked == 2
+    TeacherCache(tmp_path, 4, 3, {"teacher": "a"})(batch, teacher.of(batch))
+    assert teacher.asked == 3  # b's answers are not a's
+
+
+def test_what_is_not_answered_takes_no_memory(tmp_path, teacher):
+    cache = TeacherCache(tmp_path, num_samples=1_000_000, num_views=8, identity={})
+    batch = batch_of([999_999], [7])
+    cache(batch, teacher.of(batch))
+    values = tmp_path / "values.f32"
+    assert values.stat().st_size == 8_000_000 * 6 * 4
+    assert values.stat().st_blocks * 512 < 1 << 20  # a hole but for one page
+    assert int(np.fromfile(tmp_path / "known.u8", np.uint8).sum()) == 1
