@@ -11,7 +11,7 @@ from attar.reports.study import Spread, Study, study_sentence, study_table, writ
 def run(row: str, labels: int, seed: int, top1: float, *, adapted: float | None = None, sources=None):
     scores = {"finetune": {"top1": top1, "mean_per_class": top1 / 2}}
     if adapted is not None:
-        scores["adapt"] = {"top1": adapted, "mean_per_class": adapted}
+        scores |= {stage: {"top1": x, "mean_per_class": x} for stage, x in (("adapt", adapted), ("transfer", top1 / 4))}
     fetched = {"sources": [{"place": place, "fetched": n} for place, n in sources.items()]} if sources else None
     about = {"row": row, "labels": labels, "seed": seed, "set": fetched, "part": "test", "images": 1000}
     return about | {"scores": scores, "macs": 2e9, "seconds": 3.0, "student_steps": 10}
@@ -50,6 +50,8 @@ def test_the_table_has_a_column_for_each_number_of_labels_and_what_a_run_costs()
     assert "| scratch | 10.5 ± 0.7 | 30.5 ± 0.7 |  |  | 10 | 2 | 3 |" in table
     assert "| teacher, adapted | 90.0 ± 0.0 | 90.0 ± 0.0 |  |  |  |  |  |" in table
     assert "| task:random | 75 % | 25 % |" in table
+    assert "| task:random | 7.9 ± 0.5 | 12.9 ± 0.5 |" in table  # before finetuning
+    assert sum(line.startswith("| scratch |") for line in table) == 1  # it has no such stage
 
 
 def test_the_sentence_names_the_best_row_of_each_number_of_labels():

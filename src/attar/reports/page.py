@@ -58,7 +58,7 @@ def environment() -> Environment:
 def _curves(metrics: list[dict[str, Any]], results: Sequence[Result]) -> list[dict[str, Any]]:
     """Loss and k-NN over steps as polylines in a fixed frame."""
     losses = [(line["step"], line["loss"]) for line in metrics if line.get("loss") is not None]
-    curves = [_chart("loss", {"loss": losses})] if len(losses) > 1 else []
+    curves = [chart("loss", {"loss": losses})] if len(losses) > 1 else []
     accuracy = {
         role: [(line["step"], 100 * line[f"{role}_knn_select"]) for line in metrics if f"{role}_knn_select" in line]
         for role in ("student", "ema")
@@ -68,12 +68,12 @@ def _curves(metrics: list[dict[str, Any]], results: Sequence[Result]) -> list[di
         levels: dict[str, float] = {
             r.role: 100 * r.selection for r in results if r.role != "student" and r.selection is not None
         }
-        curves.append(_chart("k-NN top-1 (%) on the selection half", accuracy, levels))
+        curves.append(chart("k-NN top-1 (%) on the selection half", accuracy, levels))
     return curves
 
 
-def _chart(
-    title: str, series: dict[str, list[tuple[int, float]]], levels: Mapping[Any, float] | None = None
+def chart(
+    title: str, series: Mapping[str, list[tuple[int, float]]], levels: Mapping[Any, float] | None = None
 ) -> dict[str, Any]:
     """Lines over steps and level lines, between the round numbers around them."""
     levels = levels or {}

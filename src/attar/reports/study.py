@@ -109,6 +109,8 @@ class Study:
 def study_table(study: Study) -> str:
     """Markdown: rows with figures for each number of labels and what a run cost on average; then sources."""
     parts = [_markdown(_headings(study), _rows(study)), _legend(study)]
+    if before := _before_finetuning(study):
+        parts.append(_markdown(_before_headings(study), before))
     fetched = {row: study.sources(row) for row in study.rows if study.sources(row)}
     if fetched:
         places = list(dict.fromkeys(place for shares in fetched.values() for place in shares))
@@ -139,6 +141,16 @@ def _rows(study: Study) -> list[list[str]]:
     if any(teachers):
         lines.append(["teacher, adapted", *teachers, *[""] * (len(lines[0]) - 1 - len(teachers))])
     return lines
+
+
+def _before_headings(study: Study) -> list[str]:
+    return ["before finetuning", *(f"{_METRICS[study.metrics[0]]}, {labels} a class" for labels in study.labels)]
+
+
+def _before_finetuning(study: Study) -> list[list[str]]:
+    """Figures of the students that had not seen a label yet; rows that teach no task have none."""
+    found = {row: [_text(study.score(row, labels, stage="transfer")) for labels in study.labels] for row in study.rows}
+    return [[row, *scores] for row, scores in found.items() if any(scores)]
 
 
 def _text(spread: Spread | None, *, sign: str = "") -> str:
@@ -186,6 +198,7 @@ def write_study_page(path: Path, study: Study, config: StudyConfig) -> None:
             headings=_headings(study),
             rows=_rows(study),
             legend=_legend(study),
+            before=[_before_headings(study), *_before_finetuning(study)],
             colours=colours,
             chart=_chart(study, colours),
             places=sorted({place for row in study.rows for place in study.sources(row)}),

@@ -1,0 +1,120 @@
+"""Table and page of a transfer: teacher and student after each stage, what each stage cost, how they learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attar.reports.page import chart, environment
+from attar.reports.results import Result, read_results
+from attar.utils.io import read_json, read_lines, write_text
+
+STAGES = {
+    "adapt": "teacher, adapted",
+    "transfer": "student after transfer",
+    "finetune": "student after finetuning",
+    "scratch": "student from labels alone",
+}
+"""What each stage leaves, in their order."""
+
+METRICS = {
+    "top1": "top-1",
+    "mean_per_class": "mean/class",
+    "miou": "mIoU",
+    "class_accuracy": "mean/class",
+}
+"""Headings of figures."""
+
+Costs = Mapping[str, Any]
+"""What `compute.json` holds."""
+
+
+def transfer_rows(results: Sequence[Result], costs: Costs | None = None) -> list[list[str]]:
+    """Heading and a row for each stage and part of the labelled images.
+
+    Args:
+        results: Two metrics for each; a figure's heading is its metric's.
+        costs: Columns of images, multiply-adds and seconds are empty without.
+    """
+    first, second = dict.fromkeys(r.metric for r in sorted(results, key=lambda r: list(METRICS).index(r.metric)))
+    by_part = {(r.protocol["stage"], r.protocol["part"], r.metric): r for r in results}
+    rows = [["", "on", METRICS[first], "95 % interval", METRICS[second], "images", "GMACs", "seconds"]]
+    for stage, title in STAGES.items():
+        cost = (costs or {}).get("stages", {}).get(stage)
+        spent = [f"{cost['images']:,}", f"{cost['macs'] / 1e9:,.0f}", f"{cost['seconds']:,.0f}"] if cost else [""] * 3
+        for part in ("val", "test"):
+            found = by_part.get((stage, part, first))
+            if found is not None:
+                interval = f"{_percent(found.ci95[0])} – {_percent(found.ci95[1])}"
+                other = _percent(by_part[stage, part, second].value)
+                rows.append([title, part, _percent(found.value), interval, other, *spent])
+    return rows
+
+
+def write_transfer_page(run: Path, verdict: str) -> Path:
+    """Write `report.html` of a finished run and return its path; needs the run's files alone.
+
+    Args:
+        run: Directory of the run.
+        verdict: Whether it helped, in a sentence.
+    """
+    results = read_results(run / "results")
+    rows = transfer_rows(results, read_json(run / "compute.json"))
+    page = (
+        environment()
+        .get_template("transfer.html")
+        .render(
+            title=run.name,
+            verdict=verdict,
+            heading=rows[0],
+            rows=rows[1:],
+            curves=_curves(run, results),
+            classes=_by_class(results),
+            stages=STAGES,
+            settings=(run / "config.yaml").read_text(encoding="utf-8"),
+            run_facts=read_json(run / "run.json"),
+            bad_files=[line for stage in STAGES for line in read_lines(run / stage / "bad_files.jsonl")][:50],
+        )
+    )
+    target = run / "report.html"
+    write_text(target, page)
+    return target
+
+
+def _curves(run: Path, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The first metric on validation images over steps, and the losses of each stage."""
+    lines = {stage: read_lines(run / stage / "metrics.jsonl") for stage in STAGES}
+    metric = next(name for name in METRICS if any(r.metric == name for r in results))
+    adapted = [r for r in results if (r.protocol["stage"], r.protocol["part"], r.metric) == ("adapt", "val", metric)]
+    teacher = {"teacher": 100 * adapted[0].value} if adapted else {}
+    curves = []
+    for source, stages in {"the teacher": ("transfer",), "the labels": ("finetune", "scratch")}.items():
+        scores = {
+            stage: [(line["step"], 100 * line["val"]) for line in lines[stage] if line.get("val") is not None]
+            for stage in stages
+        }
+        scores = {stage: points for stage, points in scores.items() if len(points) > 1}
+        if scores:
+            curves.append(chart(f"{METRICS[metric]} (%) on val while it learns from {source}", scores, teacher))
+    for stage in ("transfer", "finetune"):
+        losses = [(line["step"], line["loss"]) for line in lines[stage] if line.get("loss") is not None]
+        if len(losses) > 1:
+            curves.append(chart(f"loss, {stage}", {stage: losses}))
+    return curves
+
+
+def _by_class(results: Sequence[Result]) -> dict[str, dict[str, str]]:
+    """IoU of each class after each stage, on the images that are reported; empty where it is not known."""
+    with_iou = [r for r in results if "iou" in r.details]
+    part = "test" if any(r.protocol["part"] == "test" for r in with_iou) else "val"
+    table: dict[str, dict[str, str]] = {}
+    for r in with_iou:
+        if r.protocol["part"] == part:
+            for name, value in r.details["iou"].items():
+                table.setdefault(name, {})[r.protocol["stage"]] = "" if value is None else _percent(value)
+    return table
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
