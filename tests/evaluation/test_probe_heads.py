@@ -29,7 +29,7 @@ def test_logits_are_those_of_each_head() -> None:
     some = heads([0.1, 0.2, 0.3])
     some.bias.normal_()
     x = batches(1)[0][0]
-    expected = torch.stack([F.linear(x, w, b) for w, b in zip(some.weight, some.bias, strict=True)], dim=1)
+    expected = torch.stack([F.linear(x, w, b).T for w, b in zip(some.weight, some.bias, strict=True)])
     torch.testing.assert_close(some.logits(x), expected)
 
 

@@ -200,8 +200,8 @@ def _scores(heads: Heads, features: ProbeFeatures, learning_rates: Sequence[floa
         for layout, some in heads.items():
             logits = some.logits(rows[:, features.columns(layout)].to(some.weight))
             if features.class_index is not None:
-                logits = logits[..., features.class_index]
-            for lr, found in zip(learning_rates, (logits.argmax(2).cpu() == labels[:, None]).sum(0), strict=True):
+                logits = logits[:, features.class_index]
+            for lr, found in zip(learning_rates, (logits.argmax(1).cpu() == labels).sum(1), strict=True):
                 hits[head_name(layout, lr)] += int(found)
     return {name: count / len(features) for name, count in hits.items()}
 

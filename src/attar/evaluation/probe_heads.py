@@ -50,18 +50,17 @@ class ProbeHeads:
         self._velocity, self._bias_velocity = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
 
     def logits(self, features: Tensor) -> Tensor:
-        """(B, H, K) for features (B, W)."""
-        flat = torch.addmm(self.bias.flatten(), features, self.weight.flatten(0, 1).T)
-        return flat.view(len(features), *self.bias.shape)
+        """(H, K, B) for features (B, W): images last, as softmax over few classes is slow where classes are."""
+        weight, bias = self.weight.flatten(0, 1), self.bias.flatten()[:, None]
+        return torch.addmm(bias, weight, features.T).view(*self.bias.shape, len(features))
 
     def step(self, features: Tensor, labels: Tensor, *, factor: float) -> None:
         """One step of every head on a batch (B, W) with labels (B,); `factor` is the schedule's, common to all."""
-        error = self.logits(features).softmax(2)
-        error[torch.arange(len(labels), device=labels.device), :, labels] -= 1  # d cross-entropy / d logits
-        error = error.div_(len(labels)).flatten(1)  # (B, H * K)
-        velocity = self._velocity.flatten(0, 1)
-        torch.addmm(velocity, error.T, features, beta=MOMENTUM, out=velocity)  # momentum and gradient in one go
-        self._bias_velocity.mul_(MOMENTUM).add_(error.sum(0).view_as(self.bias))
+        error = self.logits(features).softmax(1)
+        error[:, labels, torch.arange(len(labels), device=labels.device)] -= 1  # d cross-entropy / d logits
+        velocity, share = self._velocity.flatten(0, 1), 1 / len(labels)  # of an image in the mean
+        torch.addmm(velocity, error.flatten(0, 1), features, beta=MOMENTUM, alpha=share, out=velocity)
+        self._bias_velocity.mul_(MOMENTUM).add_(error.sum(2), alpha=share)
         rates = self.learning_rates[:, None] * factor
         self.weight.addcmul_(self._velocity, rates[..., None], value=-1)
         self.bias.addcmul_(self._bias_velocity, rates, value=-1)
