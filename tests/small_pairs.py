@@ -8,8 +8,8 @@ from PIL import Image
 
 from attar.config import EvaluateConfig
 from attar.data.decode import open_image
+from attar.data.pairs import Scene
 from attar.evaluation.dense.splits import DenseSplits
-from attar.evaluation.pairs import Scene
 
 COLOURS = np.array([[250, 250, 250], [5, 5, 5]], np.uint8)
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from attar.errors import ConfigError
-from attar.evaluation.dense.decoders import DeepLab, Dpt, UPerNet
-from attar.evaluation.dense.view import Tap
+from attar.evaluation.dense.decoders import Dpt, UPerNet
 from attar.models.features import map_tokens
+from attar.models.pixel_heads import Tap
 from attar.types import Tokens
 
 PLAIN = [Tap(16, (3, 3))] * 4  # an odd grid, as 37 x 37 at 518 px
@@ -39,16 +39,6 @@ def test_dpt_covers_the_image_and_stays_in_its_range(taps: list[Tap], size: int)
     assert depth.max() < 3
 
 
-def test_deeplab_dilates_as_the_paper_does_in_pixels() -> None:
-    def rates(stride: int) -> list[int]:
-        head = DeepLab(Tap(8, (4, 4)), 3, stride=stride)
-        return [m.dilation[0] for m in head.modules() if isinstance(m, torch.nn.Conv2d) and m.dilation[0] > 1]
-
-    assert rates(8) == [12, 24, 36]
-    assert rates(16) == [6, 12, 18]
-    assert DeepLab(Tap(8, (4, 4)), 3, stride=32).eval()(tokens([Tap(8, (4, 4))]))[0].shape == (2, 3, 4, 4)
-
-
 def test_a_missing_library_is_said_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch.decoders.upernet.decoder", None)
     with pytest.raises(ConfigError, match=r'which is not installed .*pip install "attar\[dense\]"'):
@@ -61,5 +51,5 @@ def test_gradient_reaches_every_weight() -> None:
         return [name for name, parameter in head.named_parameters() if parameter.grad is None]
 
     taps = [Tap(16, (2, 2))] * 4
-    for head in (UPerNet(taps, 3, channels=8), DeepLab(taps[-1], 3, stride=16), Dpt(taps, farthest=3.0)):
+    for head in (UPerNet(taps, 3, channels=8), Dpt(taps, farthest=3.0)):
         assert idle(head.train(), head(tokens(taps))) == []

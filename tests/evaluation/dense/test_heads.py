@@ -5,25 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attar.evaluation.dense.heads import DepthBins, LinearClassifier, map_of, side_by_side
-from attar.evaluation.dense.view import Tap
+from attar.evaluation.dense.heads import DepthBins
 from attar.models.features import map_tokens
+from attar.models.pixel_heads import Tap, map_of
 
 
 def noise(*size: int, seed: int = 0) -> Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
-
-
-def test_a_map_is_its_tokens_row_by_row() -> None:
-    image = noise(2, 3, 4, 5)
-    assert torch.equal(map_of(map_tokens(image)), image)
-
-
-def test_maps_stand_side_by_side_in_the_size_of_the_first() -> None:
-    large, small = noise(1, 2, 8, 8), noise(1, 3, 4, 4)
-    found = side_by_side([map_tokens(large), map_tokens(small)])
-    assert torch.equal(found[:, :2], large)
-    torch.testing.assert_close(found[:, 2:], F.interpolate(small, size=(8, 8), mode="bilinear"))
 
 
 def test_bins_without_weights_say_their_mean() -> None:
@@ -60,11 +48,3 @@ def test_the_class_token_matters_to_depth() -> None:
     head, tokens = DepthBins([Tap(4, (2, 2))], nearest=1e-3, farthest=10.0), map_tokens(noise(1, 4, 2, 2))
     other = type(tokens)(tokens.cls + 1, tokens.patch, tokens.grid, tokens.prefix)
     assert not torch.allclose(head([tokens])[0], head([other])[0])
-
-
-def test_a_linear_head_is_one_layer() -> None:
-    head = LinearClassifier(5, 3)
-    image = noise(2, 5, 4, 4)
-    (found,) = head([map_tokens(image)])
-    expected = torch.einsum("bdhw,kd->bkhw", image, head.conv.weight[:, :, 0, 0]) + head.conv.bias.view(1, 3, 1, 1)
-    torch.testing.assert_close(found, expected)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from attar.evaluation.dense.recipe import Geometry, Recipe
+from attar.data.geometry import Geometry
+from attar.evaluation.dense.recipe import Recipe
 from attar.evaluation.dense.view import quarters
 
 
@@ -12,12 +13,6 @@ def test_the_rate_grows_by_a_line_and_falls_by_a_line_or_a_cosine() -> None:
     assert [poly.rate(step) for step in (0, 5, 10, 35, 60)] == pytest.approx([1e-6, 0.5, 1.0, 0.75, 0.5])
     assert [cosine.rate(step) for step in (5, 10, 35, 60)] == pytest.approx([0.5, 1.0, 0.8535534, 0.5])
     assert 0 < poly.rate(109) == pytest.approx(0.01)  # falls to 0 one step after the last
-
-
-def test_an_image_is_as_large_as_its_window_at_least() -> None:
-    assert Geometry(518, 345, short_side=518).base_size((690, 518)) == (518, 690)
-    assert Geometry(64, 42).base_size((100, 80)) == (80, 100)
-    assert Geometry(64, 42).base_size((30, 20)) == (64, 96)
 
 
 def test_quarters_end_where_dinov2_looks() -> None:

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attar.data.geometry import Geometry
 from attar.errors import Interrupted, NonFiniteError
-from attar.evaluation.dense.heads import LinearClassifier, side_by_side
 from attar.evaluation.dense.model import DenseModel, parameter_groups
-from attar.evaluation.dense.recipe import Geometry, Recipe
+from attar.evaluation.dense.recipe import Recipe
 from attar.evaluation.dense.state import Progress, StateFolder
 from attar.evaluation.dense.targets import Classes
 from attar.evaluation.dense.training import Choice, fit
 from attar.evaluation.dense.view import View
 from attar.models import Backbone
+from attar.models.pixel_heads import PixelClassifier, side_by_side
 from attar.types import Tokens
 from attar.utils.seeding import seeded_torch
 from small_models import backbone
@@ -30,7 +31,7 @@ class WithDropout(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.drop, self.linear = nn.BatchNorm2d(32), nn.Dropout(0.5), LinearClassifier(32, 2)
+        self.norm, self.drop, self.linear = nn.BatchNorm2d(32), nn.Dropout(0.5), PixelClassifier(32, 2)
 
     def forward(self, tokens: list[Tokens]) -> list[Tensor]:
         return [self.linear.conv(self.drop(self.norm(side_by_side(tokens))))]

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attar.data.geometry import Geometry
 from attar.errors import DataError
-from attar.evaluation.dense.recipe import Geometry
 from attar.evaluation.dense.targets import Classes
 from attar.evaluation.dense.windows import judge_part, predict
 from small_pairs import Drawn, board

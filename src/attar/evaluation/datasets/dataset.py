@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from attar.data.labelled import Labelled
+from attar.data.pairs import Annotated
 from attar.errors import ConfigError, did_you_mean
-from attar.evaluation.pairs import Annotated
 
 Kind = Literal["classification", "segmentation", "depth"]
 

@@ -11,13 +11,13 @@ from typing import Literal, cast
 from attar.data.files import local_path
 from attar.data.labelled import Labelled
 from attar.data.listed import ListedFiles
+from attar.data.pairs import Annotated
 from attar.errors import ConfigError, DataError, MissingDatasetError
 from attar.evaluation.datasets.catalogue import find_dataset
 from attar.evaluation.datasets.dataset import Dataset, Layout, PairLayout
 from attar.evaluation.datasets.layouts import ObjectNet, Parquet, WebDataset, imagenet_wnids
 from attar.evaluation.datasets.layouts.mirrors import parquet_files
 from attar.evaluation.datasets.splits import first_fifth_of_each_class, shuffled_fifth
-from attar.evaluation.pairs import Annotated
 
 _SPLITS = ("train", "val", "test")
 

@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attar.evaluation.dense.heads import LinearClassifier, side_by_side
+from attar.data.geometry import Geometry
+from attar.data.pairs import VOID, Pair
 from attar.evaluation.dense.model import DenseModel
-from attar.evaluation.dense.recipe import Geometry
-from attar.evaluation.dense.splits import VOID, DenseSplits
+from attar.evaluation.dense.splits import DenseSplits
 from attar.evaluation.dense.targets import Classes, Rows
 from attar.evaluation.dense.view import View
 from attar.evaluation.dense.windows import judge_part, read_resized
 from attar.evaluation.logistic import LinearHead, fit_logistic
 from attar.evaluation.metrics import METRICS
-from attar.evaluation.pairs import Pair
 from attar.evaluation.protocols import Score
 from attar.evaluation.sliding import windows
 from attar.models import Backbone
+from attar.models.pixel_heads import PixelClassifier, side_by_side
 from attar.utils.progress import track
 from attar.utils.seeding import torch_generator
 
@@ -118,12 +118,12 @@ class _EachPenalty(Classes):
         return {str(number): Classes.rows(self, part, target)[self.metric] for number, part in parts}
 
 
-def _one_layer(heads: Sequence[LinearHead], num_classes: int) -> LinearClassifier:
+def _one_layer(heads: Sequence[LinearHead], num_classes: int) -> PixelClassifier:
     """All heads as one layer; classes that none has seen in training are never predicted."""
     width = heads[0].weight.shape[1]
     weight, bias = torch.zeros(len(heads), num_classes, width), torch.full((len(heads), num_classes), _NEVER)
     for number, head in enumerate(heads):
         weight[number, : len(head.bias)], bias[number, : len(head.bias)] = head.weight, head.bias
-    layer = LinearClassifier(width, len(heads) * num_classes)
+    layer = PixelClassifier(width, len(heads) * num_classes)
     layer.conv.load_state_dict({"weight": weight.view(-1, width, 1, 1), "bias": bias.flatten()})
     return layer

@@ -1,23 +1,18 @@
-"""UPerNet, DeepLabV3 and DPT on a backbone's tokens; the decoders are those of segmentation-models-pytorch."""
+"""UPerNet and DPT on a backbone's tokens; the decoders are those of segmentation-models-pytorch."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attar.errors import ConfigError
-from attar.evaluation.dense.heads import map_of
-from attar.evaluation.dense.view import Tap
+from attar.models.pixel_heads import Tap, decoder_class, map_of
 from attar.types import Tokens
 
 _AUXILIARY = 256  # channels of the head that helps UPerNet to learn
-_WIDTH = 256  # channels within DeepLabV3 and DPT
-_REACH = 96  # pixels of DeepLabV3's smallest dilation: rates 6, 12, 18 at stride 16, twice that at 8
+_WIDTH = 256  # channels within DPT
 _STRIDE = 16  # tells DPT to enlarge a plain model's four maps by 4, 2, 1 and 1/2, whatever its patch size
 _STRIDES = [4, 8, 16, 32]  # tells it to leave those of a conv net as they are
 
@@ -38,7 +33,7 @@ class UPerNet(nn.Module):
         super().__init__()
         widths = [tap.width for tap in taps]
         self.pyramid = _pyramid(widths) if _is_plain(taps) else nn.ModuleList(nn.Identity() for _ in taps)
-        decoder = _decoder("upernet", "UPerNetDecoder")
+        decoder = decoder_class("upernet", "UPerNetDecoder")
         self.decoder = decoder([0, 0, *widths], encoder_depth=len(widths) + 1, decoder_channels=channels)
         self.classify = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(channels, num_classes, 1))
         self.auxiliary = _one_convolution(widths[2], num_classes)
@@ -48,29 +43,6 @@ class UPerNet(nn.Module):
         maps = [scale(map_of(layer)) for scale, layer in zip(self.pyramid, tokens, strict=True)]
         found = [self.classify(self.decoder([None, None, *maps]))]
         return [*found, self.auxiliary(maps[2])] if self.training else found
-
-
-class DeepLab(nn.Module):
-    """Logits (B, K, h, w) of DeepLabV3: dilated convolutions side by side on the last map.
-
-    Dilations are those of the paper in pixels of the image (rates 6, 12 and 18 at stride 16, twice that at stride 8).
-
-    Args:
-        tap: The last map.
-        num_classes: K.
-        stride: Pixels of the image for one of the map.
-    """
-
-    def __init__(self, tap: Tap, num_classes: int, *, stride: int) -> None:
-        super().__init__()
-        rate = max(1, round(_REACH / stride))
-        decoder = _decoder("deeplabv3", "DeepLabV3Decoder")
-        self.decoder = decoder(tap.width, _WIDTH, (rate, 2 * rate, 3 * rate), aspp_separable=False, aspp_dropout=0.5)
-        self.classify = nn.Conv2d(_WIDTH, num_classes, 1)
-
-    def forward(self, tokens: list[Tokens]) -> list[Tensor]:
-        """One map."""
-        return [self.classify(self.decoder([map_of(tokens[-1])]))]
 
 
 class Dpt(nn.Module):
@@ -88,13 +60,13 @@ class Dpt(nn.Module):
     def __init__(self, taps: Sequence[Tap], *, farthest: float) -> None:
         super().__init__()
         self.farthest, self.is_plain = farthest, _is_plain(taps)
-        self.decoder = _decoder("dpt", "DPTDecoder")(
+        self.decoder = decoder_class("dpt", "DPTDecoder")(
             encoder_out_channels=[tap.width for tap in taps],
             encoder_output_strides=[_STRIDE] * 4 if self.is_plain else _STRIDES,
             intermediate_channels=[max(1, tap.width * 2**place // 8) for place, tap in enumerate(taps)],
             fusion_channels=_WIDTH,
         )
-        self.regress = _decoder("dpt", "DPTSegmentationHead")(_WIDTH, 1)
+        self.regress = decoder_class("dpt", "DPTSegmentationHead")(_WIDTH, 1)
 
     def forward(self, tokens: list[Tokens]) -> list[Tensor]:
         """One map."""
@@ -112,18 +84,6 @@ class Dpt(nn.Module):
         rows, columns = maps[-1].shape[-2:]
         sizes = [(rows * 2**power, columns * 2**power) for power in (3, 2, 1, 0)]
         return [F.interpolate(x, size, mode="bilinear") for x, size in zip(maps, sizes, strict=True)], sizes[0]
-
-
-def _decoder(family: str, name: str) -> Any:
-    """A class of segmentation-models-pytorch."""
-    try:
-        module = importlib.import_module(f"segmentation_models_pytorch.decoders.{family}.decoder")
-    except ImportError:
-        raise ConfigError(
-            f"the tasks upernet, deeplab and dpt need segmentation-models-pytorch, which is not installed ({name})."
-            ' Try: pip install "attar[dense]".'
-        ) from None
-    return getattr(module, name)
 
 
 def _is_plain(taps: Sequence[Tap]) -> bool:

@@ -7,16 +7,18 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from attar.data.geometry import Geometry
 from attar.evaluation.dense.decoders import Dpt
 from attar.evaluation.dense.heads import DepthBins
 from attar.evaluation.dense.protocol import TrainedProbe
-from attar.evaluation.dense.recipe import Geometry, Recipe
+from attar.evaluation.dense.recipe import Recipe
 from attar.evaluation.dense.segmentation import proteus_layers
 from attar.evaluation.dense.splits import DenseSplits
 from attar.evaluation.dense.targets import Depth
-from attar.evaluation.dense.view import Tap, quarters
+from attar.evaluation.dense.view import quarters
 from attar.evaluation.depth import NYU_RANGE, gradient_loss, sig_loss, silog_loss
 from attar.models import Backbone
+from attar.models.pixel_heads import Tap
 from attar.types import Statistics
 
 _HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of NYUv2's images in Proteus (spec evaluation, trap 11)

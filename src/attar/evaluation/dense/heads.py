@@ -1,4 +1,4 @@
-"""Linear heads on patch tokens: classes, and depth by bins."""
+"""A linear head on patch tokens that says depth, by bins."""
 
 from __future__ import annotations
 
@@ -8,31 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attar.evaluation.dense.view import Tap
+from attar.models.pixel_heads import Tap, side_by_side
 from attar.types import Tokens
 
 _BINS = 256
 _FLOOR = 0.1  # of a bin before normalisation: no bin is ever empty
 _FINER = 4  # maps are enlarged before bins are normalised
-
-
-class LinearClassifier(nn.Module):
-    """Logits (B, K, h, w) of classes from patch tokens: the maps of all layers side by side, and one linear layer.
-
-    Args:
-        width: Of all layers together.
-        num_classes: K.
-    """
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, num_classes, 1)
-        nn.init.normal_(self.conv.weight, std=0.01)
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
-
-    def forward(self, tokens: list[Tokens]) -> list[Tensor]:
-        """One map."""
-        return [self.conv(side_by_side(tokens))]
 
 
 class DepthBins(nn.Module):
@@ -60,17 +41,6 @@ class DepthBins(nn.Module):
         scores = F.interpolate(scores, scale_factor=_FINER, mode="bilinear")
         weights = scores.relu() + _FLOOR
         return [(weights * self.bins).sum(1, keepdim=True) / weights.sum(1, keepdim=True)]
-
-
-def map_of(tokens: Tokens) -> Tensor:
-    """(B, D, h, w)."""
-    return tokens.patch.transpose(1, 2).reshape(len(tokens.patch), -1, *tokens.grid)
-
-
-def side_by_side(tokens: Sequence[Tokens]) -> Tensor:
-    """(B, sum of D, h, w): all maps in the size of the first."""
-    first, *others = [map_of(layer) for layer in tokens]
-    return torch.cat([first, *(F.interpolate(x, size=first.shape[-2:], mode="bilinear") for x in others)], dim=1)
 
 
 def _with_cls(tokens: Tokens) -> Tokens:

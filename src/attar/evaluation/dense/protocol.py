@@ -13,20 +13,22 @@ import torch
 from torch import nn
 
 from attar.config import DenseProbeConfig, EvaluateConfig
+from attar.data.geometry import Geometry
+from attar.data.pairs import Pair
 from attar.errors import ConfigError
 from attar.evaluation.dense.model import DenseModel
-from attar.evaluation.dense.recipe import Geometry, Recipe
+from attar.evaluation.dense.recipe import Recipe
 from attar.evaluation.dense.splits import DenseSplits
 from attar.evaluation.dense.state import StateFolder
 from attar.evaluation.dense.targets import Rows, Target
 from attar.evaluation.dense.training import Choice, fit
-from attar.evaluation.dense.view import Tap, View
+from attar.evaluation.dense.view import View
 from attar.evaluation.dense.windows import judge_part
 from attar.evaluation.metrics import METRICS
 from attar.evaluation.outputs import fingerprint, normalising_by
-from attar.evaluation.pairs import Pair
 from attar.evaluation.protocols import Score
 from attar.models import Backbone
+from attar.models.pixel_heads import Tap
 from attar.utils.io import sha256_text
 from attar.utils.seeding import seeded_torch
 

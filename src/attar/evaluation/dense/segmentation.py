@@ -8,16 +8,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from attar.data.geometry import Geometry
 from attar.evaluation.dense.closed_form import judge_closed_form
-from attar.evaluation.dense.decoders import DeepLab, UPerNet
-from attar.evaluation.dense.heads import LinearClassifier
+from attar.evaluation.dense.decoders import UPerNet
 from attar.evaluation.dense.protocol import TrainedProbe
-from attar.evaluation.dense.recipe import Geometry, Recipe
+from attar.evaluation.dense.recipe import Recipe
 from attar.evaluation.dense.splits import DenseSplits
 from attar.evaluation.dense.targets import Classes
-from attar.evaluation.dense.view import Tap, View, quarters
+from attar.evaluation.dense.view import View, quarters
 from attar.evaluation.protocols import Score
 from attar.models import Backbone
+from attar.models.pixel_heads import DeepLab, PixelClassifier, Tap
 from attar.types import IMAGENET
 
 _LAYERS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
@@ -57,7 +58,7 @@ class SegmentationProbe(_Segmentation):
 
     def head(self, taps: Sequence[Tap], backbone: Backbone, splits: DenseSplits) -> nn.Module:
         """One linear layer."""
-        return LinearClassifier(sum(tap.width for tap in taps), splits.num_classes)
+        return PixelClassifier(sum(tap.width for tap in taps), splits.num_classes)
 
     def judge(
         self,

@@ -11,16 +11,13 @@ import torch
 from pydantic import Field
 
 from attar.config import Config
+from attar.data.pairs import VOID, Annotated, Pair, Scene, holds_depth, open_annotated
 from attar.data.playground import CLASS_NAMES
 from attar.data.sources import PlaygroundSource
 from attar.errors import ConfigError, DataError
 from attar.evaluation.depth import NYU_RANGE
-from attar.evaluation.pairs import Annotated, Pair, Scene, holds_depth, open_annotated
 from attar.utils.progress import track
 from attar.utils.seeding import numpy_generator
-
-VOID = 255
-"""The class number that counts nowhere."""
 
 _ONE_IN = 5  # images of the training part that settings are chosen by, where nobody has set some apart
 _FARTHEST = 1.25  # metres; no pixel of the playground is farther than 1

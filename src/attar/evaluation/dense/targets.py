@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attar.data.pairs import VOID, Pair
 from attar.errors import DataError
 from attar.evaluation.confusion import class_accuracy, confusion_matrix, overall_accuracy
-from attar.evaluation.dense.splits import VOID, DenseSplits
+from attar.evaluation.dense.splits import DenseSplits
 from attar.evaluation.depth import NYU_RANGE, depth_errors, valid_depth
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.metrics import METRICS
-from attar.evaluation.pairs import Pair
 from attar.evaluation.protocols import Score
 
 Rows = dict[str, Tensor]

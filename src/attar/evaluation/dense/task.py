@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from attar.config.evaluate import EvaluateConfig
 from attar.data.labelled import Labelled
+from attar.data.pairs import Pair
 from attar.evaluation.datasets import find_dataset, open_pairs
 from attar.evaluation.dense.protocol import DenseProtocol
 from attar.evaluation.dense.splits import DenseSplits, hold_out, open_dense
 from attar.evaluation.judged import Judged
-from attar.evaluation.pairs import Pair
 from attar.evaluation.protocols import Need, Score
 from attar.evaluation.store import Features
 from attar.evaluation.task_data import data_root_for, is_benchmark

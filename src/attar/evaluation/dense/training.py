@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attar.data.crops import Crop, Crops, CropStream, crop_batches
+from attar.data.pairs import Pair
 from attar.errors import Interrupted, NonFiniteError
-from attar.evaluation.dense.crops import Crop, Crops, CropStream, crop_batches
 from attar.evaluation.dense.model import DenseModel, parameter_groups
 from attar.evaluation.dense.recipe import Recipe
 from attar.evaluation.dense.state import Progress, StateFolder
 from attar.evaluation.dense.targets import Target
-from attar.evaluation.pairs import Pair
 from attar.utils.progress import track
 from attar.utils.seeding import seeded_torch
 

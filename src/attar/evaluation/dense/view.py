@@ -11,15 +11,8 @@ from torch import Tensor
 
 from attar.errors import ModelReferenceError
 from attar.models import Backbone
+from attar.models.pixel_heads import Tap
 from attar.types import Tokens
-
-
-@dataclass(frozen=True)
-class Tap:
-    """Tokens of one layer: their width and grid."""
-
-    width: int
-    grid: tuple[int, int]
 
 
 @dataclass(frozen=True)

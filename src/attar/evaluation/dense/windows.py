@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attar.data.geometry import Geometry
+from attar.data.pairs import Pair
 from attar.errors import DataError
-from attar.evaluation.dense.recipe import Geometry
 from attar.evaluation.dense.targets import Rows, Target
-from attar.evaluation.pairs import Pair
 from attar.evaluation.sliding import slide
 from attar.utils.progress import track
 

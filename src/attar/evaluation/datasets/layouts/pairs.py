@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from attar.data.pairs import Annotated, open_annotated
 from attar.errors import DataError
 from attar.evaluation.datasets.layouts.reading import lines_of
-from attar.evaluation.pairs import Annotated, open_annotated
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from attar.data.pairs import Scene, holds_depth, open_annotated, read_annotation, read_depth
 from attar.errors import DataError
 from attar.evaluation.dense.targets import Classes
-from attar.evaluation.pairs import Scene, holds_depth, open_annotated, read_annotation, read_depth
 from small_pairs import write_pair
 
 

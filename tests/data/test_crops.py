@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attar.data.crops import Crops, CropStream, crop_batches, distorted
+from attar.data.geometry import Geometry
+from attar.data.pairs import Pair, open_annotated
 from attar.errors import DataError
-from attar.evaluation.dense.crops import Crops, CropStream, crop_batches, distorted
-from attar.evaluation.dense.recipe import Geometry
-from attar.evaluation.pairs import Pair, open_annotated
 from small_pairs import Drawn, board, write_pair
 
 

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from attar.data.decode import EncodedImage
+from attar.data.geometry import Geometry
+from attar.data.pairs import VOID, Pair
 from attar.errors import DataError
-from attar.evaluation.dense.recipe import Geometry
-from attar.evaluation.dense.splits import VOID
-from attar.evaluation.pairs import Pair
 from attar.types import IMAGENET
 from attar.utils.seeding import numpy_generator
 from attar.utils.signals import leave_signals_to_parent

@@ -16,6 +16,9 @@ from attar.data.decode import EncodedImage, open_image
 from attar.data.playground import render_scene
 from attar.errors import DataError
 
+VOID = 255
+"""The class number that counts nowhere."""
+
 _MILLIMETRES = 1000.0  # a metre, as depth files count
 _CLASSES, _DEPTH = ("L", "P"), ("I;16", "I;16B", "I")  # Pillow's names of 8 bits and of 16
 
