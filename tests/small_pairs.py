@@ -24,6 +24,13 @@ class Shape:
     def name(self):
         return self.scene.name
 
+    @property
+    def place(self):
+        return self.scene.place
+
+    def read(self):
+        return self.scene.read()
+
     def open(self):
         return self.scene.open()
 
@@ -42,8 +49,15 @@ class Drawn:
     pixels: np.ndarray
     numbers: np.ndarray
 
+    @property
+    def place(self):
+        return "drawn"
+
+    def read(self):
+        return self.pixels
+
     def open(self):
-        return open_image(self.pixels, name=self.name)
+        return open_image(self.read(), name=self.name)
 
     def classes(self):
         return torch.from_numpy(self.numbers)

@@ -59,7 +59,7 @@ class Batch:
         global_batch_size: Views in this step over all ranks and micro-batches.
         names: File names of the samples, for messages.
         bad_files: Samples that could not be decoded and were replaced.
-        labels: (B,) int64 classes of the samples, None where the method wants none.
+        labels: (B,) int64 classes of the samples or (B, H, W) of their pixels, None where the method wants none.
     """
 
     views: Tensor

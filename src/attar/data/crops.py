@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from attar.data.decode import EncodedImage
 from attar.data.geometry import Geometry
-from attar.data.pairs import VOID, Pair
+from attar.data.loader import Item
+from attar.data.pairs import VOID, Pair, PairSource
 from attar.errors import DataError
 from attar.types import IMAGENET
 from attar.utils.seeding import numpy_generator
@@ -80,13 +81,35 @@ class CropStream(Dataset[Crop | DataError]):
     def __init__(self, pairs: Sequence[Pair], read: Callable[[Pair], Tensor], crops: Crops) -> None:
         self.pairs, self.read, self.crops = pairs, read, crops
 
-    def __getitem__(self, place: int) -> Crop | DataError:
+    def row(self, place: int) -> int:
+        """Which image stands at a place."""
         epoch, position = divmod(place, len(self.pairs))
-        pair = self.pairs[_order(self.crops.seed, epoch, len(self.pairs))[position]]
+        return int(_order(self.crops.seed, epoch, len(self.pairs))[position])
+
+    def __getitem__(self, place: int) -> Crop | DataError:
+        pair = self.pairs[self.row(place)]
         try:
             return self.crops(pair.open(), self.read(pair), place=place)
         except DataError as error:  # raised where the loop can say it in one sentence
             return error
+
+
+class LabelledCrops:
+    """The same crops as views with the class of each pixel, for the loop that trains whole models.
+
+    An image that cannot be read ends the run: there are few of them, and another in its place has other pixels.
+    """
+
+    def __init__(self, stream: CropStream) -> None:
+        self.stream, self.source = stream, PairSource(stream.pairs)
+        self.img_size, self.epoch_length = stream.crops.geometry.crop, len(stream.pairs)
+
+    def __getitem__(self, place: int) -> Item | DataError:
+        found = self.stream[place]
+        if isinstance(found, DataError):
+            return found
+        row, (pixels, classes) = self.stream.row(place), found
+        return Item(pixels.float() / 255, place, row, place, self.source.name(row), (), classes.long())
 
 
 def crop_batches(stream: CropStream, *, batch_size: int, steps: range, workers: int) -> Iterator[Crop]:

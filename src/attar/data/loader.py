@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,7 +38,30 @@ class Item:
     view_id: int
     name: str
     bad_files: tuple[BadFile, ...]
-    label: int | None
+    label: int | Tensor | None
+
+
+class Stream(Protocol):
+    """Views by place in an endless stream, each a pure function of its place."""
+
+    @property
+    def source(self) -> Source:
+        """The images they are views of."""
+        ...
+
+    @property
+    def img_size(self) -> int:
+        """Height and width of views, in pixels."""
+        ...
+
+    @property
+    def epoch_length(self) -> int:
+        """Places in which each image comes once, or as often as the others."""
+        ...
+
+    def __getitem__(self, place: int) -> Item | DataError:
+        """The view at a place; an error is handed on, as it would leave a loader's worker with a traceback."""
+        ...
 
 
 class ViewDataset(Dataset[Item | DataError]):
@@ -56,6 +79,11 @@ class ViewDataset(Dataset[Item | DataError]):
         self, source: Source, order: ViewOrder, config: ViewsConfig, img_size: int, *, labels: Labels | None = None
     ) -> None:
         self.source, self.order, self.config, self.img_size, self.labels = source, order, config, img_size, labels
+
+    @property
+    def epoch_length(self) -> int:
+        """Places in an epoch of the order."""
+        return self.order.epoch_length
 
     def __getitem__(self, place: int) -> Item | DataError:
         samples, views = self.order.at(np.array([place], dtype=np.int64))
@@ -97,7 +125,7 @@ def is_readable(source: Source, row: int) -> bool:
 
 
 def training_batches(
-    dataset: ViewDataset,
+    dataset: Stream,
     *,
     batch_size: int,
     start_step: int,
@@ -129,7 +157,7 @@ def training_batches(
     size = batch_size // shares
     numbers = range(start_step * shares + rank, num_steps * shares, world_size)
     loader = DataLoader(
-        dataset,
+        dataset,  # type: ignore[arg-type]  # any object with __getitem__ is a map-style dataset
         batch_sampler=_Places(size, numbers),
         num_workers=workers,
         collate_fn=_Collate(batch_size),
@@ -181,8 +209,13 @@ class _Collate:
             global_batch_size=self.batch_size,
             names=tuple(item.name for item in items),
             bad_files=tuple(bad for item in items for bad in item.bad_files),
-            labels=None if items[0].label is None else torch.tensor([item.label for item in items]),
+            labels=_together([item.label for item in items if item.label is not None]),
         )
+
+
+def _together(labels: list[int | Tensor]) -> Tensor | None:
+    """(B,) classes, or (B, H, W) of pixels."""
+    return torch.stack([torch.as_tensor(label) for label in labels]) if labels else None
 
 
 class EvaluationDataset(Dataset[tuple[Tensor | None, int]]):

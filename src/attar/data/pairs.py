@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,9 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from attar.data.base import Problem
 from attar.data.decode import EncodedImage, open_image
+from attar.data.files import File
 from attar.data.playground import render_scene
 from attar.errors import DataError
+from attar.utils.io import sha256_text
 
 VOID = 255
 """The class number that counts nowhere."""
@@ -29,6 +33,15 @@ class Pair(Protocol):
     @property
     def name(self) -> str:
         """What messages call it."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Folder of the image, or the stream it is from."""
+        ...
+
+    def read(self) -> bytes | NDArray[np.uint8]:
+        """The image as it is stored, or its pixels (H, W, 3)."""
         ...
 
     def open(self) -> EncodedImage:
@@ -56,9 +69,18 @@ class Annotated:
         """Path of the image."""
         return str(self.image)
 
+    @property
+    def place(self) -> str:
+        """Folder of the image."""
+        return str(self.image.parent.resolve())
+
+    def read(self) -> bytes:
+        """The image file."""
+        return File(str(self.image)).read(name=self.name)
+
     def open(self) -> EncodedImage:
         """The image file."""
-        return open_image(self.image.read_bytes(), name=self.name)
+        return open_image(self.read(), name=self.name)
 
     def classes(self) -> Tensor:
         """(H, W) uint8 class numbers."""
@@ -82,9 +104,18 @@ class Scene:
         """Seed and place."""
         return f"playground:{self.seed}[{self.index}]"
 
+    @property
+    def place(self) -> str:
+        """The stream."""
+        return f"playground:{self.seed}"
+
+    def read(self) -> NDArray[np.uint8]:
+        """64 x 64 pixels."""
+        return render_scene(self.seed, self.index, variety=self.variety).image
+
     def open(self) -> EncodedImage:
         """64 x 64 pixels."""
-        return open_image(render_scene(self.seed, self.index, variety=self.variety).image, name=self.name)
+        return open_image(self.read(), name=self.name)
 
     def classes(self) -> Tensor:
         """(64, 64): 0 for background and clutter, shapes from 1."""
@@ -94,6 +125,36 @@ class Scene:
         """(64, 64), from 0.1 to 1."""
         depth = render_scene(self.seed, self.index, variety=self.variety).depth
         return torch.from_numpy(np.asarray(depth, dtype=np.float32))
+
+
+class PairSource:
+    """The images of pairs, without their annotations, as a source."""
+
+    problems: tuple[Problem, ...] = ()
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.pairs = pairs
+        self.addresses = sorted({pair.place for pair in pairs})
+        self.fingerprint = sha256_text("\n".join(pair.name for pair in pairs))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, row: int) -> str:
+        """What messages call the image."""
+        return self.pairs[row].name
+
+    def uri(self, row: int) -> str:
+        """Its path, or its place in a stream."""
+        return self.pairs[row].name
+
+    def read(self, row: int) -> bytes | NDArray[np.uint8]:
+        """The image as it is stored."""
+        return self.pairs[row].read()
+
+    def labels(self) -> None:
+        """None: an image has many classes."""
+        return
 
 
 def open_annotated(root: str | Path, split: str) -> list[Annotated]:

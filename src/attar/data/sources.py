@@ -19,6 +19,7 @@ from attar.data.index import FolderIndex, folder_index, known_index
 from attar.data.listed import ListedFiles
 from attar.data.mapped import CachedFiles
 from attar.data.merged import MergedSource, Part
+from attar.data.pairs import PairSource
 from attar.data.parquet import parquet_rows
 from attar.data.playground import CLASS_NAMES, render_scene
 from attar.data.references import shown, split_reference
@@ -115,7 +116,7 @@ def _places_of(source: Source) -> set[str]:
         return _places_of(source.source)
     if isinstance(source, FolderSource | PlaygroundSource | ListedFiles):
         return {source.root}
-    return set(source.addresses) if isinstance(source, ParquetSource | TarSource) else {source.fingerprint}
+    return set(source.addresses) if isinstance(source, ParquetSource | TarSource | PairSource) else {source.fingerprint}
 
 
 def _titles(places: Sequence[str]) -> list[str]:

@@ -33,12 +33,12 @@ def kl_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0)
     The square keeps the size of the gradient when the temperature changes (Hinton et al. 2015, §2).
 
     Args:
-        student: Logits (B, K), any float dtype.
-        teacher: Logits (B, K), no gradient wanted.
+        student: Logits (B, ..., K), any float dtype.
+        teacher: Logits (B, ..., K), no gradient wanted.
         temperature: Divides both; must be > 0.
 
     Returns:
-        (B,) float32, 0 where the two agree.
+        (B, ...) float32, 0 where the two agree.
 
     Raises:
         ShapeError: If the two shapes differ.

@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from attar.losses import cross_entropy, kl_divergence
+from attar.losses import cross_entropy, kl_divergence, pixel_cross_entropy, pixel_kl_divergence
 
-TaskName = Literal["classification"]
+TaskName = Literal["classification", "segmentation"]
 
 
 class _Transfer(Protocol):
@@ -39,4 +39,7 @@ class Task:
     transfer: _Transfer
 
 
-TASKS: dict[TaskName, Task] = {"classification": Task("classification", cross_entropy, kl_divergence)}
+TASKS: dict[TaskName, Task] = {
+    "classification": Task("classification", cross_entropy, kl_divergence),
+    "segmentation": Task("segmentation", pixel_cross_entropy, pixel_kl_divergence),
+}

@@ -12,6 +12,7 @@ from typing import Any
 
 from attar._version import __version__
 from attar.config import DistillConfig
+from attar.data.loader import ViewDataset
 from attar.data.sources import named_places
 from attar.export import write_student
 from attar.models import Backbone
@@ -101,11 +102,13 @@ def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, base
     config = built.config
     training = Training(
         method=built.method,
-        source=built.source,
-        order=built.order,
-        views=config.views,
-        img_size=max(built.student.img_size, built.teacher.img_size),
-        labels=built.classes[0] if built.classes else None,
+        stream=ViewDataset(
+            built.source,
+            built.order,
+            config.views,
+            max(built.student.img_size, built.teacher.img_size),
+            labels=built.classes[0] if built.classes else None,
+        ),
         batch_size=config.batch_size,
         optim=config.optim,
         total_steps=built.total_steps,

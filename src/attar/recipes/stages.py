@@ -99,7 +99,7 @@ def run_stage(stage: Stage, config: TransferConfig, log: Log) -> Outcome:
         learner = method.learner
         state = build_state(learner, method.student, training.optim, device=training.device, groups=stage.groups)
         method.learner = state.wrapped
-        identity = {"run_id": run.run_id, "data_fingerprint": training.source.fingerprint, **stage.identity}
+        identity = {"run_id": run.run_id, "data_fingerprint": training.stream.source.fingerprint, **stage.identity}
         resumed = load_checkpoint(run.checkpoints, state, identity, anyway=config.resume_anyway, say=log.say)
         is_done = state.step >= training.total_steps or state.has_converged
         if resumed is not None:

@@ -11,10 +11,9 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from attar.config import CheckpointConfig, OptimConfig, ViewsConfig
-from attar.data.base import Labels, Source, lost_images
-from attar.data.loader import ViewDataset, is_readable, training_batches
-from attar.data.sampler import ViewOrder
+from attar.config import CheckpointConfig, OptimConfig
+from attar.data.base import Source, lost_images
+from attar.data.loader import Stream, is_readable, training_batches
 from attar.errors import TrainingError
 from attar.methods import Method
 from attar.train import (
@@ -59,11 +58,7 @@ class Training:
 
     Attributes:
         method: How the student learns.
-        source: Images to learn from.
-        order: Which view stands where in the stream.
-        views: How an image becomes a view.
-        img_size: Height and width of views, in pixels.
-        labels: (n,) class of each image where the method learns from them.
+        stream: Views to learn from, with labels where the method learns from them.
         batch_size: Views per step over all ranks.
         optim: Of optimizer and schedule.
         total_steps: Length of the run.
@@ -72,11 +67,7 @@ class Training:
     """
 
     method: Method
-    source: Source
-    order: ViewOrder
-    views: ViewsConfig
-    img_size: int
-    labels: Labels | None
+    stream: Stream
     batch_size: int
     optim: OptimConfig
     total_steps: int
@@ -86,7 +77,7 @@ class Training:
     @property
     def steps_per_epoch(self) -> float:
         """Perhaps a fraction."""
-        return self.order.epoch_length / self.batch_size
+        return self.stream.epoch_length / self.batch_size
 
 
 def train(
@@ -116,10 +107,9 @@ def train(
         DataError: If too many images cannot be read.
         Interrupted: If SIGINT or SIGTERM came; a checkpoint is saved.
     """
-    dataset = ViewDataset(training.source, training.order, training.views, training.img_size, labels=training.labels)
     batches: Callable[..., Iterator[Batch]] = partial(
         training_batches,
-        dataset,
+        training.stream,
         batch_size=training.batch_size,
         micro_batches=training.optim.accumulate,
         rank=rank(),
@@ -159,7 +149,7 @@ def _callbacks(
     callbacks: list[Callback] = []
     if is_main():
         callbacks += [
-            _bad_files(training.source, settings.max_bad_share, run, log),
+            _bad_files(training.stream.source, settings.max_bad_share, run, log),
             ConsoleLog(log, total_steps=total, every=log_every),
             metrics,
         ]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -34,18 +36,27 @@ class FromTheLeft(nn.Module):
         return [torch.arange(images.shape[-1]).float().expand(len(images), 1, *images.shape[-2:])]
 
 
+def see(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda windows: model(windows)[0]
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 70), (33, 100)])
 def test_windows_say_what_each_pixel_alone_says(height: int, width: int) -> None:
     # a window that is put back elsewhere, or counted twice, would show
     pair = board(height, width)
-    found = predict(Brightness(32), pair, Geometry(32, 21), size=(height, width), device=CPU)
+    found = predict(see(Brightness(32)), pair.open(), Geometry(32, 21), size=(height, width), device=CPU)
     pixels = torch.from_numpy(pair.pixels).float().mean(2) / 255
     torch.testing.assert_close(found[0, 0], pixels)
 
 
 def test_an_image_smaller_than_the_window_is_enlarged_and_answered_in_its_size() -> None:
     pair = board(10, 20, cell=10)
-    assert predict(Brightness(32), pair, Geometry(32, 21), size=(10, 20), device=CPU).shape == (1, 2, 10, 20)
+    assert predict(see(Brightness(32)), pair.open(), Geometry(32, 21), size=(10, 20), device=CPU).shape == (
+        1,
+        2,
+        10,
+        20,
+    )
     rows = judge_part(Brightness(32), [pair], Classes(2), Geometry(32, 21), device=CPU, name="images")
     assert rows["miou"][0].sum() == 200
     assert rows["miou"][0].diagonal().sum() > 180
@@ -54,7 +65,7 @@ def test_an_image_smaller_than_the_window_is_enlarged_and_answered_in_its_size()
 def test_mirrored_predictions_are_mirrored_back() -> None:
     # without the second flip the mean would be the ramp itself, 0 to 31
     pair = board(32, 32)
-    found = predict(FromTheLeft(), pair, Geometry(32, 32, mirror=True), size=(32, 32), device=CPU)
+    found = predict(see(FromTheLeft()), pair.open(), Geometry(32, 32, mirror=True), size=(32, 32), device=CPU)
     torch.testing.assert_close(found, torch.full((1, 1, 32, 32), 15.5))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -52,21 +52,61 @@ def judge_closed_form(
         device: Where images are looked at.
     """
     target = Classes.of(splits)
-    train, val = (draw_pixels(backbone, part, target, view, geometry, seed=seed) for part in (splits.train, splits.val))
-
-    def rows(heads: Sequence[LinearHead], part: Sequence[Pair], name: str) -> list[Tensor]:
-        model = DenseModel(backbone, _one_layer(heads, target.num_classes).to(device), view)
-        each = _EachPenalty(target.num_classes, target.first_class)
-        return list(judge_part(model, part, each, geometry, device=device, name=name).values())
-
-    by_penalty = rows(fit_logistic(*train, grid=GRID), splits.val, "val images")
-    values = [METRICS[target.metric](found) for found in by_penalty]
-    chosen = GRID[int(np.argmax(values))]
-    heads = fit_logistic(*(torch.cat(parts) for parts in zip(train, val, strict=True)), grid=[chosen])
-    (found,) = rows(heads, splits.test, "test images")
-    record = {"C": chosen, "tried": list(GRID), "chosen_on": "val", "pixels": len(train[0])}
+    fitted = choose_penalty(backbone, splits.train, splits.val, target, view, geometry, seed=seed, device=device)
+    layer = one_layer([fitted.refitted()], target.num_classes).to(device)
+    model = DenseModel(backbone, layer, view)
+    found = judge_part(model, splits.test, target, geometry, device=device, name="test images")
+    record = {"C": fitted.C, "tried": list(GRID), "chosen_on": "val", "pixels": len(fitted.train[0])}
     record |= {"view": asdict(view), "geometry": asdict(geometry)}
-    return target.score({target.metric: found}, record, seed=seed)
+    return target.score(found, record, seed=seed)
+
+
+@dataclass(frozen=True)
+class FittedPixels:
+    """A linear layer on pixels of images to learn from, and what it says of those its penalty was chosen on.
+
+    Attributes:
+        C: Inverse of the penalty.
+        head: Fitted on the former alone.
+        val_rows: (n, K, K) confusion matrices of the latter.
+        train: Pixels it was fitted on.
+        val: Pixels of the others.
+    """
+
+    C: float
+    head: LinearHead
+    val_rows: Tensor
+    train: Pixels
+    val: Pixels
+
+    def refitted(self) -> LinearHead:
+        """The layer fitted on the pixels of both."""
+        both = (torch.cat(parts) for parts in zip(self.train, self.val, strict=True))
+        return fit_logistic(*both, grid=[self.C])[0]
+
+
+def choose_penalty(
+    backbone: Backbone,
+    train: Sequence[Pair],
+    val: Sequence[Pair],
+    target: Classes,
+    view: View,
+    geometry: Geometry,
+    *,
+    seed: int,
+    device: torch.device,
+) -> FittedPixels:
+    """Layers fitted on `train` with each penalty of the grid; the one with the best mean IoU on `val` is taken.
+
+    Arguments as those of `judge_closed_form`.
+    """
+    known, other = (draw_pixels(backbone, part, target, view, geometry, seed=seed) for part in (train, val))
+    heads = fit_logistic(*known, grid=GRID)
+    model = DenseModel(backbone, one_layer(heads, target.num_classes).to(device), view)
+    each = _EachPenalty(target.num_classes, target.first_class)
+    rows = list(judge_part(model, val, each, geometry, device=device, name="val images").values())
+    best = int(np.argmax([METRICS[target.metric](found) for found in rows]))
+    return FittedPixels(GRID[best], heads[best], rows[best], known, other)
 
 
 def draw_pixels(
@@ -76,7 +116,7 @@ def draw_pixels(
     count = max(1, min(_OF_AN_IMAGE, _OF_ALL // max(len(pairs), 1)))
     features, labels = [], []
     for pair in track(pairs, "drawing pixels", total=len(pairs), unit="images"):
-        pixels = read_resized(pair, geometry)
+        pixels = read_resized(pair.open(), geometry)
         truth = F.interpolate(target.read(pair)[None, None], size=pixels.shape[1:])[0, 0]
         generator = torch_generator(seed, "pixels", pair.name)
         parts = windows(*pixels.shape[1:], crop=geometry.crop, stride=geometry.crop)
@@ -118,7 +158,7 @@ class _EachPenalty(Classes):
         return {str(number): Classes.rows(self, part, target)[self.metric] for number, part in parts}
 
 
-def _one_layer(heads: Sequence[LinearHead], num_classes: int) -> PixelClassifier:
+def one_layer(heads: Sequence[LinearHead], num_classes: int) -> PixelClassifier:
     """All heads as one layer; classes that none has seen in training are never predicted."""
     width = heads[0].weight.shape[1]
     weight, bias = torch.zeros(len(heads), num_classes, width), torch.full((len(heads), num_classes), _NEVER)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attar.data.decode import EncodedImage
 from attar.data.geometry import Geometry
 from attar.data.pairs import Pair
 from attar.errors import DataError
 from attar.evaluation.dense.targets import Rows, Target
 from attar.evaluation.sliding import slide
+from attar.models.backbone import evaluating
 from attar.utils.progress import track
+
+See = Callable[[Tensor], Tensor]
+"""From windows (n, 3, S, S) to maps (n, K, S, S)."""
 
 
 @torch.no_grad()
@@ -26,13 +31,19 @@ def judge_part(
     Raises:
         DataError: If no image is left.
     """
-    was_training = model.training
-    model.eval()
+    with evaluating(model):
+        return judge_pairs(lambda window: model(window)[0], pairs, target, geometry, device=device, name=name)
+
+
+@torch.no_grad()
+def judge_pairs(
+    see: See, pairs: Sequence[Pair], target: Target, geometry: Geometry, *, device: torch.device, name: str
+) -> Rows:
+    """As `judge_part`, of any function from windows to maps."""
     found = []
     for pair in track(pairs, f"judging {name}", total=len(pairs), unit="images"):
         truth = target.read(pair)
-        found.append(target.rows(predict(model, pair, geometry, size=truth.shape, device=device).cpu(), truth))
-    model.train(was_training)
+        found.append(target.rows(predict(see, pair.open(), geometry, size=truth.shape, device=device).cpu(), truth))
     rows = [row for row in found if row is not None]
     if not rows:
         raise DataError(f"none of the {len(pairs)} {name} has a pixel that counts. Check the annotations.")
@@ -40,21 +51,20 @@ def judge_part(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, pair: Pair, geometry: Geometry, *, size: Sequence[int], device: torch.device) -> Tensor:
+def predict(see: See, image: EncodedImage, geometry: Geometry, *, size: Sequence[int], device: torch.device) -> Tensor:
     """(1, K, H, W) prediction in the annotation's size, averaged over windows and, if it says so, over both."""
-    pixels = read_resized(pair, geometry).to(device)[None]
-    found = _slide(model, pixels, geometry)
+    pixels = read_resized(image, geometry).to(device)[None]
+    found = _slide(see, pixels, geometry)
     if geometry.mirror:
-        found = (found + _slide(model, pixels.flip(-1), geometry).flip(-1)) / 2
+        found = (found + _slide(see, pixels.flip(-1), geometry).flip(-1)) / 2
     return F.interpolate(found, size=tuple(size), mode="bilinear")
 
 
-def read_resized(pair: Pair, geometry: Geometry) -> Tensor:
+def read_resized(image: EncodedImage, geometry: Geometry) -> Tensor:
     """(3, H, W) uint8 image in the size in which windows slide over it."""
-    image = pair.open()
     height, width = geometry.base_size(image.size)
     return torch.from_numpy(np.array(image.resized(None, (width, height)))).permute(2, 0, 1).contiguous()
 
 
-def _slide(model: nn.Module, pixels: Tensor, geometry: Geometry) -> Tensor:
-    return slide(lambda window: model(window)[0], pixels, crop=geometry.crop, stride=geometry.stride)
+def _slide(see: See, pixels: Tensor, geometry: Geometry) -> Tensor:
+    return slide(see, pixels, crop=geometry.crop, stride=geometry.stride)
