@@ -6,7 +6,8 @@ default is ours (spec task_transfer §1.7, DESIGN), none is the paper's.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import functools
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +15,8 @@ from attar.config.base import Config, Places
 from attar.config.distill import CheckpointConfig, OptimConfig, ParallelConfig, ProteusConfig, ViewsConfig
 from attar.errors import ConfigError
 
+TaskKind = Literal["classification", "segmentation"]
+HeadKind = Literal["linear", "deeplabv3"]
 Pretraining = Literal["task", "none", "contrastive", "cosine", "hint", "proteus"]
 
 
@@ -55,11 +58,34 @@ class FinetuneOptimConfig(StageOptimConfig):
     lr: float | None = Field(1e-4, gt=0, description="peak learning rate")
 
 
+class DenseTaskConfig(Config):
+    """Segmentation: how images larger than a model's input are looked at, and how labelled crops are made."""
+
+    short_side: int | None = Field(
+        None, ge=8, description="images are resized to it before windows and crops are cut; by default their own size"
+    )
+    stride: int | None = Field(
+        None, ge=1, description="pixels from one window to the next; by default 2/3 of the input"
+    )
+    scales: tuple[float, float] = Field(
+        (0.5, 2.0), description="least and greatest size of a labelled image, times its own"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not 0 < self.scales[0] <= self.scales[1]:
+            raise ConfigError(f"dense.scales are {self.scales}. Give two numbers above 0, the smaller one first.")
+        return self
+
+
 class AdaptConfig(Config):
     """Stage A: the teacher learns the task from the labels."""
 
     mode: Literal["head", "lora", "full", "head_then_full"] = Field(
         "head", description="what learns: a linear head on fixed features, low-rank additions, or the whole teacher"
+    )
+    head: HeadKind = Field(
+        "linear", description="of the teacher; deeplabv3 for segmentation, with lora or full, which train it"
     )
     refit: bool = Field(
         False,
@@ -118,9 +144,12 @@ class TransferConfig(Config):
     student: str = Field(min_length=1, description="model reference of the student, such as fastvit_t8")
     labelled: str = Field(
         min_length=1,
-        description="labelled images: a folder per class, train/ val/ test/ of such, Parquet, or a list filename,label",
+        description="labelled images: a folder per class, train/ val/ test/ of such, Parquet, or a list filename,label;"
+        " for segmentation images/SPLIT with annotations/SPLIT",
     )
     out: str = Field(min_length=1, description="run directory; the same command in the same directory resumes")
+    task: TaskKind = Field("classification", description="a class for each image, or for each pixel")
+    head: HeadKind = Field("linear", description="of the student; deeplabv3 for segmentation")
     teacher: str | None = Field(None, min_length=1, description="model reference of the teacher")
     pool: Places = Field(
         (), description="unlabelled images to transfer on, one place or several, such as a curated set"
@@ -132,6 +161,12 @@ class TransferConfig(Config):
     images_root: str | None = Field(None, min_length=1, description="folder of the images that lists name")
     labels_per_class: int | None = Field(
         None, ge=1, description="so many labelled images of each class, drawn by seed; those to choose by among them"
+    )
+    labels_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="segmentation: share of the annotated images, drawn by seed; those to choose by among them",
     )
     pretrain: Pretraining = Field(
         "task", description="what comes before finetuning: task-oriented transfer, nothing, or a task-agnostic baseline"
@@ -161,6 +196,7 @@ class TransferConfig(Config):
     tensorboard: bool = Field(False, description="write TensorBoard events too (extra: tb)")
     reindex: bool = Field(False, description="list image folders anew instead of trusting the cached index")
     resume_anyway: bool = Field(False, description="go on with a run that had other settings, data or teacher")
+    dense: DenseTaskConfig = DenseTaskConfig()
     adapt: AdaptConfig = AdaptConfig()
     transfer: TransferStageConfig = TransferStageConfig()
     finetune: FinetuneConfig = FinetuneConfig()
@@ -175,6 +211,22 @@ class TransferConfig(Config):
                     f"setting '{name}' is missing: pretrain {self.pretrain} needs it. Give --{name}, or --pretrain none"
                     " for a student that learns from labels alone."
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_fit_the_task(self) -> Self:
+        strange = _OF_PIXELS if self.task == "classification" else _OF_IMAGES
+        given = next((name for name, default in strange.items() if _value_of(self, name) != default), None)
+        if given is not None:
+            raise ConfigError(
+                f"setting '{given}' is {_value_of(self, given)}, and the task is {self.task}, which does not use it."
+                f" Leave it out{_INSTEAD.get(given, '')}."
+            )
+        if self.adapt.head != "linear" and self.adapt.mode in ("head", "head_then_full"):
+            raise ConfigError(
+                f"adapt.mode {self.adapt.mode} fits its head in closed form, and adapt.head is {self.adapt.head}."
+                " Try --adapt.mode full or lora."
+            )
         return self
 
     @model_validator(mode="after")
@@ -193,13 +245,45 @@ class TransferConfig(Config):
         return self
 
 
+_OF_PIXELS: dict[str, Any] = {
+    "labels_share": None,
+    "head": "linear",
+    "adapt.head": "linear",
+    "dense": DenseTaskConfig(),
+}
+_OF_IMAGES: dict[str, Any] = {
+    "labels_per_class": None,
+    "val": None,
+    "test": None,
+    "images_root": None,
+    "crop_pct": 1.0,
+    "adapt.views": LabelledViewsConfig(),
+    "finetune.views": LabelledViewsConfig(),
+}
+_INSTEAD = {
+    "labels_per_class": "; labels_share draws annotated images",
+    "val": "; --labelled holds images/val and annotations/val",
+    "test": "; --labelled holds images/test and annotations/test",
+    "adapt.views": "; dense.scales says how labelled crops are made",
+    "finetune.views": "; dense.scales says how labelled crops are made",
+}
+"""Settings that one of the tasks has no use for, with what they are by default, and what to take in their place."""
+
+
+def _value_of(config: TransferConfig, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), config)
+
+
 class PredictConfig(Config):
-    """Classify images with what `attar transfer` made."""
+    """Classify images, or their pixels, with what `attar transfer` made."""
 
     model: str = Field(min_length=1, description="run directory of attar transfer, or a student/ or teacher/ in it")
     data: str = Field(min_length=1, description="images: folder, tar, Parquet, URL")
-    out: str = Field(min_length=1, description="CSV file to write: path, class, probability")
-    top_k: int = Field(1, ge=1, description="classes told of each image")
+    out: str = Field(
+        min_length=1,
+        description="CSV file to write: path, class, probability; for segmentation a folder of PNGs of class numbers",
+    )
+    top_k: int = Field(1, ge=1, description="classes told of each image (classification)")
     crop_pct: float = Field(1.0, gt=0, le=1, description="share of the resized image that is looked at")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
     workers: int | None = Field(None, ge=0, description="data loader processes; by default cores - 1, at most 8")

@@ -56,6 +56,18 @@ def few_of_each_class(labels: Labels, count: int, *, seed: int, or_all: bool = F
     return np.flatnonzero(some_of_each_class(labels, lambda _: count, seed=seed))
 
 
+def share_of_images(count: int, share: float, *, seed: int) -> Rows:
+    """Rows, ascending, of a share of `count` images, one at least; those of a smaller share are among them.
+
+    Args:
+        count: Images there are.
+        share: In (0, 1].
+        seed: Names the draw.
+    """
+    order = numpy_generator(seed, "share").permutation(count)
+    return np.sort(order[: max(1, round(share * count))])
+
+
 def fifth_of_each_class(labels: Labels, *, seed: int) -> NDArray[np.bool_]:
     """(n,) bool: a fifth of each class, to choose settings by; one image at least, and none of a class of one."""
     return some_of_each_class(

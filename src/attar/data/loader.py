@@ -156,7 +156,7 @@ def training_batches(
     assert batch_size % shares == 0, f"a batch of {batch_size} has no {shares} equal shares"
     size = batch_size // shares
     numbers = range(start_step * shares + rank, num_steps * shares, world_size)
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         dataset,  # type: ignore[arg-type]  # any object with __getitem__ is a map-style dataset
         batch_sampler=_Places(size, numbers),
         num_workers=workers,

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
+from attar.data.geometry import Geometry
 from attar.data.labelled import Labelled
 from attar.data.views import EvaluationView
 from attar.evaluation.embedding import evaluation_views, seen
 from attar.models import TaskModel
+
+
+def pixel_logits(model: TaskModel, images: Tensor) -> Tensor:
+    """(B, K, S, S) float32 logits of each pixel of images (B, 3, S, S) of a segmentation model's size."""
+    return F.interpolate(model.logits(images), size=images.shape[-2:], mode="bilinear")
+
+
+def geometry_of(model: TaskModel) -> Geometry:
+    """Sizes in which a segmentation model looks at images larger than its input."""
+    return Geometry(model.backbone.img_size, model.stride, short_side=model.short_side)
 
 
 def predict_labelled(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ _HEAD, _ABOUT = "head.safetensors", "task.json"
 def write_task_model(folder: Path, model: TaskModel, *, card: str, facts: Mapping[str, Any] | None = None) -> None:
     """Write backbone, head, class names and model card; what stood in the folder is replaced in one rename.
 
-    A timm model with a linear head is written with the head inside, `num_classes` and `label_names`: it loads with
+    A timm model that classifies is written with its linear head inside, `num_classes` and `label_names`: it loads with
     `timm.create_model("local-dir:FOLDER", pretrained=True)`. Others get `head.safetensors` beside the backbone's files.
 
     Args:
@@ -35,14 +35,17 @@ def write_task_model(folder: Path, model: TaskModel, *, card: str, facts: Mappin
         facts: What else `task.json` shall hold.
     """
     backbone = model.backbone
-    whole = with_classifier(model) if library_of(backbone) == "timm" else None
+    is_whole = model.task == "classification" and library_of(backbone) == "timm"
+    whole = with_classifier(model) if is_whole else None
     with new_folder(folder) as temporary:
         if whole is None:
             write_backbone(temporary, backbone)
             save_file({k: v.contiguous() for k, v in model.head.state_dict().items()}, temporary / _HEAD)
         else:
             write_backbone(temporary, backbone, model=whole, label_names=model.class_names)
-        about: dict[str, Any] = {"task": "classification", "class_names": list(model.class_names)}
+        about: dict[str, Any] = {"task": model.task, "head": model.head_kind, "class_names": list(model.class_names)}
+        if model.task == "segmentation":
+            about |= {"short_side": model.short_side, "stride": model.stride}
         about |= {"reference": backbone.source.name, "img_size": backbone.img_size, "head_inside": whole is not None}
         about |= {"mean": backbone.preprocess.mean, "std": backbone.preprocess.std}
         write_json(temporary / _ABOUT, about | dict(facts or {}))
@@ -73,10 +76,21 @@ def read_task_model(folder: Path, *, reference: str | None = None) -> TaskModel:
     else:
         backbone = _load_own(reference or own["reference"], weights, about)
     backbone.normalise_with(type(backbone.preprocess)(tuple(about["mean"]), tuple(about["std"])))
-    model = TaskModel.classifier(backbone, about["class_names"])
+    model = _HEADS[about["task"]](backbone, about)
     head = _head_of(folder) if about["head_inside"] else load_file(folder / _HEAD)
     model.head.load_state_dict(head, strict=True)
     return model.eval()
+
+
+def _segmenter(backbone: Backbone, about: Mapping[str, Any]) -> TaskModel:
+    sizes = {name: about[name] for name in ("short_side", "stride")}
+    return TaskModel.segmenter(backbone, about["class_names"], head=about["head"], **sizes)
+
+
+_HEADS: dict[str, Callable[[Backbone, Mapping[str, Any]], TaskModel]] = {
+    "classification": lambda backbone, about: TaskModel.classifier(backbone, about["class_names"]),
+    "segmentation": _segmenter,
+}
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from attar.methods.soft_logits import SoftLogits
 from attar.methods.supervised import Supervised
 from attar.methods.task_transfer import TaskTransfer
 from attar.methods.tasks import TASKS, Task
+from attar.methods.teacher import TokenKind
 
 __all__ = [
     "TASKS",
@@ -23,4 +24,5 @@ __all__ = [
     "Supervised",
     "Task",
     "TaskTransfer",
+    "TokenKind",
 ]

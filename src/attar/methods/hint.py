@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attar.losses import token_distance
 from attar.methods.base import Method
-from attar.methods.teacher import ask, check_patches, frozen, resize
+from attar.methods.teacher import TokenKind, ask, check_patches, chosen, frozen, resize
 from attar.models import Backbone
 from attar.types import Batch, StepOutput
 
@@ -19,29 +19,30 @@ from attar.types import Batch, StepOutput
 class HintLearner(nn.Module):
     """Student and the regressor to the teacher's width."""
 
-    def __init__(self, student: Backbone, teacher_dim: int) -> None:
+    def __init__(self, student: Backbone, teacher_dim: int, tokens: TokenKind) -> None:
         super().__init__()
-        self.student = student
+        self.student, self.tokens = student, tokens
         self.regressor = nn.Linear(student.embed_dim, teacher_dim)
 
     def forward(self, views: Tensor, target: Tensor, global_batch_size: int) -> dict[str, Tensor]:
-        """Squared difference from the teacher's class tokens (B, D), as this batch's share of the global mean."""
-        distance = token_distance(self.regressor(self.student(views).cls), target)
-        return {"hint": distance.sum() / global_batch_size}
+        """Squared difference from the teacher's tokens (B, n, D), as this batch's share of the global mean."""
+        distance = token_distance(
+            self.regressor(chosen(self.student(views), self.tokens, grid=self.student.grid)), target
+        )  # (B, n)
+        return {"hint": distance.mean(1).sum() / global_batch_size}
 
 
 class Hint(Method):
-    """The method: one vector per image is all there is to learn."""
+    """The method: one vector per image is all there is to learn, or one per patch on the student's grid."""
 
-    title = "hint on the class token (after FitNets, ICLR 2015)"
-
-    def __init__(self, teacher: Backbone, student: Backbone) -> None:
+    def __init__(self, teacher: Backbone, student: Backbone, *, tokens: TokenKind = "cls") -> None:
         check_patches(student, teacher)
-        self.teacher, self.student = frozen(teacher), student
-        self.learner: nn.Module = HintLearner(student, teacher.embed_dim)
+        self.title = f"hint on the {'class token' if tokens == 'cls' else 'patch tokens'} (after FitNets, ICLR 2015)"
+        self.teacher, self.student, self.tokens = frozen(teacher), student, tokens
+        self.learner: nn.Module = HintLearner(student, teacher.embed_dim, tokens)
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Mean squared error, as a share of the global batch."""
-        target = ask(self.teacher, batch.views).cls
+        target = chosen(ask(self.teacher, batch.views), self.tokens, grid=self.student.grid)
         terms = self.learner(resize(batch.views, self.student.img_size), target, batch.global_batch_size)
         return StepOutput(terms["hint"], {"hint": terms["hint"].detach()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,9 @@ def check_patches(student: Backbone, teacher: Backbone | None = None) -> None:
             )
 
 
+TokenKind = Literal["cls", "patch"]
+
+
 def resample_tokens(tokens: Tokens, grid: tuple[int, int]) -> Tokens:
     """Patch tokens on another grid: averaged over areas where it is coarser, bilinear where it is finer.
 
@@ -51,6 +55,11 @@ def resample_tokens(tokens: Tokens, grid: tuple[int, int]) -> Tokens:
     image = tokens.patch.transpose(1, 2).reshape(batch, dim, *tokens.grid)
     image = F.interpolate(image.float(), size=grid, mode="bilinear", align_corners=False, antialias=True)
     return Tokens(tokens.cls, image.flatten(2).transpose(1, 2).to(tokens.patch.dtype), grid, tokens.prefix)
+
+
+def chosen(tokens: Tokens, kind: TokenKind, *, grid: tuple[int, int]) -> Tensor:
+    """(B, n, D): the class token alone, or the patch tokens on a grid."""
+    return tokens.cls[:, None] if kind == "cls" else resample_tokens(tokens, grid).patch
 
 
 def resize(views: Tensor, img_size: int) -> Tensor:

@@ -68,6 +68,23 @@ class DeepLab(nn.Module):
         return [self.classify(self.decoder([map_of(tokens[-1])]))]
 
 
+class PixelHead(nn.Module):
+    """A head on the tokens of one layer as the head of a task. Tokens to (B, K, h, w).
+
+    Args:
+        layers: `PixelClassifier` or `DeepLab`.
+    """
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """(B, K, h, w)."""
+        found: Tensor = self.layers([tokens])[0]
+        return found
+
+
 def map_of(tokens: Tokens) -> Tensor:
     """(B, D, h, w)."""
     return tokens.patch.transpose(1, 2).reshape(len(tokens.patch), -1, *tokens.grid)

@@ -1,23 +1,38 @@
-"""`attar predict`: what a finished task model says of images, as a table."""
+"""`attar predict`: what a finished task model says of images, as a table, or as a map of classes for each."""
 
 from __future__ import annotations
 
 import csv
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 from attar.config import PredictConfig
+from attar.data.decode import open_image
 from attar.data.loader import EvaluationDataset, default_workers, evaluation_batches
-from attar.data.sources import open_source
+from attar.data.sources import Source, open_source
 from attar.data.views import EvaluationView
-from attar.errors import ConfigError, DataError
+from attar.errors import ConfigError, DataError, DecodeError
+from attar.evaluation.dense.windows import predict as predict_image
+from attar.evaluation.predictions import geometry_of, pixel_logits
 from attar.export import read_task_model
+from attar.models import TaskModel
 from attar.utils.distributed import pick_device
 from attar.utils.io import storage_errors
 from attar.utils.progress import Log, track
 from attar.utils.signals import polite_stop
+
+_TABLE = "classes.csv"  # beside maps
+_MOST_CLASSES = 255  # that 8 bits can tell apart from void
 
 
 @dataclass(frozen=True)
@@ -30,9 +45,11 @@ class PredictReport:
 
 
 def predict(config: PredictConfig) -> PredictReport:
-    """Write a row for each image: path, class, probability, then the next likely classes; rows of images come in order.
+    """Write what a model says of each image; rows of images come in order.
 
-    An image that cannot be read has a row without a class.
+    A classifier gives a table: path, class, probability, then the next likely classes. A segmentation model gives a
+    folder: a PNG of class numbers for each image, in its size, and `classes.csv` with the share of each class in it. An
+    image that cannot be read has a row without a class.
 
     Raises:
         UserError: If there is no such model, or no image that can be read, or the file cannot be written.
@@ -40,36 +57,10 @@ def predict(config: PredictConfig) -> PredictReport:
     device = pick_device(config.device)
     with polite_stop():
         model = read_task_model(_model_folder(Path(config.model).expanduser())).to(device)
-        if config.top_k > len(model.class_names):
-            raise ConfigError(
-                f"top_k is {config.top_k}, and there are {len(model.class_names)} classes. Ask for fewer."
-            )
         source = open_source(config.data)
-        view = EvaluationView(model.backbone.img_size, config.crop_pct)
-        dataset = EvaluationDataset(source, np.arange(len(source), dtype=np.int64), view)
-        workers = default_workers() if config.workers is None else config.workers
-        loader = evaluation_batches(dataset, batch_size=64, workers=workers)
-        out, unreadable, done = Path(config.out).expanduser(), [], 0
-        partial = out.with_name(f".{out.name}.partial")
+        out = Path(config.out).expanduser()
         with storage_errors(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(_heading(config.top_k))
-                for images, positions in track(loader, "predicting", total=len(loader), unit="batches"):
-                    rows = {}
-                    if len(positions):
-                        shares = model.logits(images).softmax(1).topk(config.top_k)
-                        for where, p, k in zip(positions.tolist(), *(x.cpu().tolist() for x in shares), strict=True):
-                            rows[where] = [
-                                c for pair in zip(k, p, strict=True) for c in _cells(model.class_names, *pair)
-                            ]
-                    for row in range(done, min(done + 64, len(source))):
-                        if row not in rows:
-                            unreadable.append(source.name(row))
-                        writer.writerow([source.name(row), *rows.get(row, [])])
-                    done += 64
-            partial.replace(out)
+            unreadable = _WRITERS[model.task](model, source, config, out)
     if len(unreadable) == len(source):
         raise DataError(f"none of the {len(source)} images of {config.data} can be read, such as {unreadable[0]}.")
     log = Log()
@@ -86,6 +77,44 @@ def _model_folder(path: Path) -> Path:
     return path / "student" if (path / "student" / "task.json").is_file() else path
 
 
+@contextmanager
+def _table(path: Path) -> Iterator[Any]:
+    """A writer of rows into a file that is there when all of them are."""
+    partial_file = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with partial_file.open("w", newline="", encoding="utf-8") as file:
+        yield csv.writer(file)
+    partial_file.replace(path)
+
+
+# --- a class for each image ------------------------------------------------------------------------------------------
+
+
+def _classify(model: TaskModel, source: Source, config: PredictConfig, out: Path) -> list[str]:
+    """Write the table; names of images that cannot be read."""
+    if config.top_k > len(model.class_names):
+        raise ConfigError(f"top_k is {config.top_k}, and there are {len(model.class_names)} classes. Ask for fewer.")
+    view = EvaluationView(model.backbone.img_size, config.crop_pct)
+    dataset = EvaluationDataset(source, np.arange(len(source), dtype=np.int64), view)
+    workers = default_workers() if config.workers is None else config.workers
+    loader = evaluation_batches(dataset, batch_size=64, workers=workers)
+    unreadable, done = [], 0
+    with _table(out) as table:
+        table.writerow(_heading(config.top_k))
+        for images, positions in track(loader, "predicting", total=len(loader), unit="batches"):
+            rows = {}
+            if len(positions):
+                shares = model.logits(images).softmax(1).topk(config.top_k)
+                for where, p, k in zip(positions.tolist(), *(x.cpu().tolist() for x in shares), strict=True):
+                    rows[where] = [c for pair in zip(k, p, strict=True) for c in _cells(model.class_names, *pair)]
+            for row in range(done, min(done + 64, len(source))):
+                if row not in rows:
+                    unreadable.append(source.name(row))
+                table.writerow([source.name(row), *rows.get(row, [])])
+            done += 64
+    return unreadable
+
+
 def _heading(top_k: int) -> list[str]:
     more = [word for k in range(2, top_k + 1) for word in (f"class_{k}", f"probability_{k}")]
     return ["path", "class", "probability", *more]
@@ -93,3 +122,61 @@ def _heading(top_k: int) -> list[str]:
 
 def _cells(names: tuple[str, ...], label: int, share: float) -> tuple[str, str]:
     return names[label], f"{share:.6f}"
+
+
+# --- a class for each pixel ------------------------------------------------------------------------------------------
+
+
+def _segment(model: TaskModel, source: Source, config: PredictConfig, out: Path) -> list[str]:
+    """Write maps and the table of shares; names of images that cannot be read."""
+    if len(model.class_names) > _MOST_CLASSES:
+        raise DataError(f"{len(model.class_names)} classes do not fit into PNG files of 8 bits; {_MOST_CLASSES} would.")
+    if out.is_file():
+        raise ConfigError(f"--out {out} is a file; maps of classes go into a folder. Name another place.")
+    unreadable = []
+    with _table(out / _TABLE) as table:
+        table.writerow(["path", "map", *model.class_names])
+        names = _map_names(source)
+        for row in track(range(len(source)), "predicting", total=len(source), unit="images"):
+            try:
+                found = _classes_of(model, source, row)
+            except DecodeError:
+                unreadable.append(source.name(row))
+                table.writerow([source.name(row)])
+                continue
+            file = out / names[row]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(found.numpy()).save(file)
+            shares = torch.bincount(found.flatten(), minlength=len(model.class_names)) / found.numel()
+            table.writerow([source.name(row), names[row], *(f"{share:.6f}" for share in shares.tolist())])
+    return unreadable
+
+
+def _classes_of(model: TaskModel, source: Source, row: int) -> Tensor:
+    """(H, W) uint8 class numbers of an image, in its size."""
+    image = open_image(source.read(row), name=source.name(row))
+    width, height = image.size
+    device = model.backbone.mean.device
+    see, geometry = partial(pixel_logits, model), geometry_of(model)
+    return predict_image(see, image, geometry, size=(height, width), device=device)[0].argmax(0).to(torch.uint8).cpu()
+
+
+def _map_names(source: Source) -> list[str]:
+    """Where each image's map lies below the folder: the image's path, which must not lead out of it, as a PNG.
+
+    Images that differ in their endings alone keep them.
+    """
+    paths = [_below(source.name(row)) for row in range(len(source))]
+    counts = Counter(path.with_suffix("") for path in paths)
+    return [str(path.with_suffix(".png")) if counts[path.with_suffix("")] == 1 else f"{path}.png" for path in paths]
+
+
+def _below(name: str) -> PurePosixPath:
+    kept = [part.replace(":", "_") for part in PurePosixPath(name).parts if part not in ("/", "..")]
+    return PurePosixPath(*kept)
+
+
+_WRITERS: dict[str, Callable[[TaskModel, Source, PredictConfig, Path], list[str]]] = {
+    "classification": _classify,
+    "segmentation": _segment,
+}

@@ -21,11 +21,6 @@ from timm.optim import param_groups_weight_decay
 from attar._version import __version__
 from attar.config import Config, TransferConfig
 from attar.errors import CheckpointError
-from attar.evaluation.embedding import embed_labelled
-from attar.evaluation.logistic_probe import best_penalty, final_fit, sweep_penalties
-from attar.evaluation.metrics import METRICS
-from attar.models import TaskModel
-from attar.recipes.task_images import TaskImages
 from attar.recipes.training import Training, train
 from attar.train import Callback, Clock, EarlyStop, Metrics, TrainState, build_state, load_checkpoint
 from attar.train.state import Groups
@@ -146,45 +141,6 @@ def _keep(folder: Path, learner: torch.nn.Module) -> None:
 
 def _keep_nothing() -> None:
     return
-
-
-@dataclass(frozen=True)
-class FittedHead:
-    """A linear head on fixed features, and what it says of validation images it was not fitted on.
-
-    Attributes:
-        penalty: Chosen on them.
-        val: (scores (n, K), classes (n,)) of a fit on the training images alone.
-        seconds: Features and fits.
-    """
-
-    penalty: float
-    val: tuple[torch.Tensor, torch.Tensor]
-
-
-def fit_head(model: TaskModel, images: TaskImages, config: TransferConfig, *, refit: bool, workers: int) -> FittedHead:
-    """Fit a model's linear head on features of its backbone, computed once; the penalty is chosen on `val`.
-
-    With `refit` the head is then fitted on `train` and `val` together, as the logistic protocols have it.
-
-    Raises:
-        DataError: If no image can be read.
-    """
-    embed = partial(embed_labelled, model.backbone, crop_pct=config.crop_pct, workers=workers)
-    known, val = embed(images.train, name="images to learn from"), embed(images.val, name="validation images")
-    num_classes = len(images.class_names)
-    scores = sweep_penalties(known, val, metric=METRICS["top1"], num_classes=num_classes)
-    penalty = best_penalty(scores, ties="larger")
-    chosen = final_fit(*known, penalty).head
-    says = chosen.logits(val[0])
-    if refit:
-        features, labels = (torch.cat(pair) for pair in zip(known, val, strict=True))
-        chosen = final_fit(features, labels, penalty).head
-    with torch.no_grad():
-        linear: Any = model.head
-        linear.weight.zero_()[: len(chosen.weight)] = chosen.weight
-        linear.bias.fill_(-1e4)[: len(chosen.bias)] = chosen.bias.clamp_min(-1e4)  # of classes without an example
-    return FittedHead(penalty, (says, val[1]))
 
 
 def finished(folder: Path, identity: Mapping[str, Any], *, anyway: bool) -> dict[str, Any] | None:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from attar.config import TransferConfig
-from attar.data.sources import Source, share_a_place
+from attar.data.sources import Source
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.metrics import METRICS
-from attar.evaluation.predictions import predict_labelled
 from attar.models import Backbone, TaskModel
 from attar.models.compute import forward_macs
-from attar.recipes.task_images import TaskImages
+from attar.recipes.tasks import OpenedTask, Rows
 from attar.reports import Result, Role, read_results, write_result
 from attar.utils.progress import Log
 
@@ -27,29 +26,23 @@ STAGES = {
     "finetune": "student after finetuning",
     "scratch": "student from labels alone",
 }
-_METRICS = ("top1", "mean_per_class")
 _BACKWARD = 2  # forward passes that a backward pass costs
 
 
 class Judge:
-    """Judges task models on the labelled images that none of them learned from, and writes what it finds."""
+    """Judges task models on the labelled images that none of them learned from, and writes what it finds.
 
-    def __init__(
-        self, images: TaskImages, pool: Source | None, config: TransferConfig, folder: Path, workers: int
-    ) -> None:
-        self.images, self.pool, self.config, self.folder, self.workers = images, pool, config, folder, workers
-        self.hits: dict[tuple[str, str], Tensor] = {}
+    Attributes:
+        rows: What the task's metrics took, by stage and part.
+    """
 
-    def predict(self, model: TaskModel, part: str) -> tuple[Tensor, Tensor]:
-        """Logits and classes of a part's readable images."""
-        labelled = self.images.parts[part]
-        return predict_labelled(
-            model, labelled, crop_pct=self.config.crop_pct, workers=self.workers, name=f"{part} images"
-        )
+    def __init__(self, task: OpenedTask, pool: Source | None, config: TransferConfig, folder: Path) -> None:
+        self.task, self.pool, self.config, self.folder = task, pool, config, folder
+        self.rows: dict[tuple[str, str], Rows] = {}
 
     def score(self, model: TaskModel) -> float:
-        """Top-1 on the images to choose by."""
-        return METRICS["top1"](*self.predict(model, "val"))
+        """The task's first metric on the images to choose by."""
+        return self.task.value(self.task.predict(model, "val"))
 
     def __call__(
         self,
@@ -58,7 +51,7 @@ class Judge:
         role: Role,
         reference: str,
         *,
-        fixed: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+        fixed: Mapping[str, Rows] | None = None,
     ) -> list[Result]:
         """Judge a model after a stage on every part; on the main rank.
 
@@ -67,78 +60,80 @@ class Judge:
             stage: After which.
             role: What it is.
             reference: What results call it.
-            fixed: Scores and classes of parts where the model's own would be of images that it learned from.
+            fixed: What parts gave where the model's own would be of images that it learned from.
         """
         found = []
-        for part in self.images.parts:
+        for part in self.task.judged_parts:
             started = time.perf_counter()
-            scores, targets = (fixed or {}).get(part) or self.predict(model, part)
-            self.hits[stage, part] = (scores.argmax(1) == targets).double()
-            for name in _METRICS:
-                metric = METRICS[name]
-                result = Result(
-                    task=f"transfer:{part}",
+            rows = (fixed or {}).get(part) or self.task.predict(model, part)
+            self.rows[stage, part] = rows
+            for name in self.task.metrics:
+                result = self._result(rows, name, stage, part)
+                result = replace(
+                    result,
                     role=role,
                     model=reference,
-                    metric=name,
-                    value=metric(scores, targets),
-                    ci95=bootstrap_interval(metric, scores, targets, seed=self.config.seed),
-                    n=len(targets),
-                    protocol={
-                        "stage": stage,
-                        "part": part,
-                        "pretrain": self.config.pretrain,
-                        "labels": len(self.images.train) + len(self.images.val),
-                        "crop_pct": self.config.crop_pct,
-                        "chosen_on": "val",
-                    },
-                    seed=self.config.seed,
                     seconds=round(time.perf_counter() - started, 1),
                     source=asdict(model.backbone.source),
-                    held_out=not (self.pool is not None and share_a_place(self.pool, self.images.parts[part].source)),
                 )
                 write_result(self.folder, f"{stage}-{part}-{name}", result)
                 found.append(result)
         return found
+
+    def _result(self, rows: Rows, name: str, stage: str, part: str) -> Result:
+        task, config, metric = self.task, self.config, METRICS[name]
+        protocol = {
+            "stage": stage,
+            "part": part,
+            "task": config.task,
+            "pretrain": config.pretrain,
+            "labels": task.num_labels,
+            "chosen_on": "val",
+        }
+        return Result(
+            task=f"transfer:{part}",
+            role="model",
+            model="",
+            metric=name,
+            value=metric(*rows),
+            ci95=bootstrap_interval(metric, *rows, seed=config.seed),
+            n=len(rows[0]),
+            protocol=protocol | task.protocol(),
+            seed=config.seed,
+            details=task.details(rows) if name == task.metrics[0] else {},
+            held_out=not (self.pool is not None and task.shares_a_place(self.pool, part)),
+        )
 
     def results(self) -> list[Result]:
         """All that was written, stage by stage."""
         order = list(STAGES)
         return sorted(read_results(self.folder), key=lambda r: (order.index(r.protocol["stage"]), r.task, r.metric))
 
-    @property
-    def reported_on(self) -> str:
-        """The part whose figures count: the test images, where there are some."""
-        return "val" if self.images.test is None else "test"
-
 
 def task_verdict(judge: Judge, config: TransferConfig) -> str:
     """Whether what came before finetuning helped: one sentence, from images that both students were judged on."""
-    part = judge.reported_on
-    caveat = " They also chose the step: give others with --test." if part == "val" else ""
-    student = judge.hits["finetune", part]
-    if ("scratch", part) not in judge.hits:
+    task = judge.task
+    part = task.reported_on
+    caveat = " They also chose the step: give others to report on." if part == "val" else ""
+    student = judge.rows["finetune", part]
+    images = f"{len(student[0]):,} {part} images"
+    reaches = f"the student reaches {task.figure}{_percent(task.value(student))}"
+    if ("scratch", part) not in judge.rows:
         return (
-            f"The student reaches {_percent(student.mean())} on {len(student):,} {part} images. Nothing was measured"
-            f" beside it: whether anything but the labels helped is not known.{caveat}"
+            f"T{reaches[1:]} on {images}. Nothing was measured beside"
+            f" it: whether anything but the labels helped is not known.{caveat}"
         )
-    scratch = judge.hits["scratch", part]
-    if len(student) != len(scratch):
+    scratch = judge.rows["scratch", part]
+    if len(student[0]) != len(scratch[0]):
         return "Not known: other images could be read for one student than for the other."
-    gain = (student - scratch).mean().item()
-    low, high = bootstrap_interval(_mean, student - scratch, seed=config.seed)
+    gain, (low, high) = task.gain(student, scratch, seed=config.seed)
     rest = (
-        f"the student reaches {_percent(student.mean())}, the same one from labels alone {_percent(scratch.mean())}:"
-        f" {100 * gain:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}, {len(student):,} {part} images,"
-        f" pretrain {config.pretrain}).{caveat}"
+        f"{reaches}, the same one from labels alone {_percent(task.value(scratch))}: {100 * gain:+.1f} points"
+        f" ({100 * low:+.1f} to {100 * high:+.1f}, {images}, pretrain {config.pretrain}).{caveat}"
     )
     if low > 0:
         return f"It helped: {rest}"
     return f"It harmed: {rest}" if high < 0 else f"Not proven: {rest}"
-
-
-def _mean(rows: Tensor) -> float:
-    return rows.mean().item()
 
 
 @dataclass
@@ -149,8 +144,8 @@ class Compute:
     student: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def measure(self, teacher: Backbone | None, student: Backbone) -> None:
-        """Count those of both models."""
+    def measure(self, teacher: Backbone | TaskModel | None, student: TaskModel) -> None:
+        """Count those of both models, the teacher's with its head where that is asked."""
         self.teacher = None if teacher is None else forward_macs(teacher)
         self.student = forward_macs(student)
 
@@ -180,20 +175,21 @@ class Compute:
         return passes * (self.teacher or 0)
 
 
-def say_task_results(log: Log, results: Sequence[Result], compute: Mapping[str, Any]) -> None:
+def say_task_results(log: Log, task: OpenedTask, results: Sequence[Result], compute: Mapping[str, Any]) -> None:
     """The table at the end of a run."""
     log.say("")
-    for line in _rows(results, compute):
+    for line in _rows(task, results, compute):
         log.say(
             f"  {line[0]:26}{line[1]:6}{line[2]:>8}  {line[3]:14}{line[4]:>11}{line[5]:>10}{line[6]:>10}{line[7]:>9}"
         )
 
 
-def _rows(results: Sequence[Result], compute: Mapping[str, Any] | None) -> list[list[str]]:
-    rows = [["", "on", "top-1", "95 % interval", "mean/class", "images", "GMACs", "seconds"]]
-    by_class = {(r.protocol["stage"], r.task): r.value for r in results if r.metric == "mean_per_class"}
+def _rows(task: OpenedTask, results: Sequence[Result], compute: Mapping[str, Any] | None) -> list[list[str]]:
+    first, second = task.metrics
+    rows = [["", "on", task.heading, "95 % interval", "mean/class", "images", "GMACs", "seconds"]]
+    by_class = {(r.protocol["stage"], r.task): r.value for r in results if r.metric == second}
     for r in results:
-        if r.metric != "top1":
+        if r.metric != first:
             continue
         stage = r.protocol["stage"]
         cost = (compute or {}).get("stages", {}).get(stage)
@@ -213,18 +209,19 @@ def _rows(results: Sequence[Result], compute: Mapping[str, Any] | None) -> list[
 
 
 def task_card(
-    config: TransferConfig, results: Sequence[Result], compute: Mapping[str, Any] | None, sentence: str
+    task: OpenedTask,
+    config: TransferConfig,
+    results: Sequence[Result],
+    compute: Mapping[str, Any] | None,
+    sentence: str,
 ) -> str:
     """Model card of a task model."""
-    rows = _rows(results, compute)
+    rows = _rows(task, results, compute)
     table = "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
     return (
-        f"# {Path(config.out).name}: {config.student}\n\n{sentence}\n\n"
-        "```python\nimport timm\n"
-        'model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()\n'
-        "logits = model(images)  # images normalised with mean and std of config.json, classes in label_names\n```\n\n"
-        f"Teacher {config.teacher or 'none'}, pretrain {config.pretrain}, seed {config.seed}."
-        " `attar predict FOLDER --data DIR --out FILE.csv` uses it.\n\n"
+        f"# {Path(config.out).name}: {config.student}\n\n{sentence}\n\n{task.usage}\n\n"
+        f"Task {config.task}, {len(task.class_names)} classes. Teacher {config.teacher or 'none'}, pretrain"
+        f" {config.pretrain}, seed {config.seed}.\n\n"
         f"## Measured\n\n{table if results else 'Nothing.'}\n\n"
         "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and the"
         " images used. attar claims no right in them.\n"

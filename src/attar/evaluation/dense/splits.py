@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from attar.config import Config
-from attar.data.pairs import VOID, Annotated, Pair, Scene, holds_depth, open_annotated
+from attar.data.pairs import VOID, Pair, Scene, holds_depth, open_annotated
 from attar.data.playground import CLASS_NAMES
 from attar.data.sources import PlaygroundSource
 from attar.errors import ConfigError, DataError
@@ -186,7 +186,7 @@ def _class_names(folder: Path, train: Sequence[Pair], count: int | None) -> tupl
     return names
 
 
-def _count_classes(pairs: Sequence[Annotated]) -> int:
+def _count_classes(pairs: Sequence[Pair]) -> int:
     """The highest class number in the annotations, and one."""
     highest = 0
     for pair in track(pairs, "counting classes", total=len(pairs), unit="annotations"):

@@ -99,12 +99,15 @@ class Classes:
         return {"miou": confusion_matrix(found[0].argmax(0), target, num_classes=self.num_classes)[None].int()}
 
     def score(self, rows: Rows, protocol: dict[str, Any], *, seed: int) -> Score:
-        """Mean IoU; beside it IoU by class (None for one that is nowhere), class and overall accuracy."""
-        total = rows["miou"].sum(0)
+        """Mean IoU; beside it what `details` says."""
+        return _score(self.metric, rows, protocol, self.details(rows["miou"]), seed)
+
+    def details(self, confusions: Tensor) -> dict[str, Any]:
+        """IoU by class (None for one that is nowhere), class and overall accuracy, from (n, K, K)."""
+        total = confusions.sum(0)
         union = total.sum(0) + total.sum(1) - total.diagonal()
         iou = [found if found == found else None for found in (total.diagonal().double() / union).tolist()]
-        accuracies = {"class_accuracy": class_accuracy(total), "overall_accuracy": overall_accuracy(total)}
-        return _score(self.metric, rows, protocol, {**accuracies, "iou": iou}, seed)
+        return {"class_accuracy": class_accuracy(total), "overall_accuracy": overall_accuracy(total), "iou": iou}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from attar.config.evaluate import EvaluateConfig
@@ -57,12 +57,13 @@ class DenseTask:
             splits = open_dense(place, seed=self.config.seed)
             return DenseData(splits, "miou" if splits.num_classes else "rmse")
         root, dataset = data_root_for(place, self.config), find_dataset(place)
+        train: Sequence[Pair]
         train, test = (open_pairs(dataset, root, part).pairs for part in ("train", "test"))
         val: list[Pair] = [*open_pairs(dataset, root, "val").pairs] if dataset.has_paper_val else []
         origin = "as the papers split it"
         if not val:
-            train, own = hold_out(train, seed=self.config.seed)
-            val, origin = [*own], f"{origin}; val: a fifth of train by seed {self.config.seed}"
+            train, val = hold_out(train, seed=self.config.seed)
+            origin = f"{origin}; val: a fifth of train by seed {self.config.seed}"
         splits = DenseSplits(
             train, val, test, dataset.num_classes, dataset.first_class, origin, eigen=dataset.kind == "depth"
         )
