@@ -14,11 +14,14 @@ import time
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 import attar
 from attar.cli import main
 from attar.errors import ConfigError, RunDirectoryError
 from attar.export import read_task_model
+from attar.methods import TaskTransfer
+from attar.methods.teacher_cache import TeacherCache
 from attar.recipes.quickstart import playground_teacher
 from small_runs import environment, write_pictures
 
@@ -153,6 +156,22 @@ def test_labels_on_the_pool_change_nothing(tmp_path):
         for pool in ("labelled", "plain")
     ]
     assert tensors_of(students[0]) == tensors_of(students[1])
+
+
+def test_a_cached_teacher_is_asked_once_a_view_and_teaches_the_same(tmp_path, monkeypatch):
+    section = {"max_steps": 20, "batch_size": 16, "optim": {"lr": 1e-3}, "cached_views": 2, "feature_weight": 0.5}
+    changes = {"transfer": section, "scratch": False}  # five epochs of 64 images, of which the first two are asked for
+    asked = []
+    ask = TaskTransfer._ask
+    monkeypatch.setattr(TaskTransfer, "_ask", lambda self, views: asked.append(len(views)) or ask(self, views))
+    cached = attar.transfer(config_of(tmp_path / "cached", **changes))
+    assert sum(asked) == 2 * 64
+    monkeypatch.setattr(TeacherCache, "__call__", lambda self, batch, ask: ask())
+    plain = attar.transfer(config_of(tmp_path / "plain", **changes))
+    assert sum(asked) == (2 + 5) * 64
+    ours, theirs = (load_file(report.run / "transfer/student/model.safetensors") for report in (cached, plain))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_missing_is_told():

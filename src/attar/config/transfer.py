@@ -115,6 +115,9 @@ class TransferStageConfig(Config):
     epochs: float | None = Field(None, gt=0, description="passes over the pool (100 when max_steps is not given)")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps, in place of epochs")
     every: int | None = Field(None, ge=1, description="steps between validations; by default ten in the stage")
+    cached_views: int | None = Field(
+        None, ge=1, description="views of an image; then they come again, and the teacher's answers from disk"
+    )
     views: PoolViewsConfig = PoolViewsConfig()
     optim: StageOptimConfig = StageOptimConfig()
 
@@ -237,6 +240,11 @@ class TransferConfig(Config):
             raise ConfigError(
                 f"transfer.optim.accumulate is {self.transfer.optim.accumulate}: pretrain contrastive compares the"
                 " images of a batch with each other, which pieces do not allow. Lower --transfer.batch-size instead."
+            )
+        if self.pretrain != "task" and self.transfer.cached_views is not None:
+            raise ConfigError(
+                f"transfer.cached_views is {self.transfer.cached_views}, and pretrain is {self.pretrain}: what is kept"
+                " are the predictions of an adapted teacher. Leave it out, or choose --pretrain task."
             )
         if self.pretrain != "proteus" and self.transfer.proteus != ProteusConfig():
             raise ConfigError(

@@ -7,6 +7,8 @@ value and the term on features are not known from it and ours (spec task_transfe
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +16,9 @@ from attar.losses import token_distance
 from attar.methods.base import Method
 from attar.methods.tasks import Task
 from attar.methods.teacher import check_patches, frozen, resize
+from attar.methods.teacher_cache import Answers, TeacherCache
 from attar.models import ProjectionHead, TaskModel
-from attar.types import Batch, StepOutput, Tokens
+from attar.types import Batch, StepOutput
 
 
 class TaskTransferLearner(nn.Module):
@@ -27,24 +30,29 @@ class TaskTransferLearner(nn.Module):
         self.task, self.temperature = task, temperature
         self.projector = ProjectionHead(student.backbone.embed_dim, teacher_dim) if features else None
 
-    def forward(self, views: Tensor, target: Tensor, tokens: Tokens, global_batch_size: int) -> dict[str, Tensor]:
+    def forward(
+        self, views: Tensor, target: Tensor, feature: Tensor | None, global_batch_size: int
+    ) -> dict[str, Tensor]:
         """Unweighted terms, each as this batch's share of the global mean.
 
         Args:
             views: (B, 3, H, W).
             target: Teacher logits of the same views.
-            tokens: Teacher tokens of the same views.
+            feature: (B, D) class tokens of the teacher; None where they are not matched.
             global_batch_size: Images that the means run over.
         """
         own = self.student(views)
         per_image = {"task": self.task.transfer(self.head(own), target, temperature=self.temperature)}
-        if self.projector is not None:
-            per_image["feature"] = token_distance(self.projector(own.cls), tokens.cls, criterion="cosine")
+        if self.projector is not None and feature is not None:
+            per_image["feature"] = token_distance(self.projector(own.cls), feature, criterion="cosine")
         return {name: loss.sum() / global_batch_size for name, loss in per_image.items()}
 
 
 class TaskTransfer(Method):
-    """The method: the student learns to say what the adapted teacher says of an image. Labels are never read."""
+    """The method: the student learns to say what the adapted teacher says of an image. Labels are never read.
+
+    With a cache the teacher is asked once for each view, whose number must come again (`ViewOrder.cycle`).
+    """
 
     title = "task-oriented transfer (ICML 2024)"
 
@@ -56,22 +64,30 @@ class TaskTransfer(Method):
         *,
         temperature: float = 1.0,
         feature_weight: float = 0.0,
+        cache: TeacherCache | None = None,
     ) -> None:
         check_patches(student.backbone, teacher.backbone)
         frozen(teacher.backbone)
         self.teacher = teacher.eval().requires_grad_(False)
-        self.student, self.feature_weight = student.backbone, feature_weight
+        self.student, self.feature_weight, self.cache = student.backbone, feature_weight, cache
         self.learner: nn.Module = TaskTransferLearner(
             student, teacher.backbone.embed_dim, task, temperature=temperature, features=feature_weight > 0
         )
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Weighted loss and unweighted terms, as shares of the global batch."""
-        with torch.no_grad():
-            tokens = self.teacher.backbone(resize(batch.views, self.teacher.backbone.img_size))
-            target = self.teacher.head(tokens)
-        terms = self.learner(resize(batch.views, self.student.img_size), target, tokens, batch.global_batch_size)
+        ask = partial(self._ask, batch.views)
+        target, *feature = ask() if self.cache is None else self.cache(batch, ask)
+        views = resize(batch.views, self.student.img_size)
+        terms = self.learner(views, target, feature[0] if feature else None, batch.global_batch_size)
         loss = terms["task"]
         if "feature" in terms:
             loss = loss + self.feature_weight * terms["feature"]
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
+
+    @torch.no_grad()
+    def _ask(self, views: Tensor) -> Answers:
+        """Teacher logits, and class tokens where they are matched."""
+        tokens = self.teacher.backbone(resize(views, self.teacher.backbone.img_size))
+        target = self.teacher.head(tokens)
+        return (target, tokens.cls) if self.feature_weight > 0 else (target,)

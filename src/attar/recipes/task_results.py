@@ -18,14 +18,9 @@ from attar.models import Backbone, TaskModel
 from attar.models.compute import forward_macs
 from attar.recipes.tasks import OpenedTask, Rows
 from attar.reports import Result, Role, read_results, write_result
+from attar.reports.transfer import STAGES, transfer_rows
 from attar.utils.progress import Log
 
-STAGES = {
-    "adapt": "teacher, adapted",
-    "transfer": "student after transfer",
-    "finetune": "student after finetuning",
-    "scratch": "student from labels alone",
-}
 _BACKWARD = 2  # forward passes that a backward pass costs
 
 
@@ -175,37 +170,13 @@ class Compute:
         return passes * (self.teacher or 0)
 
 
-def say_task_results(log: Log, task: OpenedTask, results: Sequence[Result], compute: Mapping[str, Any]) -> None:
+def say_task_results(log: Log, results: Sequence[Result], compute: Mapping[str, Any]) -> None:
     """The table at the end of a run."""
     log.say("")
-    for line in _rows(task, results, compute):
+    for line in transfer_rows(results, compute):
         log.say(
             f"  {line[0]:26}{line[1]:6}{line[2]:>8}  {line[3]:14}{line[4]:>11}{line[5]:>10}{line[6]:>10}{line[7]:>9}"
         )
-
-
-def _rows(task: OpenedTask, results: Sequence[Result], compute: Mapping[str, Any] | None) -> list[list[str]]:
-    first, second = task.metrics
-    rows = [["", "on", task.heading, "95 % interval", "mean/class", "images", "GMACs", "seconds"]]
-    by_class = {(r.protocol["stage"], r.task): r.value for r in results if r.metric == second}
-    for r in results:
-        if r.metric != first:
-            continue
-        stage = r.protocol["stage"]
-        cost = (compute or {}).get("stages", {}).get(stage)
-        rows.append(
-            [
-                STAGES[stage],
-                r.protocol["part"],
-                _percent(r.value),
-                f"{_percent(r.ci95[0])} – {_percent(r.ci95[1])}",
-                _percent(by_class[stage, r.task]),
-                f"{cost['images']:,}" if cost else "",
-                f"{cost['macs'] / 1e9:,.0f}" if cost else "",
-                f"{cost['seconds']:,.0f}" if cost else "",
-            ]
-        )
-    return rows
 
 
 def task_card(
@@ -216,13 +187,15 @@ def task_card(
     sentence: str,
 ) -> str:
     """Model card of a task model."""
-    rows = _rows(task, results, compute)
-    table = "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
+    table = "Nothing."
+    if results:
+        heading, *rows = transfer_rows(results, compute)
+        table = "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows))
     return (
         f"# {Path(config.out).name}: {config.student}\n\n{sentence}\n\n{task.usage}\n\n"
         f"Task {config.task}, {len(task.class_names)} classes. Teacher {config.teacher or 'none'}, pretrain"
         f" {config.pretrain}, seed {config.seed}.\n\n"
-        f"## Measured\n\n{table if results else 'Nothing.'}\n\n"
+        f"## Measured\n\n{table}\n\n"
         "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and the"
         " images used. attar claims no right in them.\n"
     )

@@ -22,6 +22,7 @@ from attar.recipes.task_results import Compute, Judge, say_task_results, task_ca
 from attar.recipes.tasks import open_task
 from attar.recipes.transfer_stages import Run, adapt, finetune, transfer_on_pool
 from attar.reports import Result
+from attar.reports.transfer import write_transfer_page
 from attar.utils.distributed import (
     from_main,
     is_main,
@@ -121,8 +122,9 @@ def _all_stages(run: Run, student: Backbone) -> TransferReport:
         compute = run.compute.table(run.outcomes, config)
         write_json(run.out / "compute.json", compute)
         write_task_model(final, model, card=task_card(run.task, config, results, compute, sentence))
-        say_task_results(log, run.task, results, compute)
-        log.say(f"\n  {sentence}\n\n  student  {final}")
+        say_task_results(log, results, compute)
+        page = write_transfer_page(run.out, sentence)
+        log.say(f"\n  {sentence}\n\n  student  {final}\n  report   {page}")
         return TransferReport(run.out, final, tuple(results), sentence, compute)
 
     return from_main(report)

@@ -18,14 +18,17 @@ from attar.config.transfer import AdaptConfig, FinetuneConfig, HeadKind
 from attar.data.loader import ViewDataset
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Source, named_places
+from attar.data.views import VIEW_IMPLEMENTATION
 from attar.export import read_task_model, write_student, write_task_model
 from attar.methods import Contrastive, Cosine, Hint, Method, Proteus, Supervised, TaskTransfer
+from attar.methods.teacher_cache import TeacherCache
 from attar.models import Backbone, TaskModel
 from attar.models.lora import add_low_rank, merge_low_rank
 from attar.recipes.stages import Outcome, Stage, finish, finished, run_stage, weights_hash
 from attar.recipes.task_results import Compute, Judge, task_card
 from attar.recipes.tasks import FittedHead, OpenedTask
 from attar.recipes.training import Training
+from attar.reports.transfer import HEADINGS
 from attar.train import layer_decay_groups
 from attar.train.state import Groups
 from attar.utils.distributed import from_main
@@ -125,10 +128,8 @@ def _fit(run: Run, model: TaskModel) -> FittedHead:
 
     fitted, head = from_main(fit)
     model.head.load_state_dict(head)
-    run.log.say(
-        f"  head     penalty {fitted.penalty:.3g}, {run.task.heading} {100 * run.task.value(fitted.val):.1f} % on"
-        f" {len(fitted.val[0]):,} val images"
-    )
+    figure = f"{HEADINGS[run.task.metrics[0]]} {100 * run.task.value(fitted.val):.1f} %"
+    run.log.say(f"  head     penalty {fitted.penalty:.3g}, {figure} on {len(fitted.val[0]):,} val images")
     return fitted
 
 
@@ -170,14 +171,14 @@ def transfer_on_pool(run: Run, adapted: TaskModel | None, teacher: Backbone, mod
     """Teach the student on the pool, by the adapted teacher's predictions or without one by the teacher's features."""
     config, section, pool = run.config, run.config.transfer, run.pool
     assert pool is not None
-    method = _transfer_method(run, adapted, teacher, model)
+    stream = _pool_stream(run, pool, img_size=max(model.backbone.img_size, teacher.img_size))
+    method = _transfer_method(run, adapted, teacher, model, stream)
     method.learner.to(run.device)
     run.log.say(f"  transfer {method.title}, {len(pool):,} images")
-    order = ViewOrder(len(pool), config.seed, section.views.repeats)
-    total = section.max_steps or order.num_steps(section.epochs or _POOL_EPOCHS, section.batch_size)
+    total = section.max_steps or stream.order.num_steps(section.epochs or _POOL_EPOCHS, section.batch_size)
     training = Training(
         method=method,
-        stream=ViewDataset(pool, order, section.views, max(model.backbone.img_size, teacher.img_size)),
+        stream=stream,
         batch_size=section.batch_size,
         optim=section.optim,
         total_steps=total,
@@ -211,7 +212,15 @@ def transfer_on_pool(run: Run, adapted: TaskModel | None, teacher: Backbone, mod
     from_main(write)
 
 
-def _transfer_method(run: Run, adapted: TaskModel | None, teacher: Backbone, model: TaskModel) -> Method:
+def _pool_stream(run: Run, pool: Source, *, img_size: int) -> ViewDataset:
+    section = run.config.transfer
+    order = ViewOrder(len(pool), run.config.seed, section.views.repeats, section.cached_views)
+    return ViewDataset(pool, order, section.views, img_size)
+
+
+def _transfer_method(
+    run: Run, adapted: TaskModel | None, teacher: Backbone, model: TaskModel, stream: ViewDataset
+) -> Method:
     config, section, student = run.config, run.config.transfer, model.backbone
     with seeded_torch(config.seed, "heads"):
         match config.pretrain:
@@ -225,8 +234,30 @@ def _transfer_method(run: Run, adapted: TaskModel | None, teacher: Backbone, mod
                 return Proteus(teacher, student, section.proteus, seed=config.seed)
         assert adapted is not None, "task-oriented transfer without an adapted teacher"
         return TaskTransfer(
-            adapted, model, run.task.losses, temperature=section.temperature, feature_weight=section.feature_weight
+            adapted,
+            model,
+            run.task.losses,
+            temperature=section.temperature,
+            feature_weight=section.feature_weight,
+            cache=_teacher_cache(run, stream),
         )
+
+
+def _teacher_cache(run: Run, stream: ViewDataset) -> TeacherCache | None:
+    """What the adapted teacher has said of the pool's views, in the stage's folder."""
+    section, cycle = run.config.transfer, stream.order.cycle
+    if cycle is None:
+        return None
+    identity = {
+        "teacher": weights_hash(run.out / "adapt" / "teacher"),
+        "images": stream.source.fingerprint,
+        "img_size": stream.img_size,
+        "seed": run.config.seed,
+        "view": VIEW_IMPLEMENTATION,
+        "features": section.feature_weight > 0,
+        "settings": section.views.model_dump(mode="json"),
+    }
+    return TeacherCache(run.out / "transfer" / "teacher_cache", len(stream.source), cycle, identity)
 
 
 # --- stage C: the student learns from the labels ---------------------------------------------------------------------

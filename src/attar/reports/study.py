@@ -11,9 +11,9 @@ from typing import Any
 from attar.config import StudyConfig
 from attar.config.files import to_yaml
 from attar.reports.page import environment, ticks_around
+from attar.reports.transfer import HEADINGS
 from attar.utils.io import write_text
 
-_METRICS = {"top1": "top-1", "mean_per_class": "mean per class", "miou": "mean IoU"}
 _SHIPPED = "finetune"  # the stage whose student counts
 _WIDTH, _HEIGHT = 560.0, 260.0  # of the drawing, which the page stretches
 _COLOURS = ("#3b5bdb", "#0b7a75", "#d08700", "#b3261e", "#7048a8", "#5c7080", "#c2417c", "#2b8a3e")
@@ -122,7 +122,7 @@ def study_table(study: Study) -> str:
 
 
 def _headings(study: Study) -> list[str]:
-    metric = _METRICS[study.metrics[0]]
+    metric = HEADINGS[study.metrics[0]]
     figures = [f"{metric}, {labels} a class" for labels in study.labels]
     over = [f"over scratch, {labels} a class" for labels in study.labels] if "scratch" in study.rows else []
     return ["row", *figures, *over, "student steps", "GMACs", "seconds"]
@@ -144,7 +144,7 @@ def _rows(study: Study) -> list[list[str]]:
 
 
 def _before_headings(study: Study) -> list[str]:
-    return ["before finetuning", *(f"{_METRICS[study.metrics[0]]}, {labels} a class" for labels in study.labels)]
+    return ["before finetuning", *(f"{HEADINGS[study.metrics[0]]}, {labels} a class" for labels in study.labels)]
 
 
 def _before_finetuning(study: Study) -> list[list[str]]:
@@ -224,7 +224,7 @@ def _chart(study: Study, colours: Mapping[str, str]) -> dict[str, Any]:
         means = [(x + shift, y(100 * spread.mean)) for x, spread in spreads if spread]
         lines.append({"name": row, "colour": colours[row], "dots": dots, "means": means})
     return {
-        "title": f"{_METRICS[metric]} (%)",
+        "title": f"{HEADINGS[metric]} (%)",
         "width": _WIDTH,
         "height": _HEIGHT,
         "ticks": [{"y": y(mark), "value": f"{mark:g}"} for mark in reversed(marks)],

@@ -18,7 +18,7 @@ STAGES = {
 }
 """What each stage leaves, in their order."""
 
-METRICS = {
+HEADINGS = {
     "top1": "top-1",
     "mean_per_class": "mean/class",
     "miou": "mIoU",
@@ -37,9 +37,9 @@ def transfer_rows(results: Sequence[Result], costs: Costs | None = None) -> list
         results: Two metrics for each; a figure's heading is its metric's.
         costs: Columns of images, multiply-adds and seconds are empty without.
     """
-    first, second = dict.fromkeys(r.metric for r in sorted(results, key=lambda r: list(METRICS).index(r.metric)))
+    first, second = dict.fromkeys(r.metric for r in sorted(results, key=lambda r: list(HEADINGS).index(r.metric)))
     by_part = {(r.protocol["stage"], r.protocol["part"], r.metric): r for r in results}
-    rows = [["", "on", METRICS[first], "95 % interval", METRICS[second], "images", "GMACs", "seconds"]]
+    rows = [["", "on", HEADINGS[first], "95 % interval", HEADINGS[second], "images", "GMACs", "seconds"]]
     for stage, title in STAGES.items():
         cost = (costs or {}).get("stages", {}).get(stage)
         spent = [f"{cost['images']:,}", f"{cost['macs'] / 1e9:,.0f}", f"{cost['seconds']:,.0f}"] if cost else [""] * 3
@@ -85,7 +85,7 @@ def write_transfer_page(run: Path, verdict: str) -> Path:
 def _curves(run: Path, results: Sequence[Result]) -> list[dict[str, Any]]:
     """The first metric on validation images over steps, and the losses of each stage."""
     lines = {stage: read_lines(run / stage / "metrics.jsonl") for stage in STAGES}
-    metric = next(name for name in METRICS if any(r.metric == name for r in results))
+    metric = next(name for name in HEADINGS if any(r.metric == name for r in results))
     adapted = [r for r in results if (r.protocol["stage"], r.protocol["part"], r.metric) == ("adapt", "val", metric)]
     teacher = {"teacher": 100 * adapted[0].value} if adapted else {}
     curves = []
@@ -96,7 +96,7 @@ def _curves(run: Path, results: Sequence[Result]) -> list[dict[str, Any]]:
         }
         scores = {stage: points for stage, points in scores.items() if len(points) > 1}
         if scores:
-            curves.append(chart(f"{METRICS[metric]} (%) on val while it learns from {source}", scores, teacher))
+            curves.append(chart(f"{HEADINGS[metric]} (%) on val while it learns from {source}", scores, teacher))
     for stage in ("transfer", "finetune"):
         losses = [(line["step"], line["loss"]) for line in lines[stage] if line.get("loss") is not None]
         if len(losses) > 1:

@@ -43,7 +43,6 @@ class OpenedTask(ABC):
         losses: With labels, and with a teacher's predictions.
         tokens: Those of a teacher that task-agnostic baselines match.
         metrics: What is reported; by the first one moments are chosen.
-        heading: Of the first one, in tables.
         figure: Of the first one, in sentences; empty where a bare number says it.
         usage: How a finished model is used, for its card.
         class_names: Of the logits, in order.
@@ -55,7 +54,6 @@ class OpenedTask(ABC):
     losses: ClassVar[Task]
     tokens: ClassVar[TokenKind]
     metrics: ClassVar[tuple[str, str]]
-    heading: ClassVar[str]
     figure: ClassVar[str]
     usage: ClassVar[str]
     class_names: tuple[str, ...]

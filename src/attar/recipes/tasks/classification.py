@@ -33,7 +33,6 @@ class Classification(OpenedTask):
     losses = TASKS["classification"]
     tokens = "cls"
     metrics = ("top1", "mean_per_class")
-    heading = "top-1"
     figure = ""
     usage: ClassVar[str] = (
         "```python\nimport timm\n"

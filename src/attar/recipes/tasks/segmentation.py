@@ -43,7 +43,6 @@ class Segmentation(OpenedTask):
     losses = TASKS["segmentation"]
     tokens = "patch"
     metrics = ("miou", "class_accuracy")
-    heading = "mIoU"
     figure = "a mean IoU of "
     usage: ClassVar[str] = (
         "`attar predict FOLDER --data DIR --out DIR` writes an image of class numbers for each image; `task.json` names"
