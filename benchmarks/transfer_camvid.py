@@ -35,6 +35,7 @@ import torch
 import attar
 from attar.data.draws import share_of_images
 from attar.data.pairs import Annotated, open_annotated
+from attar.data.transfer_set import IMAGES
 from attar.utils.io import read_json, write_json
 from attar.utils.seeding import numpy_generator
 from machine import machine
@@ -127,14 +128,8 @@ class Study:
         # frames of a drive look alike, and are no copies of each other
         settings |= {"duplicate_threshold": None, "seed": seed, "out": str(out), "device": "cpu"}
         report = attar.curate(attar.CurateConfig.build(settings))
-        uris = pq.read_table(next(out.glob("*.parquet")), columns=["uri"])["uri"].to_pylist()
-        kinds = {
-            "imagenet_1000": "ImageNet",
-            "cifar10.parquet": "CIFAR-10",
-            "caltech_51": "Caltech",
-            "/rest/": "CamVid",
-        }
-        sources = Counter(next((kind for key, kind in kinds.items() if key in uri), "labelled") for uri in uris)
+        chosen = pq.read_table(out / IMAGES, columns=["part", "uri"]).to_pylist()
+        sources = Counter("labelled" if row["part"] == "queries" else source_of(row["uri"]) for row in chosen)
         return {"place": str(report.out), "set_images": report.images, "sources": dict(sources)}
 
     def config(self, row: str, seed: int, share: float, place: str | None) -> attar.TransferConfig:
@@ -191,6 +186,10 @@ def hidden(pair: Annotated) -> str:
     return hashlib.sha256(pair.image.name.encode()).hexdigest()[:16]
 
 
+def source_of(uri: str) -> str:
+    return next(kind for key, kind in SOURCES.items() if key in uri)
+
+
 def link(image: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.is_symlink():
@@ -199,15 +198,8 @@ def link(image: Path, target: Path) -> None:
 
 def table(results: dict[str, Any]) -> str:
     """Markdown: mean IoU and IoU by class in per cent, means over seeds with half the range; sources and costs."""
-    heading = [
-        "labels",
-        "row",
-        "mIoU",
-        *CLASSES,
-        "set: ImageNet / CIFAR-10 / Caltech / CamVid / labelled",
-        "TMACs",
-        "s",
-    ]
+    in_set = f"set: {' / '.join((*SOURCES.values(), 'labelled'))}"
+    heading = ["labels", "row", "mIoU", *CLASSES, in_set, "TMACs", "s"]
     lines = [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]
     for share in sorted({cell["share"] for cell in results["results"]}):
         for row, name in (*ROWS.items(), ("teacher", TEACHER)):
@@ -237,9 +229,8 @@ def percent(values: list[float]) -> str:
 def sources(cells: list[dict[str, Any]]) -> str:
     if "sources" not in cells[0]:
         return ""
-    return " / ".join(
-        f"{statistics.mean(c['sources'].get(kind, 0) for c in cells):.0f}" for kind in (*SOURCES.values(), "labelled")
-    )
+    means = [statistics.mean(c["sources"].get(kind, 0) for c in cells) for kind in (*SOURCES.values(), "labelled")]
+    return " / ".join(f"{mean:.0f}" for mean in means)
 
 
 def costs(cells: list[dict[str, Any]]) -> list[str]:

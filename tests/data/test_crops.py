@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attar.data.crops import Crops, CropStream, crop_batches, distorted
+from attar.data.crops import Crops, CropStream, LabelledCrops, crop_batches, distorted
 from attar.data.geometry import Geometry
+from attar.data.loader import training_batches
 from attar.data.pairs import Pair, open_annotated
 from attar.errors import DataError
 from small_pairs import Drawn, board, write_pair
@@ -98,3 +99,32 @@ def test_distortion_changes_hue_and_saturation_too() -> None:
     assert (found[:, 1] > found[:, 2] + 10).any()  # towards yellow
     assert (found[:, 2] > found[:, 1] + 10).any()  # towards magenta
     assert (found[:, 0] >= found[:, 1:].max(1)).all()  # but never beyond 36 degrees
+
+
+def test_labelled_crops_are_batches_of_the_same_places_on_any_number_of_ranks() -> None:
+    # catches classes that stay uint8 or lose their map, pixels left at 255, another crop for another rank
+    pairs = [board(40, 40, seed=seed) for seed in range(3)]
+    stream = CropStream(pairs, classes, crops(16))
+    labelled = LabelledCrops(stream)
+    assert (labelled.img_size, labelled.epoch_length, len(labelled.source)) == (16, 3, 3)
+    (whole,) = training_batches(labelled, batch_size=4, start_step=2, num_steps=3)
+    (second,) = training_batches(labelled, batch_size=4, start_step=2, num_steps=3, rank=1, world_size=2)
+    assert whole.labels is not None
+    assert second.labels is not None
+    assert whole.labels.shape == (4, 16, 16)
+    assert whole.labels.dtype == torch.int64
+    pixels, numbers = stream[8]  # the first place of step 2
+    assert torch.equal(whole.views[0], pixels.float() / 255)
+    assert torch.equal(whole.labels[0], numbers.long())
+    assert torch.equal(second.views, whole.views[2:])
+    assert torch.equal(second.labels, whole.labels[2:])
+    assert whole.names[0] == pairs[stream.row(8)].name
+
+
+def test_an_annotated_image_that_is_gone_ends_the_training(tmp_path: Path) -> None:
+    write_pair(tmp_path, "train", "a", np.zeros((8, 8), np.uint8))
+    pairs = open_annotated(tmp_path, "train")
+    pairs[0].image.unlink()
+    labelled = LabelledCrops(CropStream(pairs, classes, crops(8)))
+    with pytest.raises(DataError, match=r"a\.png"):
+        next(training_batches(labelled, batch_size=1, start_step=0, num_steps=1))

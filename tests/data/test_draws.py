@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from attar.data.draws import few_of_each_class, fifth_of_each_class, some_of_each_class
+from attar.data.draws import few_of_each_class, fifth_of_each_class, share_of_images, some_of_each_class
 from attar.errors import DataError
 
 LABELS = np.array([0] * 50 + [2] * 7 + [5] * 5)
@@ -49,3 +49,11 @@ def test_a_fifth_of_each_class_leaves_a_class_of_one_whole() -> None:
 def test_a_small_class_gives_all_it_has_where_that_is_allowed() -> None:
     labels = np.array([0] * 9 + [1] * 3)
     assert np.bincount(labels[few_of_each_class(labels, 4, seed=0, or_all=True)]).tolist() == [4, 3]
+
+
+def test_a_smaller_share_is_part_of_a_larger_one():
+    small, large = (set(share_of_images(40, share, seed=3).tolist()) for share in (0.125, 0.5))
+    assert (len(small), len(large)) == (5, 20)
+    assert small < large
+    assert len(share_of_images(3, 0.01, seed=0)) == 1
+    assert share_of_images(40, 0.5, seed=4).tolist() != sorted(large)

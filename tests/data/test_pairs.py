@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from attar.data.pairs import Scene, holds_depth, open_annotated, read_annotation, read_depth
+from attar.data.pairs import PairSource, Scene, holds_depth, open_annotated, read_annotation, read_depth
+from attar.data.sources import open_source, share_a_place
 from attar.errors import DataError
 from attar.evaluation.dense.targets import Classes
 from small_pairs import write_pair
@@ -75,3 +76,16 @@ def test_a_scene_has_one_size_for_all_it_knows() -> None:
     assert set(torch.unique(scene.classes()).tolist()) == {0, 1}  # the first class of shapes
     assert scene.depth().min() >= 0.1
     assert scene.depth().max() <= 1
+
+
+def test_images_of_pairs_are_a_source_that_tells_its_place(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_pair(tmp_path, part, "a", np.zeros((4, 4), np.uint8))
+    train, val = (PairSource(open_annotated(tmp_path, part)) for part in ("train", "val"))
+    assert train.read(0) == Path(train.uri(0)).read_bytes()
+    assert train.labels() is None
+    folder = open_source(str(tmp_path / "images" / "train"))
+    assert share_a_place(folder, train)
+    assert not share_a_place(folder, val)
+    assert share_a_place(open_source("playground:3?n=9"), PairSource([Scene(3, 1)]))
+    assert train.fingerprint != val.fingerprint

@@ -39,3 +39,19 @@ def test_timm_and_attar_read_the_same_answers(reference, tmp_path):
 def test_a_folder_without_a_task_is_told(tmp_path):
     with pytest.raises(ModelReferenceError, match="task"):
         read_task_model(tmp_path)
+
+
+@pytest.mark.parametrize("head", ["linear", "deeplabv3"])
+@pytest.mark.parametrize("reference", [SMALL_VIT, "resnet10t?channels=(16,16,16,32)&output_stride=8"])
+def test_a_segmentation_model_comes_back_with_head_names_and_sizes(reference, head, tmp_path):
+    # a last map at stride 8 that came back at 32 would answer otherwise
+    pytest.importorskip("segmentation_models_pytorch")
+    backbone = load_backbone(reference, weights="random", img_size=32)
+    model = TaskModel.segmenter(backbone, CLASSES, head=head, short_side=48, stride=20).eval()
+    write_task_model(tmp_path / "model", model, card="a card")
+    again = read_task_model(tmp_path / "model")
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(again.logits(images), model.logits(images))
+    assert again.backbone.grid == backbone.grid
+    said = (again.task, again.head_kind, again.class_names, again.short_side, again.stride)
+    assert said == ("segmentation", head, tuple(CLASSES), 48, 20)

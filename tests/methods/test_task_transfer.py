@@ -194,3 +194,33 @@ def test_transfer_helps_few_labels_and_less_so_from_a_shifted_pool():
     alone, both, far = ([accuracy(seed, pool) for seed in range(10)] for pool in (None, own, shifted))
     assert sum(b >= a for a, b in zip(alone, both, strict=True)) >= 9, (alone, both)
     assert sum(far) < sum(both), (far, both)
+
+
+# --- a class for each pixel ------------------------------------------------------------------------------------------
+
+
+def segmenters():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher = TaskModel.segmenter(backbone(WIDE, img_size=64, seed=7), "abc")  # 8 x 8 tokens
+        student = TaskModel.segmenter(backbone(TINY), "abc")  # 4 x 4
+        with torch.no_grad():
+            teacher.head.layers.conv.weight.mul_(300)
+    return teacher, student
+
+
+def test_pixels_of_the_student_learn_those_of_the_teacher_and_no_labels():
+    teacher, student = segmenters()
+    method, batch = TaskTransfer(teacher, student, TASKS["segmentation"], temperature=2.0), batch_of(4)
+    large = F.interpolate(batch.views, size=(64, 64), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        target = F.interpolate(teacher.head(teacher.backbone(large)), size=(4, 4), mode="bilinear")
+        own = student.head(student.backbone.tokens(batch.views))
+    method.learner.eval()
+    expected = kl_divergence(own.movedim(1, -1), target.movedim(1, -1), temperature=2.0).mean()
+    torch.testing.assert_close(method.training_step(batch).loss, expected)
+    found = [
+        steps(TaskTransfer(*segmenters(), TASKS["segmentation"]), labels)
+        for labels in (None, torch.tensor([2, 0, 1, 1, 0, 2]))
+    ]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attar.errors import DataError
-from attar.evaluation.dense.splits import open_dense
+from attar.evaluation.dense.splits import open_dense, open_dense_parts
 from small_pairs import write_pair
 
 
@@ -75,3 +75,19 @@ def test_the_playground_has_masks_and_depth() -> None:
     assert splits.test[0].name == "playground:1[40]"
     with pytest.raises(DataError, match="three parts need five"):
         open_dense("playground:1?n=4", seed=0)
+
+
+def test_a_file_names_the_classes(tmp_path: Path) -> None:
+    fill(tmp_path, train=4, test=1)
+    assert open_dense_parts(str(tmp_path)).class_names == ("0", "1", "2", "3")
+    (tmp_path / "classes.txt").write_text("sky\nroad\n\ncar\n")
+    assert open_dense_parts(str(tmp_path)).class_names == ("sky", "road", "car")  # what is 3 is void now
+    with pytest.raises(DataError, match=r"names 3 classes, and \?classes=2 asks for 2"):
+        open_dense_parts(f"{tmp_path}?classes=2")
+
+
+def test_parts_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
+    fill(tmp_path, train=4, val=1)
+    found = open_dense_parts(str(tmp_path))
+    assert [len(part) for part in (found.train, found.val, found.test)] == [4, 1, 0]
+    assert found.origin == "train and val as given"
