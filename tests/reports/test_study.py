@@ -73,4 +73,4 @@ def test_the_page_shows_every_row_and_escapes_names(labels, tmp_path):
     assert page.count('class="mean"') == 2
     assert "/data/&lt;b&gt;" in page
     assert "<b>" not in page
-    assert page.count("<polyline") == (3 if len(labels) == 2 else 0)  # lines need two points; the teacher's too
+    assert page.count("<polyline") == (2 if len(labels) == 2 else 0)  # lines need two points

@@ -69,8 +69,8 @@ class Study:
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the figures; the first is the one that is drawn."""
-        return list(self.runs[0]["scores"][_SHIPPED])
+        """Names of the figures; the first is the one that is told."""
+        return sorted(self.runs[0]["scores"][_SHIPPED], key=list(HEADINGS).index)
 
     def of(self, row: str, labels: int | None = None) -> list[Run]:
         """A row's runs, with so many labels or with all numbers of them."""
@@ -115,9 +115,10 @@ def study_table(study: Study) -> str:
     if fetched:
         places = list(dict.fromkeys(place for shares in fetched.values() for place in shares))
         lines = [
-            [row, *(f"{100 * shares.get(place, 0.0):.0f} %" for place in places)] for row, shares in fetched.items()
+            [_shown(row), *(f"{100 * shares.get(place, 0.0):.0f} %" for place in places)]
+            for row, shares in fetched.items()
         ]
-        parts.append(_markdown(["fetched from", *(Path(place).name or place for place in places)], lines))
+        parts.append(_markdown(["fetched from", *map(_place, places)], lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -136,7 +137,7 @@ def _rows(study: Study) -> list[list[str]]:
             scores += [_text(study.gain(row, labels, over="scratch"), sign="+") for labels in study.labels]
         runs = study.of(row)
         costs = [statistics.fmean(run[name] for run in runs) for name in ("student_steps", "macs", "seconds")]
-        lines.append([row, *scores, f"{costs[0]:,.0f}", f"{costs[1] / 1e9:,.0f}", f"{costs[2]:,.0f}"])
+        lines.append([_shown(row), *scores, f"{costs[0]:,.0f}", f"{costs[1] / 1e9:,.0f}", f"{costs[2]:,.0f}"])
     teachers = [_text(study.teacher(labels)) for labels in study.labels]
     if any(teachers):
         lines.append(["teacher, adapted", *teachers, *[""] * (len(lines[0]) - 1 - len(teachers))])
@@ -150,7 +151,23 @@ def _before_headings(study: Study) -> list[str]:
 def _before_finetuning(study: Study) -> list[list[str]]:
     """Figures of the students that had not seen a label yet; rows that teach no task have none."""
     found = {row: [_text(study.score(row, labels, stage="transfer")) for labels in study.labels] for row in study.rows}
-    return [[row, *scores] for row, scores in found.items() if any(scores)]
+    return [[_shown(row), *scores] for row, scores in found.items() if any(scores)]
+
+
+def _shown(row: str) -> str:
+    """A row's name without the folders that lead to its place.
+
+    Example:
+        >>> _shown("task:/data/sets/ideal"), _shown("task:random")
+        ('task:ideal', 'task:random')
+    """
+    pretrain, colon, rest = row.partition(":")
+    return f"{pretrain}{colon}{Path(rest).name}" if colon else row
+
+
+def _place(place: str) -> str:
+    """A place's name without the folders that lead to it."""
+    return Path(place).name or place
 
 
 def _text(spread: Spread | None, *, sign: str = "") -> str:
@@ -179,7 +196,7 @@ def study_sentence(study: Study) -> str:
         score, gain = study.score(best, labels), study.gain(best, labels, over="scratch")
         assert score is not None, "a row without a run"
         more = "" if gain is None else f", {gain.text(sign='+')} points over scratch"
-        sentences.append(f"With {labels} labelled images a class {best} is best: {score.text()} %{more}.")
+        sentences.append(f"With {labels} labelled images a class {_shown(best)} is best: {score.text()} %{more}.")
     return " ".join(sentences)
 
 
@@ -189,7 +206,7 @@ def _mean(spread: Spread | None) -> float:
 
 def write_study_page(path: Path, study: Study, config: StudyConfig) -> None:
     """Write the self-contained page; needs the figures alone."""
-    colours = {row: _COLOURS[number % len(_COLOURS)] for number, row in enumerate(study.rows)}
+    colours = {_shown(row): _COLOURS[number % len(_COLOURS)] for number, row in enumerate(study.rows)}
     page = (
         environment()
         .get_template("study.html")
@@ -201,8 +218,8 @@ def write_study_page(path: Path, study: Study, config: StudyConfig) -> None:
             before=[_before_headings(study), *_before_finetuning(study)],
             colours=colours,
             chart=_chart(study, colours),
-            places=sorted({place for row in study.rows for place in study.sources(row)}),
-            sources={row: shares for row in study.rows if (shares := study.sources(row))},
+            places={place: _place(place) for row in study.rows for place in study.sources(row)},
+            sources={_shown(row): shares for row in study.rows if (shares := study.sources(row))},
             settings=to_yaml(config),
         )
     )
@@ -222,7 +239,7 @@ def _chart(study: Study, colours: Mapping[str, str]) -> dict[str, Any]:
         shift = 7 * (number - (len(study.rows) - 1) / 2)  # rows stand beside each other
         dots = [(x + shift, y(100 * value)) for x, spread in spreads if spread for value in spread.values]
         means = [(x + shift, y(100 * spread.mean)) for x, spread in spreads if spread]
-        lines.append({"name": row, "colour": colours[row], "dots": dots, "means": means})
+        lines.append({"name": _shown(row), "colour": colours[_shown(row)], "dots": dots, "means": means})
     return {
         "title": f"{HEADINGS[metric]} (%)",
         "width": _WIDTH,
