@@ -35,6 +35,11 @@ def test_forms(text, wanted):
     assert parse_reference(text) == wanted
 
 
+def test_timms_name_for_a_folder_is_told_apart():
+    with pytest.raises(ModelReferenceError, match="attar takes the folder alone: runs/s/student"):
+        parse_reference("local-dir:runs/s/student")
+
+
 def test_a_reference_is_written_as_it_is_read():
     for text in ("x", "x?a=1&b=(1, 2)&c=True&d=gelu"):
         assert str(parse_reference(text)) == text

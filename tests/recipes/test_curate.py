@@ -192,6 +192,62 @@ def test_what_cannot_be_done_is_said(places, tmp_path) -> None:
         attar.curate(config(places, tmp_path / "full"))
 
 
+def test_settings_that_would_do_nothing_are_refused(places, tmp_path) -> None:
+    for strategy in ("query_balanced", "random"):
+        with pytest.raises(ConfigError, match=f"class_names across ask nobody in strategy {strategy}"):
+            config(places, tmp_path, class_names="across", strategy=strategy)
+
+
+def test_a_wrong_place_to_exclude_is_told_before_anything_is_embedded(places, tmp_path, capsys) -> None:
+    image = str(places / "task/test/down/0.png")
+    with pytest.raises(DataError, match="is a file"):
+        attar.curate(config(places, tmp_path / "set", exclude=image))
+    assert "model" not in capsys.readouterr().out  # not even loaded
+
+
+def test_a_guard_that_is_off_and_one_without_images_are_told_apart(places, tmp_path, capsys) -> None:
+    off = attar.curate(config(places, tmp_path / "off", leak_threshold=None))
+    said = capsys.readouterr().out
+    assert "--leak-threshold is none: nothing was guarded" in said
+    assert "no val or test images are known" not in said
+    assert "leak_threshold is none" in (off.out / "report.html").read_text()
+    attar.curate(config(places, tmp_path / "bare", queries=str(places / "task/train")))
+    assert "no val or test images are known" in capsys.readouterr().out
+
+
+def test_the_end_says_what_is_left_over_and_what_it_replaced(places, tmp_path, capsys) -> None:
+    attar.curate(config(places, tmp_path / "set", budget=26))  # 6 queries, 3 for each, and 2
+    said = capsys.readouterr().out
+    assert "2 of --budget 26 left over" in said
+    assert "in place of" not in said
+    attar.curate(config(places, tmp_path / "set", budget=24))
+    said = capsys.readouterr().out
+    assert "left over" not in said
+    assert "in place of an earlier set: budget was 26, now 24" in said
+    attar.curate(config(places, tmp_path / "set", budget=24))
+    assert "in place of an earlier set: the same" in capsys.readouterr().out
+
+
+def test_a_list_that_names_nothing_of_the_pool_is_told(places, tmp_path, capsys) -> None:
+    (tmp_path / "list.txt").write_text("photo.png\n\nother.png\n")
+    attar.curate(config(places, tmp_path / "set", exclude=str(tmp_path / "list.txt")))
+    assert "none of 2 listed names is in the pool, which has names such as many/" in capsys.readouterr().out
+    first = rows_of(tmp_path / "set")[0]
+    (tmp_path / "list.txt").write_text(f"{first['id']}  \n")  # spaces that nobody sees
+    report = attar.curate(config(places, tmp_path / "set", exclude=str(tmp_path / "list.txt")))
+    assert report.manifest["removed"]["excluded"] == 1
+
+
+def test_the_page_shows_the_most_and_the_least_alike_of_many_copies(places, tmp_path) -> None:
+    report = attar.curate(config(places, tmp_path / "set", leak_threshold=0.5, budget=60))
+    leaked = report.manifest["leaked"]
+    assert len(leaked) > 8
+    page = (report.out / "report.html").read_text()
+    assert f"{leaked[-1]['similarity']:.2f} like" in page
+    assert "the 4 copies most like a guarded image" in page
+    assert "/".join(leaked[0]["like"].split("/")[-2:]) in page
+
+
 def test_the_verb_does_the_same(places, tmp_path, capsys) -> None:
     words = ["curate", "--pool", str(places / "embedded"), "--queries", str(places / "task"), "--budget", "24"]
     words += ["--strategy", "query_balanced", "--exclude", str(places / "task/test"), "--out", str(tmp_path / "set")]

@@ -147,3 +147,9 @@ def test_items_count_for_their_size(clock, screen):
     assert "images/s" in (shown := screen())
     assert "/600" in shown
     assert "60 images/s" in shown or "64 images/s" in shown
+
+
+def test_a_job_of_which_nothing_counts_yet_has_no_end_in_sight(clock, capsys):
+    for _ in track(slow(clock, 2, 3), "embedding", total=2, unit="images", size=lambda item: item):  # items 0 and 1
+        pass
+    assert "embedding  0/2  0 images/s  eta unknown" in capsys.readouterr().out

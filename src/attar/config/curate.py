@@ -20,7 +20,9 @@ class CurateConfig(Config):
         None,
         description="the labelled images; where they lie in train and val or test, train asks and the others guard",
     )
-    class_names: tuple[str, ...] = Field((), description="names that ask in place of those of the labelled images")
+    class_names: tuple[str, ...] = Field(
+        (), description="text, mixed: names that ask in place of those of the labelled images"
+    )
     strategy: Strategy = Field("query_balanced", description="who gets how many of which")
     budget: int = Field(ge=1, description="images in the set, the labelled ones among them if they are included")
     include_queries: bool = Field(True, description="the labelled images are part of the set (unlabelled, as all are)")
@@ -55,9 +57,12 @@ class CurateConfig(Config):
 
     @model_validator(mode="after")
     def _somebody_asks(self) -> Self:
-        if self.queries is None and not (self.class_names and self.strategy in ("text", "random")):
-            if self.strategy == "random":
-                return self
+        if self.class_names and self.strategy not in ("text", "mixed"):
+            raise ConfigError(
+                f"class_names {' '.join(self.class_names)} ask nobody in strategy {self.strategy}."
+                " Choose text or mixed, or leave them out."
+            )
+        if self.queries is None and self.strategy != "random" and not (self.class_names and self.strategy == "text"):
             raise ConfigError(
                 f"strategy {self.strategy} needs --queries DIR, the labelled images"
                 + (", or --class-names." if self.strategy == "text" else ".")

@@ -18,7 +18,7 @@ from attar.errors import DataError
 from attar.models import Backbone
 from attar.utils.progress import track
 
-_BATCH = 64
+_BATCH = 64  # images as the model sees them
 _SIDES = (0.85, 0.7)  # of parts, in sides of the image: three quarters and half of its area
 
 
@@ -55,19 +55,18 @@ def embed_rows(
     backbone: Backbone,
     source: Source,
     rows: Rows,
-    view: Callable[..., Tensor],
-    *,
+    *views: Callable[..., Tensor],
     workers: int = 0,
     name: str = "images",
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings of the readable images among chosen rows.
+    """Embeddings of the readable images among chosen rows, each in every view: n vectors of them all.
 
     Args:
         backbone: The pool's model, on the device it shall run on.
         source: Where the images are.
         rows: Which.
-        view: How the model sees them.
-        workers: Loader processes.
+        views: How the model sees them; an image is decoded once, and its vectors follow each other.
+        workers: Loader processes; none where one batch is all.
         name: What progress and messages call them, in the plural.
 
     Returns:
@@ -76,15 +75,32 @@ def embed_rows(
     Raises:
         DataError: If no image can be read.
     """
-    loader = evaluation_batches(EvaluationDataset(source, rows, view), batch_size=_BATCH, workers=workers)
+    batch_size = max(1, _BATCH // len(views))
+    loader = evaluation_batches(
+        EvaluationDataset(source, rows, _Stacked(views)),
+        batch_size=batch_size,
+        workers=workers if len(rows) > batch_size else 0,
+    )
     vectors, positions = [], []
-    for images, where in track(loader, name, total=len(loader), unit="batches"):
+    for images, where in track(loader, name, total=len(rows), unit="images", size=lambda batch: len(batch[1])):
         if len(where):
-            vectors.append(F.normalize(backbone.embed(images).float(), dim=1).half().cpu())
-            positions.append(where)
+            embedded = backbone.embed(images.flatten(0, 1))  # (B, V, 3, S, S) to (B * V, 3, S, S)
+            vectors.append(F.normalize(embedded.float(), dim=1).half().cpu())
+            positions.append(where.repeat_interleave(len(views)))
     if not vectors:
         raise DataError(f"none of the {len(rows):,} {name} can be read, such as {source.name(int(rows[0]))}.")
     return torch.cat(vectors), torch.cat(positions)
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """One image in several views."""
+
+    views: tuple[Callable[..., Tensor], ...]
+
+    def __call__(self, image: EncodedImage, *, row: int = 0) -> Tensor:
+        """(V, 3, S, S) uint8, RGB."""
+        return torch.stack([view(image, row=row) for view in self.views])
 
 
 def _part(image: EncodedImage, side: float, left: float, top: float) -> EncodedImage:

@@ -72,6 +72,8 @@ def _parse_folder(path: Path, query: str) -> Reference:
 
 def _parse_prefixed(prefix: str, rest: str, text: str) -> Reference:
     kind = next((known for known in _PREFIXES if known == prefix), None)
+    if prefix == "local-dir":
+        raise ModelReferenceError(f"model reference '{text}' is as timm has it; attar takes the folder alone: {rest}")
     if kind is None:
         raise ModelReferenceError(
             f"model reference '{text}' has an unknown prefix '{prefix}'.{did_you_mean(prefix, _PREFIXES)}"

@@ -39,6 +39,7 @@ from attar.reports.curation import Fetched, Query, write_curation_page
 from attar.utils.distributed import pick_device
 from attar.utils.io import new_folder, read_json, sha256_text, write_json
 from attar.utils.progress import Log
+from attar.utils.run_directory import flat_changes
 from attar.utils.signals import polite_stop
 
 _SAME_MODEL = 0.99  # cosine of an image's vector now with the one in the pool: less is another model or preparation
@@ -70,6 +71,14 @@ class _Asked:
     rows: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Barred:
+    """What must not enter: images to keep apart from, and ids or addresses."""
+
+    guarded: tuple[tuple[str, Source], ...]
+    listed: frozenset[str]
+
+
 def curate(config: CurateConfig) -> CurateReport:
     """Choose images of a pool for a task, and write them down as a set that opens wherever images are expected.
 
@@ -82,11 +91,13 @@ def curate(config: CurateConfig) -> CurateReport:
         log, device = Log(), pick_device(config.device)
         pool = Pool.open(config.pool)
         source, index = pool.source(), PoolIndex(pool)
-        log.say(f"  pool     {len(pool):,} images of {len(pool.manifest.places)} places, {pool.width} numbers each")
+        places = len(pool.manifest.places)
+        log.say(f"  pool     {len(pool):,} images of {places} place{'s'[: places > 1]}, {pool.width} numbers each")
+        barred = _barred(config)  # opened before anything is embedded: a wrong place is told at once
         eye = _Eye(pool, source, config, device, log)
         asked = None if config.queries is None else _ask(config, eye)
         questions = _questions(config, pool, asked)
-        screen, guards = _screen(config, index, asked, eye)
+        screen, guards = _screen(config, index, barred, asked, eye)
         ends = np.cumsum(
             [len(part.source) for part in source.parts] if isinstance(source, MergedSource) else [len(source)]
         )
@@ -101,13 +112,14 @@ def curate(config: CurateConfig) -> CurateReport:
         )
         table = _table(choice, index, questions, asked if config.include_queries else None)
         manifest = _manifest(config, pool, source, asked, questions, choice, screen, guards, ends, index, table)
+        before = read_json(out / "manifest.json") if out.exists() and _is_set(out) else None
         with new_folder(out) as folder:
             pq.write_table(table, folder / IMAGES, compression="zstd", write_statistics=False)
             write_json(folder / "manifest.json", manifest)
             write_curation_page(
                 folder / "report.html", manifest, _examples(choice, index, source, questions, asked, screen)
             )
-        _say_end(log, manifest, out)
+        _say_end(log, manifest, out, before)
         return CurateReport(out, table.num_rows, manifest)
 
 
@@ -143,16 +155,16 @@ class _Eye:
             self._check()
         return self._backbone
 
-    def embed(self, source: Source, rows: Sequence[int], view: Any, name: str) -> tuple[Tensor, Tensor]:
+    def embed(self, source: Source, rows: Sequence[int], *views: Any, name: str) -> tuple[Tensor, Tensor]:
         """As `embed_rows`."""
-        return embed_rows(self.backbone, source, np.array(rows), view, workers=self.workers, name=name)
+        return embed_rows(self.backbone, source, np.array(rows), *views, workers=self.workers, name=name)
 
     def _check(self) -> None:
         for first, block in self.pool.blocks():
             readable = block.any(dim=1).nonzero().flatten()
             if len(readable):
                 row = first + int(readable[0])
-                vector, _ = self.embed(self.source, [row], self.view, "images of the pool")
+                vector, _ = self.embed(self.source, [row], self.view, name="images of the pool")
                 cosine = float((vector[0].double() * block[readable[0]].double()).sum())
                 if cosine < _SAME_MODEL:
                     raise WeightsError(
@@ -185,7 +197,7 @@ def _ask(config: CurateConfig, eye: _Eye) -> _Asked:
     assert config.queries is not None
     reference = given_parts(config.queries).get("train", config.queries)
     source = open_source(reference)
-    vectors, positions = eye.embed(source, range(len(source)), eye.view, "queries")
+    vectors, positions = eye.embed(source, range(len(source)), eye.view, name="queries")
     rows = tuple(positions.tolist())
     labels, names = source.labels() or (np.full(len(source), -1), [])
     questions = Questions(
@@ -235,25 +247,38 @@ def _encoded(config: CurateConfig, pool: Pool, names: Sequence[str]) -> Tensor:
     return text_classifier(tower.encode, plain, [line for line in lines if line and not line.startswith("#")])
 
 
+def _barred(config: CurateConfig) -> _Barred:
+    """What labelled images and `exclude` name.
+
+    Raises:
+        DataError: If a place holds no images.
+    """
+    parts = {} if config.queries is None else given_parts(config.queries)
+    places = [place for part, place in parts.items() if part != "train" and "train" in parts]
+    lists = [place for place in config.exclude if Path(place).expanduser().is_file() and _is_text(place)]
+    places += [place for place in config.exclude if place not in lists]
+    listed = frozenset(line for place in lists for line in _lines(place))
+    return _Barred(tuple((place, open_source(place)) for place in places), listed)
+
+
 def _screen(
-    config: CurateConfig, index: PoolIndex, asked: _Asked | None, eye: _Eye
+    config: CurateConfig, index: PoolIndex, barred: _Barred, asked: _Asked | None, eye: _Eye
 ) -> tuple[Screen, list[dict[str, Any]]]:
     """Who judges candidates, and what the guard watches over."""
-    parts = {} if config.queries is None else given_parts(config.queries)
-    guarded_places = [place for part, place in parts.items() if part != "train" and "train" in parts]
-    lists = [place for place in config.exclude if Path(place).expanduser().is_file() and _is_text(place)]
-    guarded_places += [place for place in config.exclude if place not in lists]
-    excluded = index.places_of({line for place in lists for line in _lines(place)}) if lists else set()
+    excluded = index.places_of(barred.listed) if barred.listed else set()
+    if barred.listed and not excluded:
+        eye.log.say(
+            f"  exclude  none of {len(barred.listed):,} listed names is in the pool,"
+            f" which has names such as {index.pool.ids([0])[0]}"
+        )
     guarded, guards = None, []
-    if config.leak_threshold is not None and guarded_places:
+    if config.leak_threshold is not None and barred.guarded:
         vectors, names = [], []
-        for place in guarded_places:
-            source = open_source(place)
+        for place, source in barred.guarded:
             guards.append({"place": shown(place), "images": len(source), "fingerprint": source.fingerprint})
-            for view in guard_views(eye.view):
-                found, positions = eye.embed(source, range(len(source)), view, "guarded images")
-                vectors.append(found)
-                names += [source.uri(row) for row in positions.tolist()]
+            found, positions = eye.embed(source, range(len(source)), *guard_views(eye.view), name="guarded images")
+            vectors.append(found)
+            names += [source.uri(row) for row in positions.tolist()]
         guarded = Guarded(torch.cat(vectors), tuple(names), config.leak_threshold)
     members = asked.questions.vectors if asked and config.include_queries else None
     return Screen(index, guarded, excluded, members, config.duplicate_threshold), guards
@@ -265,7 +290,7 @@ def _is_text(place: str) -> bool:
 
 def _lines(place: str) -> list[str]:
     text = Path(place).expanduser().read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def _table(choice: Choice, index: PoolIndex, questions: Questions, included: _Asked | None) -> Any:
@@ -383,15 +408,18 @@ def _examples(
         )
         for query in (order[number] for number in shown_queries if number < len(order))
     ]
-    leaks = sorted(screen.leaks.items(), key=lambda entry: (-entry[1][0], entry[0]))[:_SHOWN_LEAKS]
+    leaks = sorted(screen.leaks.items(), key=lambda entry: (-entry[1][0], entry[0]))
+    if len(leaks) > _SHOWN_LEAKS:  # those next to the threshold tell whether it is right
+        leaks = leaks[: _SHOWN_LEAKS // 2] + leaks[-_SHOWN_LEAKS // 2 :]
     return {
         "queries": queries,
         "leaks": [Fetched(source, int(index.rows([item])[0]), value, like) for item, (value, like) in leaks],
     }
 
 
-def _say_end(log: Log, manifest: Mapping[str, Any], out: Path) -> None:
-    removed = manifest["removed"]
+def _say_end(log: Log, manifest: Mapping[str, Any], out: Path, before: Mapping[str, Any] | None) -> None:
+    """Lines for people; `before` is the manifest of the set whose place this one takes."""
+    removed, settings = manifest["removed"], manifest["settings"]
     log.say(
         f"  set      {manifest['images']:,} images, {manifest['fetched']:,} of them from the pool"
         f" ({removed['judged']:,} looked at)"
@@ -400,8 +428,26 @@ def _say_end(log: Log, manifest: Mapping[str, Any], out: Path) -> None:
         f"  left out {removed['leaks']:,} copies of guarded images, {removed['duplicates']:,} near-duplicates,"
         f" {removed['copies of queries']:,} copies of queries, {removed['excluded']:,} on the list"
     )
-    if not manifest["guarded"]:
+    if settings["leak_threshold"] is None:
+        log.say("           --leak-threshold is none: nothing was guarded")
+    elif not manifest["guarded"]:
         log.say("           no val or test images are known: nothing was guarded. Name them with --exclude DIR.")
     if manifest["shortfall"]:
         log.say(f"           {manifest['shortfall']:,} fewer than wanted: the pool has no more that may enter")
+    over = settings["budget"] - manifest["images"] - manifest["shortfall"]
+    if over > 0:
+        log.say(f"           {over:,} of --budget {settings['budget']:,} left over: all that ask get equally many")
     log.say(f"  written  {out}: {IMAGES}, manifest.json, report.html")
+    if before:
+        changes = flat_changes(_identity(before), _identity(manifest))
+        told = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in list(changes.items())[:6])
+        log.say(f"           in place of an earlier set: {told or 'the same'}")
+
+
+def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells two sets apart, in the words of their manifests."""
+    return {
+        **manifest["settings"],
+        "pool": manifest["pool"]["fingerprint"][:12],
+        "queries": manifest["queries"]["vectors"][:12],
+    }

@@ -222,8 +222,12 @@ def _start(job: Embedding, folder: Path, log: Log) -> list[int]:
 
 
 def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    changes = [f"{key} was {old}, now {new}" for key, (old, new) in flat_changes(before, now).items()]
-    if changes:
+    differ = flat_changes(before, now)
+    differ = {
+        key: values for key, values in differ.items() if "fingerprint" not in key
+    } or differ  # the cause, if known
+    if differ:
+        changes = [f"{key} was {old}, now {new}" for key, (old, new) in differ.items()]
         raise RunDirectoryError(
             f"--out {folder} holds vectors that were made otherwise: {'; '.join(changes[:6])}."
             " Choose a new --out, or give the settings and images of before."

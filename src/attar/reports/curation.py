@@ -81,7 +81,7 @@ def _shown(image: Fetched) -> dict[str, Any]:
         "image": _thumbnail(image.source, image.row),
         "name": image.source.name(image.row),
         "similarity": None if value != value else f"{value:.2f}",
-        "like": Path(image.like).name if image.like else None,
+        "like": "/".join(Path(image.like).parts[-2:]) if image.like else None,
     }
 
 

@@ -67,7 +67,7 @@ def track(
             bar.update(task, completed=done, rate=rate)
             if not console.is_terminal and now - last_line > _LINE_EVERY:
                 last_line = now
-                left = duration((total - done) * (now - started) / done)
+                left = duration((total - done) * (now - started) / done) if done else "unknown"
                 print(f"  {description}  {done:,}/{total:,}  {rate}  eta {left}", file=sys.stdout, flush=True)
     finally:
         if task is not None:
