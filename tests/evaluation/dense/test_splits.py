@@ -61,7 +61,7 @@ def test_what_is_missing_or_wrong_is_said(tmp_path: Path) -> None:
         open_dense(f"{tmp_path}?clases=3", seed=0)
     fill(tmp_path, test=1)
     with pytest.raises(DataError, match="is the only image to learn from"):
-        open_dense(str(tmp_path), seed=0)
+        open_dense(f"{tmp_path}?classes=3", seed=0)
     for part in ("train", "val", "test"):
         write_pair(tmp_path / "blank", part, "a", np.zeros((2, 2), np.uint8))
     with pytest.raises(DataError, match="hold class 0 alone"):
