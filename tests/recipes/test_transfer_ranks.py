@@ -10,38 +10,19 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-import attar
 from attar.config.files import to_yaml
-from attar.recipes.quickstart import playground_teacher
 from small_runs import environment
+from small_transfer import config_of
 
-STUDENT = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=1&num_heads=2"
 SHORT = {"max_steps": 3, "batch_size": 8, "optim": {"lr": 1e-3}}
 
 
 def run(folder: Path, ranks: int, **changes) -> Path:
     """The run directory of a command on so many ranks."""
-    settings = {
-        "teacher": str(playground_teacher()),
-        "student": STUDENT,
-        "labelled": "playground:3?n=140",
-        "val": "playground:5?n=28",
-        "pool": "playground:0?n=64",
-        "labels_per_class": 2,
-        "img_size": 32,
-        "teacher_img_size": 64,
-        "out": str(folder / "out"),
-        "device": "cpu",
-        "precision": "fp32",
-        "workers": 0,
-        "scratch": False,
-        "adapt": {"mode": "head"},
-        "transfer": SHORT,
-        "finetune": SHORT,
-    }
+    settings = config_of(folder / "out", scratch=False, finetune=SHORT, **changes)
     file = folder / "settings.yaml"
     folder.mkdir()
-    file.write_text(to_yaml(attar.TransferConfig.build(settings | changes)))
+    file.write_text(to_yaml(settings))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "--"]
     done = subprocess.run(
         [sys.executable, *(launcher if ranks > 1 else ["-m"]), "attar", "transfer", "--config", str(file)],
@@ -57,9 +38,14 @@ def run(folder: Path, ranks: int, **changes) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pretrain", ["task", "contrastive"])  # contrastive compares images of both ranks
-def test_two_ranks_make_the_student_of_one_process(pretrain: str, tmp_path: Path) -> None:
-    alone, together = (run(tmp_path / str(ranks), ranks, pretrain=pretrain) for ranks in (1, 2))
+@pytest.mark.parametrize(
+    ("pretrain", "cached"),
+    [("task", 1), ("contrastive", None)],  # ranks share a cache; contrastive compares images of both ranks
+)
+def test_two_ranks_make_the_student_of_one_process(pretrain: str, cached: int | None, tmp_path: Path) -> None:
+    longer = {"max_steps": 12, "cached_views": cached} if cached else {}  # into the second epoch
+    changes = {"pretrain": pretrain, "transfer": SHORT | longer}
+    alone, together = (run(tmp_path / str(ranks), ranks, **changes) for ranks in (1, 2))
     for part in ("transfer/student", "student"):
         ours, theirs = (load_file(out / part / "model.safetensors") for out in (alone, together))
         worst = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
@@ -67,4 +53,4 @@ def test_two_ranks_make_the_student_of_one_process(pretrain: str, tmp_path: Path
         assert worst < 1e-4 * start, part
     for file in sorted((alone / "results").glob("finetune-*.json")):
         one, two = (json.loads((out / "results" / file.name).read_text()) for out in (alone, together))
-        assert one["n"] == two["n"] == 28
+        assert one["n"] == two["n"]

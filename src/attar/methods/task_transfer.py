@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attar.losses import token_distance
 from attar.methods.base import Method
 from attar.methods.tasks import Task
-from attar.methods.teacher import check_patches, frozen, resize
+from attar.methods.teacher import TokenKind, check_patches, chosen, resize
 from attar.methods.teacher_cache import Answers, TeacherCache
 from attar.models import ProjectionHead, TaskModel
 from attar.types import Batch, StepOutput
@@ -24,11 +24,13 @@ from attar.types import Batch, StepOutput
 class TaskTransferLearner(nn.Module):
     """Student and its task head; a projector too where features are matched."""
 
-    def __init__(self, student: TaskModel, teacher_dim: int, task: Task, *, temperature: float, features: bool) -> None:
+    def __init__(
+        self, student: TaskModel, teacher_dim: int, task: Task, *, temperature: float, tokens: TokenKind | None
+    ) -> None:
         super().__init__()
         self.student, self.head = student.backbone, student.head
-        self.task, self.temperature = task, temperature
-        self.projector = ProjectionHead(student.backbone.embed_dim, teacher_dim) if features else None
+        self.task, self.temperature, self.tokens = task, temperature, tokens
+        self.projector = ProjectionHead(student.backbone.embed_dim, teacher_dim) if tokens else None
 
     def forward(
         self, views: Tensor, target: Tensor, feature: Tensor | None, global_batch_size: int
@@ -38,13 +40,14 @@ class TaskTransferLearner(nn.Module):
         Args:
             views: (B, 3, H, W).
             target: Teacher logits of the same views.
-            feature: (B, D) class tokens of the teacher; None where they are not matched.
+            feature: (B, n, D) tokens of the teacher; None where they are not matched.
             global_batch_size: Images that the means run over.
         """
         own = self.student(views)
         per_image = {"task": self.task.transfer(self.head(own), target, temperature=self.temperature)}
-        if self.projector is not None and feature is not None:
-            per_image["feature"] = token_distance(self.projector(own.cls), feature, criterion="cosine")
+        if self.projector is not None and self.tokens is not None and feature is not None:
+            matched = self.projector(chosen(own, self.tokens, grid=self.student.grid))
+            per_image["feature"] = token_distance(matched, feature, criterion="cosine").mean(1)
         return {name: loss.sum() / global_batch_size for name, loss in per_image.items()}
 
 
@@ -64,14 +67,15 @@ class TaskTransfer(Method):
         *,
         temperature: float = 1.0,
         feature_weight: float = 0.0,
+        tokens: TokenKind = "cls",
         cache: TeacherCache | None = None,
     ) -> None:
         check_patches(student.backbone, teacher.backbone)
-        frozen(teacher.backbone)
         self.teacher = teacher.eval().requires_grad_(False)
         self.student, self.feature_weight, self.cache = student.backbone, feature_weight, cache
+        self.tokens = tokens if feature_weight > 0 else None
         self.learner: nn.Module = TaskTransferLearner(
-            student, teacher.backbone.embed_dim, task, temperature=temperature, features=feature_weight > 0
+            student, teacher.backbone.embed_dim, task, temperature=temperature, tokens=self.tokens
         )
 
     def training_step(self, batch: Batch) -> StepOutput:
@@ -87,7 +91,7 @@ class TaskTransfer(Method):
 
     @torch.no_grad()
     def _ask(self, views: Tensor) -> Answers:
-        """Teacher logits, and class tokens where they are matched."""
-        tokens = self.teacher.backbone(resize(views, self.teacher.backbone.img_size))
-        target = self.teacher.head(tokens)
-        return (target, tokens.cls) if self.feature_weight > 0 else (target,)
+        """Teacher logits, and tokens where they are matched."""
+        found = self.teacher.backbone(resize(views, self.teacher.backbone.img_size))
+        target = self.teacher.head(found)
+        return (target, chosen(found, self.tokens, grid=self.student.grid)) if self.tokens else (target,)

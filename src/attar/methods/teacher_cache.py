@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attar.types import Batch
+from attar.utils.distributed import one_of_each_machine_first
 from attar.utils.io import read_json, storage_errors, write_json
 
 Answers = tuple[Tensor, ...]
 
-_ABOUT, _VALUES, _KNOWN = "about.json", "values.f32", "known.u8"
+_ABOUT, _VALUES, _SUMS = "about.json", "values.f32", "sums.u32"
 
 
 class TeacherCache:
     """Float32 answers by (image, view), in a file that grows on disk as views are answered, never in memory.
 
     A batch is read where all of its views are known, else the teacher is asked for the whole batch and its answers are
-    kept: where a file is lost, or ranks have no common disk, the teacher is asked again and nothing else happens. An
-    answer is marked as known after it is written.
+    kept: where a file is lost or damaged, or ranks have no common disk, the teacher is asked again and nothing else
+    happens. Beside each answer stands its CRC-32, so that half of one is taken for none. Ranks call together.
 
     Args:
         folder: Of the files; those of another identity are begun anew.
@@ -48,21 +50,21 @@ class TeacherCache:
             ask: Asks the teacher; tensors (B, ...) of the same shapes for all batches.
         """
         rows = (batch.samples * self.num_views + batch.view_ids).cpu().numpy()
-        if self._files is None:
-            self._files = self._known_files()
-        if self._files is not None and self._files.known[rows].all():
-            return self._files.read(rows, batch.views.device)
+        if self._files is not None and (kept := self._files.read(rows, batch.views.device)) is not None:
+            return kept
         answers = ask()
-        if self._files is None:
-            self._files = self._new_files([list(tensor.shape[1:]) for tensor in answers])
+        if self._files is None:  # ranks are here together, and know the shapes by now
+            with one_of_each_machine_first():
+                shapes = [list(tensor.shape[1:]) for tensor in answers]
+                self._files = self._known_files(shapes) or self._new_files(shapes)
         self._files.write(rows, answers)
         return answers
 
-    def _known_files(self) -> _Files | None:
+    def _known_files(self, shapes: list[list[int]]) -> _Files | None:
         """Those that are there, if they are of this identity."""
         about = self.folder / _ABOUT
-        found = read_json(about) if about.is_file() else None
-        return self._mapped(found["shapes"], "r+") if found and found["identity"] == self.identity else None
+        is_same = about.is_file() and read_json(about) == {"identity": self.identity, "shapes": shapes}
+        return self._mapped(shapes, "r+") if is_same else None
 
     def _new_files(self, shapes: list[list[int]]) -> _Files:
         with storage_errors(self.folder):
@@ -75,22 +77,34 @@ class TeacherCache:
     def _mapped(self, shapes: list[list[int]], mode: Literal["r+", "w+"]) -> _Files:
         rows, width = self.num_samples * self.num_views, sum(math.prod(shape) for shape in shapes)
         values = np.memmap(self.folder / _VALUES, np.float32, mode, shape=(rows, width))
-        return _Files(values, np.memmap(self.folder / _KNOWN, np.uint8, mode, shape=(rows,)), shapes)
+        return _Files(values, np.memmap(self.folder / _SUMS, np.uint32, mode, shape=(rows,)), shapes)
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Mapped files: a row of values for each view, its tensors one after the other, and whether it is known."""
+    """Mapped files: a row of values for each view, its tensors one after the other, and the row's CRC-32 or 0."""
 
     values: NDArray[np.float32]
-    known: NDArray[np.uint8]
+    sums: NDArray[np.uint32]
     shapes: list[list[int]]
 
-    def read(self, rows: NDArray[np.int64], device: torch.device) -> Answers:
-        kept = torch.from_numpy(np.array(self.values[rows])).to(device)
+    def read(self, rows: NDArray[np.int64], device: torch.device) -> Answers | None:
+        """What stands there; None if a view is unknown."""
+        expected = self.sums[rows]
+        if not expected.all():
+            return None
+        values = np.array(self.values[rows])
+        if (_sums_of(values) != expected).any():
+            return None
+        kept = torch.from_numpy(values).to(device)
         parts = torch.split(kept, [math.prod(shape) for shape in self.shapes], dim=1)
         return tuple(part.reshape(len(rows), *shape) for part, shape in zip(parts, self.shapes, strict=True))
 
     def write(self, rows: NDArray[np.int64], answers: Answers) -> None:
-        self.values[rows] = torch.cat([tensor.detach().float().flatten(1) for tensor in answers], dim=1).cpu().numpy()
-        self.known[rows] = 1
+        values = torch.cat([tensor.detach().float().flatten(1) for tensor in answers], dim=1).cpu().numpy()
+        self.values[rows], self.sums[rows] = values, _sums_of(values)
+
+
+def _sums_of(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """(n,) checksums of rows; never 0, which stands for a row that nobody has written."""
+    return np.array([zlib.crc32(row.tobytes()) or 1 for row in values], dtype=np.uint32)

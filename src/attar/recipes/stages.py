@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,14 @@ class Outcome:
         seconds: Of its steps, those before a resume too.
         steps: Optimizer steps.
         best: Score on validation images and step of what was kept; None where nothing was validated.
+        looks: Images that a fitted head's features took, beside those of the steps.
     """
 
     images: int
     seconds: float
     steps: int
     best: Mapping[str, Any] | None
+    looks: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +166,7 @@ def finished(folder: Path, identity: Mapping[str, Any], *, anyway: bool) -> dict
 
 def finish(folder: Path, identity: Mapping[str, Any], outcome: Outcome) -> None:
     """Write that a stage is done."""
-    about = {"images": outcome.images, "seconds": outcome.seconds, "steps": outcome.steps, "best": outcome.best}
-    write_json(folder / "done.json", about | {"identity": dict(identity)})
+    write_json(folder / "done.json", asdict(outcome) | {"identity": dict(identity)})
 
 
 def weights_hash(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.metrics import METRICS
 from attar.models import Backbone, TaskModel
 from attar.models.compute import forward_macs
+from attar.recipes.stages import Outcome
 from attar.recipes.tasks import OpenedTask, Rows
-from attar.reports import Result, Role, read_results, write_result
+from attar.reports import Result, Role, caution, read_results, write_result
 from attar.reports.transfer import STAGES, transfer_rows
 from attar.utils.progress import Log
 
@@ -123,9 +124,11 @@ def task_verdict(judge: Judge, config: TransferConfig) -> str:
         return "Not known: other images could be read for one student than for the other."
     gain, (low, high) = task.gain(student, scratch, seed=config.seed)
     rest = (
-        f"{reaches}, the same one from labels alone {_percent(task.value(scratch))}: {100 * gain:+.1f} points"
+        f"{reaches}, the same one without {_percent(task.value(scratch))}: {100 * gain:+.1f} points"
         f" ({100 * low:+.1f} to {100 * high:+.1f}, {images}, pretrain {config.pretrain}).{caveat}"
     )
+    if warning := caution([result for result in judge.results() if result.protocol["part"] == part]):
+        return f"Not proven: {rest} {warning} Give others to report on."
     if low > 0:
         return f"It helped: {rest}"
     return f"It harmed: {rest}" if high < 0 else f"Not proven: {rest}"
@@ -137,26 +140,24 @@ class Compute:
 
     teacher: int | None = None
     student: int = 0
-    notes: dict[str, Any] = field(default_factory=dict)
 
     def measure(self, teacher: Backbone | TaskModel | None, student: TaskModel) -> None:
         """Count those of both models, the teacher's with its head where that is asked."""
         self.teacher = None if teacher is None else forward_macs(teacher)
         self.student = forward_macs(student)
 
-    def table(self, outcomes: Mapping[str, Any], config: TransferConfig) -> dict[str, Any]:
-        """Images, multiply-adds and seconds of each stage; validation is in neither."""
-        step_of_student = (1 + _BACKWARD) * self.student
-        per_image = {
-            "adapt": self._of_adapting(config),
-            "transfer": (self.teacher or 0) + step_of_student,
-            "finetune": step_of_student,
-            "scratch": step_of_student,
-        }
+    def table(self, outcomes: Mapping[str, Outcome], config: TransferConfig, *, pool: int) -> dict[str, Any]:
+        """Images, multiply-adds and seconds of each stage; validation is in none, nor is what chose the pool's images.
+
+        Args:
+            outcomes: Of the stages.
+            config: Of the run.
+            pool: Images to transfer on, of which a cached view is asked for once.
+        """
         stages = {
             name: {
-                "images": outcome.images,
-                "macs": outcome.images * per_image[name],
+                "images": outcome.images + outcome.looks,
+                "macs": self._macs(name, outcome, config, pool),
                 "seconds": round(outcome.seconds, 1),
                 "steps": outcome.steps,
             }
@@ -164,10 +165,17 @@ class Compute:
         }
         return {"teacher_macs": self.teacher, "student_macs": self.student, "stages": stages}
 
-    def _of_adapting(self, config: TransferConfig) -> int:
-        """A head's features take one pass; low-rank additions need no gradients of the weights they are added to."""
-        passes = {"head": 1, "lora": _BACKWARD}.get(config.adapt.mode, 1 + _BACKWARD)
-        return passes * (self.teacher or 0)
+    def _macs(self, stage: str, outcome: Outcome, config: TransferConfig, pool: int) -> int:
+        """Low-rank additions need no gradients of the weights they are added to; a head's features take one pass."""
+        teacher, steps = self.teacher or 0, (1 + _BACKWARD) * outcome.images
+        if stage == "adapt":
+            learning = _BACKWARD * outcome.images if config.adapt.mode == "lora" else steps
+            return (outcome.looks + learning) * teacher
+        asked = 0
+        if stage == "transfer":
+            views = config.transfer.cached_views
+            asked = outcome.images if views is None else min(outcome.images, pool * views)
+        return asked * teacher + steps * self.student
 
 
 def say_task_results(log: Log, results: Sequence[Result], compute: Mapping[str, Any]) -> None:

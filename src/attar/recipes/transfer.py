@@ -119,7 +119,7 @@ def _all_stages(run: Run, student: Backbone) -> TransferReport:
     def report() -> TransferReport:
         results = run.judge.results()
         sentence = task_verdict(run.judge, config)
-        compute = run.compute.table(run.outcomes, config)
+        compute = run.compute.table(run.outcomes, config, pool=len(run.pool or ()))
         write_json(run.out / "compute.json", compute)
         write_task_model(final, model, card=task_card(run.task, config, results, compute, sentence))
         say_task_results(log, results, compute)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,18 @@ def adapt(run: Run, model: TaskModel) -> TaskModel:
     if done is not None:
         run.log.say(f"  adapt    done before, teacher in {folder / 'teacher'}")
         model = read_task_model(folder / "teacher", reference=config.teacher).to(run.device)
-        run.outcomes["adapt"] = Outcome(done["images"], done["seconds"], done["steps"], done["best"])
+        run.outcomes["adapt"] = Outcome(**{name: done[name] for name in done if name != "identity"})
+        if not config.adapt.refit:  # else val has been learned from, and what it gave before stands
+            from_main(lambda: run.judge(model, "adapt", "teacher", config.teacher or ""))
         return model
     mode = config.adapt.mode
     run.log.say(f"  adapt    {mode}: {_teacher_line(mode)}")
     started = time.perf_counter()
     fitted = None if mode == "full" or config.adapt.head != "linear" else _fit(run, model)
-    outcome = Outcome(fitted.passes if fitted else 0, time.perf_counter() - started, 0, None)
+    outcome = Outcome(0, time.perf_counter() - started, 0, None, looks=fitted.passes if fitted else 0)
     if mode != "head":
         trained = _train_teacher(run, model, is_fitted=fitted is not None)
-        outcome = Outcome(trained.images, outcome.seconds + trained.seconds, trained.steps, trained.best)
+        outcome = replace(trained, seconds=outcome.seconds + trained.seconds, looks=outcome.looks)
 
     def write() -> None:
         write_text(folder / "config.yaml", to_yaml(config.adapt, comment=f"attar {__version__}"))
@@ -239,6 +241,7 @@ def _transfer_method(
             run.task.losses,
             temperature=section.temperature,
             feature_weight=section.feature_weight,
+            tokens=run.task.tokens,
             cache=_teacher_cache(run, stream),
         )
 
@@ -255,6 +258,7 @@ def _teacher_cache(run: Run, stream: ViewDataset) -> TeacherCache | None:
         "seed": run.config.seed,
         "view": VIEW_IMPLEMENTATION,
         "features": section.feature_weight > 0,
+        "precision": run.config.precision,
         "settings": section.views.model_dump(mode="json"),
     }
     return TeacherCache(run.out / "transfer" / "teacher_cache", len(stream.source), cycle, identity)

@@ -14,7 +14,7 @@ STAGES = {
     "adapt": "teacher, adapted",
     "transfer": "student after transfer",
     "finetune": "student after finetuning",
-    "scratch": "student from labels alone",
+    "scratch": "student without transfer",
 }
 """What each stage leaves, in their order."""
 
