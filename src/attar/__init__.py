@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         EmbedConfig,
         EvaluateConfig,
         PredictConfig,
+        SentencesConfig,
         StudyConfig,
         TransferConfig,
     )
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from attar.recipes.evaluate import EvaluateReport, evaluate
     from attar.recipes.predict import predict
     from attar.recipes.quickstart import quickstart
+    from attar.recipes.sentences import SentencesReport, curate_sentences
     from attar.recipes.study import StudyReport, study
     from attar.recipes.transfer import TransferReport, transfer
     from attar.types import Tokens
@@ -50,6 +52,8 @@ _HOMES = {
     "DistillReport": "attar.recipes.distill",
     "Pool": "attar.curation",
     "PredictConfig": "attar.config",
+    "SentencesConfig": "attar.config",
+    "SentencesReport": "attar.recipes.sentences",
     "StudyConfig": "attar.config",
     "StudyReport": "attar.recipes.study",
     "Tokens": "attar.types",
@@ -57,6 +61,7 @@ _HOMES = {
     "TransferReport": "attar.recipes.transfer",
     "UserError": "attar.errors",
     "curate": "attar.recipes.curate",
+    "curate_sentences": "attar.recipes.sentences",
     "distill": "attar.recipes.distill",
     "embed": "attar.recipes.embed",
     "evaluate": "attar.recipes.evaluate",
@@ -79,6 +84,8 @@ __all__ = [
     "EvaluateReport",
     "Pool",
     "PredictConfig",
+    "SentencesConfig",
+    "SentencesReport",
     "StudyConfig",
     "StudyReport",
     "Tokens",
@@ -87,6 +94,7 @@ __all__ = [
     "UserError",
     "__version__",
     "curate",
+    "curate_sentences",
     "distill",
     "embed",
     "evaluate",

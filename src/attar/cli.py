@@ -272,13 +272,26 @@ def _embed(arguments: list[str]) -> int:
 
 
 def _curate(arguments: list[str]) -> int:
+    if any(word.partition("=")[0] == "--sentences" for word in arguments):
+        return _sentences(arguments)
     from attar.config import CurateConfig
 
-    config = _settings(arguments, CurateConfig, "attar curate")
+    config = _settings(arguments, CurateConfig, "attar curate", more=", --sentences (see --sentences --help)")
     if config is not None:
         from attar.recipes.curate import curate
 
         curate(config)
+    return 0
+
+
+def _sentences(arguments: list[str]) -> int:
+    from attar.config import SentencesConfig
+
+    config = _settings(arguments, SentencesConfig, "attar curate")
+    if config is not None:
+        from attar.recipes.sentences import curate_sentences
+
+        curate_sentences(config)
     return 0
 
 

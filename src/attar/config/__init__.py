@@ -24,6 +24,7 @@ from attar.config.evaluate import (
     LogisticProbeConfig,
     ZeroShotConfig,
 )
+from attar.config.sentences import SentencesConfig
 from attar.config.study import SetsConfig, StudyConfig
 from attar.config.transfer import (
     AdaptConfig,
@@ -56,6 +57,7 @@ __all__ = [
     "PredictConfig",
     "ProteusConfig",
     "RayConfig",
+    "SentencesConfig",
     "SetsConfig",
     "StudyConfig",
     "TransferConfig",

@@ -63,13 +63,13 @@ def write_curation_page(path: Path, manifest: Mapping[str, Any], examples: Mappi
                 {
                     "name": query.name,
                     "group": query.group,
-                    "image": _thumbnail(*query.image) if query.image else None,
+                    "image": thumbnail(*query.image) if query.image else None,
                     "fetched": [_shown(image) for image in query.fetched],
                 }
                 for query in examples["queries"]
             ],
             leaks=[_shown(image) for image in examples["leaks"]],
-            bars=_bars(manifest["similarity"]),
+            bars=bars_of(manifest["similarity"]),
         )
     )
     write_text(path, page)
@@ -78,14 +78,14 @@ def write_curation_page(path: Path, manifest: Mapping[str, Any], examples: Mappi
 def _shown(image: Fetched) -> dict[str, Any]:
     value = image.similarity
     return {
-        "image": _thumbnail(image.source, image.row),
+        "image": thumbnail(image.source, image.row),
         "name": image.source.name(image.row),
         "similarity": None if value != value else f"{value:.2f}",
         "like": "/".join(Path(image.like).parts[-2:]) if image.like else None,
     }
 
 
-def _thumbnail(source: Source, row: int) -> str | None:
+def thumbnail(source: Source, row: int) -> str | None:
     """A square JPEG as a data address; None if the image cannot be read."""
     try:
         image = open_image(source.read(row), name=source.name(row))
@@ -100,7 +100,7 @@ def _thumbnail(source: Source, row: int) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _bars(histogram: Mapping[str, Any]) -> list[dict[str, Any]]:
+def bars_of(histogram: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Bars of the histogram, as shares of the highest."""
     counts, edges = histogram["counts"], histogram["edges"]
     return [

@@ -12,7 +12,7 @@ from attar.evaluation.datasets.opening import (
     open_pairs,
     open_training,
 )
-from attar.evaluation.datasets.prompts import prompt_names, prompt_templates
+from attar.evaluation.datasets.prompts import listed_names, prompt_names, prompt_templates
 from attar.evaluation.datasets.splits import first_fifth_of_each_class, shuffled_fifth
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "first_fifth_of_each_class",
     "imagenet_indices",
     "list_datasets",
+    "listed_names",
     "open_dataset",
     "open_pairs",
     "open_training",

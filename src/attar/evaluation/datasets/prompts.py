@@ -48,6 +48,19 @@ def prompt_names(dataset: Dataset, class_names: Sequence[str]) -> tuple[str, ...
     return tuple(by_key.get(name, name) for name in class_names)
 
 
+def listed_names(dataset: Dataset) -> tuple[str, ...]:
+    """What prompts call the classes of a data set, for those whose names lie in a file here: no data is needed.
+
+    Raises:
+        DataError: If they lie with its data.
+    """
+    if dataset.names in _RULES:
+        raise DataError(
+            f"the class names of {dataset.name} lie with its data, not with attar. Give a text file, a name a line."
+        )
+    return tuple(line.split("\t")[-1] for line in _lines("names", dataset.names))
+
+
 def prompt_templates(name: str) -> tuple[str, ...]:
     """Templates with one {} each: `imagenet80`, `imagenet7`, or what a row of the table names.
 
