@@ -48,3 +48,9 @@ def test_shares_of_two_ranks_and_their_gradients_are_those_of_the_whole():
 def test_sides_of_different_width_are_refused():
     with pytest.raises(ShapeError, match="A projector must bring"):
         info_nce(torch.zeros(2, 3), torch.zeros(2, 4), temperature=0.1)
+
+
+def test_cosines_are_exact_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = info_nce(STUDENT, TEACHER, temperature=0.01)
+    torch.testing.assert_close(losses, info_nce(STUDENT, TEACHER, temperature=0.01), rtol=0, atol=0)

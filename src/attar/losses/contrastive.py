@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attar.errors import ShapeError
-from attar.losses.features import exact
+from attar.losses.scores import cosines
 
 
 def info_nce(
@@ -23,7 +23,7 @@ def info_nce(
 
     Args:
         student: (B, D), any float dtype.
-        teacher: (B, D), no gradient wanted.
+        teacher: (B, D), with gradient where it is another student's: captions of the images, say.
         temperature: Divides cosines; must be > 0.
         all_students: (N, D) of all ranks, with gradient; by default the batch's own.
         all_teachers: (N, D) of all ranks.
@@ -45,10 +45,9 @@ def info_nce(
             f"student features are {tuple(student.shape)} but teacher features are {tuple(teacher.shape)}."
             " A projector must bring the student to the teacher's width."
         )
-    u, v = (F.normalize(exact(side), dim=-1) for side in (student, teacher))
-    all_u = u if all_students is None else F.normalize(exact(all_students), dim=-1)
-    all_v = v if all_teachers is None else F.normalize(exact(all_teachers), dim=-1)
-    own = torch.arange(first, first + len(u), device=u.device)
-    to_teacher = F.cross_entropy(u @ all_v.T / temperature, own, reduction="none")
-    to_student = F.cross_entropy(v @ all_u.T / temperature, own, reduction="none")
+    all_students = student if all_students is None else all_students
+    all_teachers = teacher if all_teachers is None else all_teachers
+    own = torch.arange(first, first + len(student), device=student.device)
+    to_teacher = F.cross_entropy(cosines(student, all_teachers) / temperature, own, reduction="none")
+    to_student = F.cross_entropy(cosines(teacher, all_students) / temperature, own, reduction="none")
     return (to_teacher + to_student) / 2
