@@ -184,3 +184,25 @@ def test_provenance_names_what_stayed_random_and_keeps_the_teachers_licence() ->
         "selected from the teacher (first layers),"
         " random: blocks.0.ls1.gamma, blocks.0.ls2.gamma, blocks.1.norm1.weight and 13 more"
     )
+
+
+def test_a_student_of_timm_starts_from_an_open_clip_tower() -> None:
+    """Of the same size it is the teacher: its tokens would differ by any tensor that went to a wrong place."""
+    pytest.importorskip("open_clip")
+    import small_clip
+
+    small_clip.register()
+    teacher = load_backbone(small_clip.REFERENCE, weights="random", seed=3)
+    clip = "vit_base_patch32_clip_224?patch_size=8&embed_dim={}&depth={}&num_heads={}"
+    copy, small = (
+        load_backbone(clip.format(*shape), weights="random", img_size=32) for shape in ((32, 2, 2), (16, 1, 1))
+    )
+    assert start_from_teacher(copy, teacher).random == {}
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for part in ("cls", "patch"):
+        given, wanted = (getattr(model.tokens(images), part) for model in (copy, teacher))
+        torch.testing.assert_close(given, wanted, rtol=0, atol=1e-5)
+    assert start_from_teacher(small, teacher, layers="uniform").random == {}
+    proj = teacher.model.visual.transformer.resblocks[0].mlp.c_proj.weight  # type: ignore[union-attr, index]
+    assert torch.equal(small.model.blocks[0].mlp.fc2.weight, proj[::2, ::2])  # type: ignore[union-attr, index]
+    assert small.preprocess == teacher.preprocess

@@ -110,6 +110,10 @@ def test_the_image_tower_is_explained_and_the_learned_scale_kept(tmp_path: Path)
     assert tower.logit_scale == pytest.approx(model.logit_scale.exp().item(), rel=1e-6)
     torch.save(model.state_dict() | {"logit_scale": torch.tensor(9.0)}, tmp_path / "hot.pt")
     assert load_text_tower("open_clip:attar-words", weights=tmp_path / "hot.pt").logit_scale == 100  # e^9 is 8103
+    siglip = {"logit_scale": torch.tensor(4.75), "logit_bias": torch.tensor(-12.9)}  # SigLIP's training has no cap
+    torch.save(model.state_dict() | siglip, tmp_path / "siglip.pt")
+    scale = load_text_tower("open_clip:attar-words", weights=tmp_path / "siglip.pt").logit_scale
+    assert scale == pytest.approx(math.exp(4.75))
 
 
 @torch.no_grad()
@@ -179,7 +183,10 @@ def test_encoding_leaves_the_mode_and_no_graph_and_forward_trains() -> None:
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("vit_tiny_patch16_224", "'vit_tiny_patch16_224' has no text tower that attar reads. Give open_clip:NAME."),
+        (
+            "vit_tiny_patch16_224",
+            "'vit_tiny_patch16_224' has no text tower that attar reads. Give open_clip:NAME, or hf:",
+        ),
         ("open_clip:attar-word", "Did you mean 'attar-words'"),
         ("open_clip:attar-words-foreign", "the text tower of 'open_clip:attar-words-foreign' cannot be built"),
     ],

@@ -26,6 +26,12 @@ def ask(teacher: Backbone, views: Tensor) -> Tokens:
     return tokens
 
 
+@torch.no_grad()
+def ask_embedding(teacher: Backbone, views: Tensor) -> Tensor:
+    """Teacher embeddings (B, E) of views (B, 3, H, W), projected where it projects, at its own input size."""
+    return teacher.forward_embed(resize(views, teacher.img_size))
+
+
 def check_patches(student: Backbone, teacher: Backbone | None = None) -> None:
     """Refuse input sizes of which patches leave a rest: the model would drop it without a word.
 

@@ -4,8 +4,11 @@ from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.classifier import LinearClassifier, load_classifier
 from attar.models.heads import ClassificationHead, ProjectionHead
 from attar.models.load import load_backbone
+from attar.models.projection import with_projection
+from attar.models.small_text import small_text_tower
 from attar.models.task_model import ClassHead, TaskModel
-from attar.models.text import TextTower, load_text_tower
+from attar.models.text import TextTower
+from attar.models.two_towers import TwoTowers, load_text_tower, load_two_towers
 
 __all__ = [
     "Backbone",
@@ -17,7 +20,11 @@ __all__ = [
     "Provenance",
     "TaskModel",
     "TextTower",
+    "TwoTowers",
     "load_backbone",
     "load_classifier",
     "load_text_tower",
+    "load_two_towers",
+    "small_text_tower",
+    "with_projection",
 ]

@@ -202,17 +202,21 @@ class Backbone(nn.Module):
             found = self.forward_intermediates(self._taken(images), layers=layers, norm=norm)
         return [tokens.map(Tensor.float) for tokens in found]
 
+    def forward_embed(self, images: Tensor) -> Tensor:
+        """(B, E) with gradient, in the module's current mode; otherwise as `embed`."""
+        pixels = self._normalise(images)
+        if not isinstance(self.model, Tower):
+            return self._tokens(pixels).cls
+        try:
+            return self.model.embed(pixels)
+        except _REFUSALS as error:
+            raise self._in_words(error, pixels) from None
+
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """(B, E) float32: one vector per image, for search and zero-shot, projected where the model projects."""
-        if not isinstance(self.model, Tower):
-            return self.tokens(images).cls
-        pixels = self._normalise(self._taken(images))
-        try:
-            with evaluating(self):
-                return self.model.embed(pixels).float()
-        except _REFUSALS as error:
-            raise self._in_words(error, pixels) from None
+        with evaluating(self):
+            return self.forward_embed(self._taken(images)).float()
 
     def _taken(self, images: Tensor) -> Tensor:
         """Images on the backbone's device, if their range is one of RGB in [0, 1].

@@ -20,10 +20,13 @@ from torch import Tensor
 from attar.errors import WeightsError
 from attar.models.backbone import Backbone
 from attar.models.files import some
+from attar.models.layouts import convert
+from attar.models.official import recognise
 from attar.models.positions import resample_positions
+from attar.models.tower import Tower
 
 LayerChoice = Literal["first", "uniform"]
-_BLOCK = re.compile(r"((?:.+\.)?blocks)\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"((?:.+\.)?(?:res)?blocks)\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Selection:
 def start_from_teacher(student: Backbone, teacher: Backbone, *, layers: LayerChoice = "first") -> Selection:
     """Give the student the teacher's weights as `select_weights` does, its statistics, and the provenance.
 
-    Position tables and patch kernels of other sizes are resampled first, as timm does.
+    The student is timm's; the teacher too, or an image tower of open_clip, whose tensors go by timm's names. Position
+    tables and patch kernels of other sizes are resampled first, as timm does.
 
     Raises:
         WeightsError: If the two are not of one family, or the teacher is the smaller one.
@@ -67,7 +71,8 @@ def select_weights(
     """Select a student's weights from those of a teacher of the same family.
 
     Args:
-        teacher: State dict in timm's names, blocks under `blocks.N.` (ViT) or `stages.M.blocks.N.` (ConvNeXt).
+        teacher: State dict in timm's names, blocks under `blocks.N.` (ViT) or `stages.M.blocks.N.` (ConvNeXt), or in
+            open_clip's, under `transformer.resblocks.N.`.
         student: State dict of the initialised student; its values stay where the teacher has no counterpart.
         layers: Block j of a student of L_s blocks starts from block j of the teacher's L_t (`first`, the paper's
             choice), or from block j * L_t // L_s (`uniform`). In ConvNeXt this holds within each stage.
@@ -153,9 +158,20 @@ def _select_elements(given: Tensor, wanted: Tensor) -> Tensor:
     return given.to(wanted)
 
 
+def _in_timms_names(teacher: Backbone, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The teacher's state dict; of another library's tower, what timm's model of the student's family has of it."""
+    state: dict[str, Tensor] = dict(teacher.model.state_dict())
+    if not isinstance(teacher.model, Tower):
+        return state
+    blocks = [match for match in map(_BLOCK.fullmatch, wanted) if match]
+    names = [f"{match[1]}.{number}.{match[3]}" for match in blocks for number in range(teacher.depth)]
+    layout, prefix = recognise(state, wanted)
+    return convert(state, dict.fromkeys([*wanted, *names]), layout, prefix).state
+
+
 def _resampled(teacher: Backbone, student: Backbone, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The teacher's state dict with positions on the student's grid and patch kernels of the student's size."""
-    state: dict[str, Tensor] = dict(teacher.model.state_dict())
+    state = _in_timms_names(teacher, wanted)
     if (table := state.get("pos_embed")) is not None and table.ndim == 3:
         prefix = table.shape[1] - teacher.grid[0] * teacher.grid[1]
         state["pos_embed"] = resample_positions(table, student.grid, num_prefix=prefix, how="timm")

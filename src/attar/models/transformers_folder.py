@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _EXPLAINED = {  # keys of whole models that an image encoder has no use for
     re.compile(r"(.+\.)?pooler\."): "pooler; tokens do not pass it",
     re.compile(r".*\.position_ids$"): "numbers of positions, which transformers counts itself",
 }
-_WHOLE_MODELS = ("clip", "siglip", "siglip2")  # of image and text; their configuration holds the encoder's
+WHOLE_MODELS = ("clip", "siglip", "siglip2")  # of image and text; their configuration holds the encoder's
 
 
 def load_transformers(
@@ -59,7 +60,7 @@ def load_transformers(
         WeightsError: If the weights are missing or one key does not fit.
     """
     library, name = import_transformers(), f"hf:{reference.name}"
-    folder = _folder(reference, weights)
+    folder = folder_of(reference, weights)
     config = _vision_config(library, folder, name)
     family = FAMILIES[config.model_type]
     size = _set_size(config, img_size, name)
@@ -69,16 +70,18 @@ def load_transformers(
         with seeded_torch(seed, "initialisation"):
             model = _build(library, family, config, name)
     else:
-        files = _files(folder) if weights == "pretrained" else [Path(weights).expanduser()]
-        state, explained, part = _image_part(files)
+        files = weight_files(folder) if weights == "pretrained" else [Path(weights).expanduser()]
+        state, explained, part = part_of(files, _EXPLAINED)
         _fit_positions(state, family, config, pos_embed)
         is_projected = weights == "pretrained" and config.model_type == "clip_vision_model" and _projects(folder)
-        model = _load(library, family, config, state, is_projected=is_projected, where=", ".join(map(str, files)))
+        is_projected = is_projected or any(key.startswith("visual_projection") for key in state)
+        cls = getattr(library, f"{family.model}WithProjection" if is_projected else family.model)
+        model = load_strictly(cls, config, state, where=", ".join(map(str, files)), **family.arguments)
         source = Provenance.of_files(
             name,
             files,
             weights=noted("transformers", part),
-            licence=_licence(folder) if weights == "pretrained" else "unknown",
+            licence=licence_of(folder) if weights == "pretrained" else "unknown",
             explained=explained,
         )
     return Backbone(TransformersTower(model, family), img_size=size, preprocess=preprocess, source=source).eval()
@@ -93,8 +96,18 @@ def is_transformers_folder(folder: str) -> bool:
     return isinstance(config, dict) and "model_type" in config and "architecture" not in config
 
 
-def _folder(reference: Reference, weights: str | Path) -> Path:
-    """The directory, or a snapshot of the hub's repository: the newest, or the one after `@`."""
+def folder_of(reference: Reference, weights: str | Path, *, also: Sequence[str] = ()) -> Path:
+    """The directory, or a snapshot of the hub's repository: the newest, or the one after `@`.
+
+    Args:
+        reference: A parsed `hf:` reference.
+        weights: `pretrained` has the repository's fetched.
+        also: Patterns of other files to fetch.
+
+    Raises:
+        ModelReferenceError: If it is neither a directory nor the name of a repository.
+        WeightsError: If the files do not arrive.
+    """
     folder = Path(reference.name).expanduser()
     if reference.name and folder.is_dir():
         return folder
@@ -105,33 +118,51 @@ def _folder(reference: Reference, weights: str | Path) -> Path:
             " (or OWNER/REPOSITORY@REVISION)."
         )
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    wanted = _DESCRIPTIONS + (_WEIGHTS if weights == "pretrained" else [])
+    wanted = [*_DESCRIPTIONS, *also] + (_WEIGHTS if weights == "pretrained" else [])
     try:
         return Path(snapshot_download(named[1], revision=named[2], allow_patterns=wanted))
     except Exception as error:  # the hub client raises many kinds; each means the files did not arrive
         raise not_fetched(f"'hf:{reference.name}'", error, instead="a directory: hf:DIR") from None
 
 
-def _vision_config(library: Any, folder: Path, name: str) -> Any:
-    """transformers' configuration of the image encoder."""
+def read_kind(folder: Path) -> str:
+    """The `model_type` of a directory.
+
+    Raises:
+        ModelReferenceError: If it says none.
+    """
     try:
-        kind = read_json(folder / "config.json")["model_type"]
+        return str(read_json(folder / "config.json")["model_type"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelReferenceError(
             f"{folder} holds no config.json of transformers (with a model_type). Give what save_pretrained wrote."
         ) from None
-    if kind not in (*FAMILIES, *_WHOLE_MODELS):
+
+
+def read_config(library: Any, folder: Path) -> Any:
+    """transformers' configuration of the whole model in a directory.
+
+    Raises:
+        ModelReferenceError: If it describes no model.
+    """
+    try:
+        with quiet():
+            return library.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # validators raise many kinds; each means that this describes no model
+        raise ModelReferenceError(f"{folder}/config.json cannot be read by transformers: {error}.") from None
+
+
+def _vision_config(library: Any, folder: Path, name: str) -> Any:
+    """transformers' configuration of the image encoder."""
+    kind = read_kind(folder)
+    if kind not in (*FAMILIES, *WHOLE_MODELS):
         known = [*(known.removesuffix("_vision_model") for known in FAMILIES)]
         raise ModelReferenceError(
             f"'{name}' is a model of type {kind}; attar reads {', '.join(known)}."
             " Wrap any other in a factory of your own: module:package.mod:factory."
         )
-    try:
-        with quiet():
-            config = library.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # validators raise many kinds; each means that this describes no model
-        raise ModelReferenceError(f"{folder}/config.json cannot be read by transformers: {error}.") from None
-    if kind not in _WHOLE_MODELS:
+    config = read_config(library, folder)
+    if kind not in WHOLE_MODELS:
         return config
     if hasattr(config, "projection_dim"):  # a whole CLIP goes by its own, whatever its image part says
         config.vision_config.projection_dim = config.projection_dim
@@ -183,8 +214,12 @@ def _build(library: Any, family: Family, config: Any, name: str) -> nn.Module:
         raise ModelReferenceError(f"model '{name}' cannot be built: {error}.") from error
 
 
-def _files(folder: Path) -> list[Path]:
-    """The safetensors of a directory, in one file or in shards."""
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a directory, in one file or in shards.
+
+    Raises:
+        WeightsError: If there are none.
+    """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if index.is_file() and not whole.is_file():
         return _shards(index)
@@ -205,17 +240,27 @@ def _shards(index: Path) -> list[Path]:
     raise WeightsError(f"{index} names no files (weight_map). Copy or download the directory again.")
 
 
-def _image_part(files: list[Path]) -> tuple[dict[str, Tensor], dict[str, str], str]:
-    """The image encoder's tensors, keys of the rest with the reason to leave them out, and the part of the file."""
+def part_of(
+    files: Sequence[Path], explained: Mapping[re.Pattern[str], str]
+) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    """One encoder's tensors, keys of the rest with the reason to leave them out, and the part of the file.
+
+    Args:
+        files: Of the whole model.
+        explained: Patterns of keys that the encoder has no use for, and why.
+
+    Raises:
+        WeightsError: If a file cannot be read, or its tensors are quantised.
+    """
     parts = [read_checkpoint(file) for file in files]
     state = {key.removeprefix(wrapper_of(part)): value for part, _ in parts for key, value in part.items()}
-    explained = {key: why for key in state for pattern, why in _EXPLAINED.items() if pattern.match(key)}
+    passed = {key: why for key in state for pattern, why in explained.items() if pattern.match(key)}
     # copies, as transformers takes tensors for parameters as they are, and these are maps of the file
-    kept = {key: value.clone() for key, value in state.items() if key not in explained}
+    kept = {key: value.clone() for key, value in state.items() if key not in passed}
     quantised = [f"{key} is {described(value)}" for key, value in kept.items() if not value.is_floating_point()]
     if quantised:
         raise misfit(str(files[0]), misshapen=quantised)
-    return kept, explained, parts[0][1]
+    return kept, passed, parts[0][1]
 
 
 def _fit_positions(state: dict[str, Tensor], family: Family, config: Any, pos_embed: PosEmbed) -> None:
@@ -243,12 +288,12 @@ def _projects(folder: Path) -> bool:
     return without.isdisjoint(read_json(folder / "config.json").get("architectures") or ())
 
 
-def _load(
-    library: Any, family: Family, config: Any, state: dict[str, Tensor], *, is_projected: bool, where: str
-) -> nn.Module:
-    """The model with these tensors, by transformers' own renaming of keys; each must fit."""
-    is_projected = is_projected or any(key.startswith("visual_projection") for key in state)
-    cls = getattr(library, f"{family.model}WithProjection" if is_projected else family.model)
+def load_strictly(cls: Any, config: Any, state: dict[str, Tensor], *, where: str, **arguments: Any) -> nn.Module:
+    """A model of transformers with these tensors, by transformers' own renaming of keys.
+
+    Raises:
+        WeightsError: If one of them does not fit.
+    """
     with quiet(), seeded_torch(0, "initialisation"):
         model, info = cls.from_pretrained(
             None,
@@ -257,7 +302,7 @@ def _load(
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the list, with all others
-            **family.arguments,
+            **arguments,
         )
     missing, left_over, misshapen = info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"]
     if missing or left_over or misshapen or info["error_msgs"]:
@@ -280,8 +325,8 @@ def _in_file(model: nn.Module, key: str) -> str:
     return str(next(iter(revert_weight_conversion(model, {key: torch.zeros(1)}))))
 
 
-def _licence(folder: Path) -> str:
-    """As the model card says in its front matter."""
+def licence_of(folder: Path) -> str:
+    """Of a directory's weights, as the model card says in its front matter."""
     try:
         said = metadata_load(folder / "README.md") or {}
     except (OSError, ValueError, YAMLError):  # no card, or one whose front matter cannot be read
