@@ -1,8 +1,10 @@
 """Models and batches that take a blink, for tests of methods."""
 
 import torch
+from torch import nn
 
-from attar.models import LinearClassifier, load_backbone
+from attar.data.sentence_stream import Sentences
+from attar.models import LinearClassifier, Provenance, TextTower, load_backbone
 from attar.types import Batch
 
 TINY = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=2&num_heads=2"
@@ -38,3 +40,42 @@ def always(head, logits):
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(torch.tensor(logits))
+
+
+class Words(nn.Module):
+    """A text encoder: the mean of its words, through two layers. (m, L) to (m, width)."""
+
+    def __init__(self, width, *, vocabulary=50, inner=16):
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocabulary, inner)
+        self.layers = nn.Sequential(nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, width))
+
+    def forward(self, tokens):
+        return self.layers(self.token_embedding(tokens).mean(1))
+
+
+def text_tower(width=24, *, seed=0):
+    """A text tower with random weights that reads letters."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Words(width)
+
+    def tokenise(texts):
+        return torch.tensor([[ord(letter) % 50 for letter in f"{text:6.6}"] for text in texts])
+
+    return TextTower(
+        model,
+        tokenise,
+        embed_dim=width,
+        context_length=6,
+        logit_scale=None,
+        source=Provenance("words"),
+        config={"text_cfg": {}},
+    ).eval()
+
+
+def sentences(count=40, width=24, *, tokens=True, seed=0, dtype=torch.float32):
+    """What is stored of sentences: random features, and token numbers that a `text_tower` reads."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(count, width, generator=generator, dtype=dtype)
+    return Sentences(features, torch.randint(50, (count, 6), generator=generator) if tokens else None)

@@ -70,3 +70,11 @@ def test_warmup_takes_at_most_a_tenth_of_a_short_run() -> None:
 def test_a_tiny_learning_rate_is_never_below_itself() -> None:
     schedule = Schedule(2e-6, 100, 10.0, OptimConfig())
     assert max(schedule.at(step) for step in range(100)) <= 2e-6
+
+
+def test_the_schedule_of_dime_fm() -> None:
+    # oracle 6.5 of spec dime_fm: 4 of 100 epochs of warm-up, the cosine counted from step 0
+    config = OptimConfig(lr=8e-4, warmup_lr=4e-6, min_lr=4e-5, warmup_epochs=4)
+    schedule = Schedule(8e-4, 100 * 50, 50.0, config)
+    found = [schedule.at(step) for step in (0, 100, 200, 2500, 5000)]
+    assert found == pytest.approx([4e-6, 4.02e-4, 7.970e-4, 4.2e-4, 4e-5], rel=1e-4)

@@ -2,6 +2,7 @@
 
 from attar.config.base import Config, explain
 from attar.config.curate import CurateConfig
+from attar.config.dime_fm import WITH_REGULARISER, DimeFmConfig
 from attar.config.distill import (
     VOLATILE,
     CheckpointConfig,
@@ -36,11 +37,13 @@ from attar.config.transfer import (
 
 __all__ = [
     "VOLATILE",
+    "WITH_REGULARISER",
     "AdaptConfig",
     "CheckpointConfig",
     "Config",
     "CurateConfig",
     "DenseProbeConfig",
+    "DimeFmConfig",
     "DistillConfig",
     "ElevaterConfig",
     "EmbedConfig",

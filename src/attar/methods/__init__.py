@@ -3,6 +3,7 @@
 from attar.methods.base import Method
 from attar.methods.contrastive import Contrastive
 from attar.methods.cosine import Cosine
+from attar.methods.dime_fm import DimeFm, ImageTargets, online_targets, stored_targets
 from attar.methods.hint import Hint
 from attar.methods.logits import LogitDistillation
 from attar.methods.proteus import Proteus
@@ -16,7 +17,9 @@ __all__ = [
     "TASKS",
     "Contrastive",
     "Cosine",
+    "DimeFm",
     "Hint",
+    "ImageTargets",
     "LogitDistillation",
     "Method",
     "Proteus",
@@ -25,4 +28,6 @@ __all__ = [
     "Task",
     "TaskTransfer",
     "TokenKind",
+    "online_targets",
+    "stored_targets",
 ]

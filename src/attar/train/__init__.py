@@ -12,7 +12,7 @@ from attar.train.callbacks import (
     most_bad,
 )
 from attar.train.checkpoint import load_checkpoint, save_checkpoint
-from attar.train.groups import layer_decay_groups
+from attar.train.groups import embeddings_spared, layer_decay_groups
 from attar.train.loop import Callback, LoopSettings, StepRecord, fit
 from attar.train.parallel import is_sharded, shard
 from attar.train.schedule import Schedule, base_lr, cosine_lr
@@ -35,6 +35,7 @@ __all__ = [
     "base_lr",
     "build_state",
     "cosine_lr",
+    "embeddings_spared",
     "fit",
     "is_sharded",
     "layer_decay_groups",

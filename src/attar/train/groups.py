@@ -1,4 +1,4 @@
-"""Parameter groups whose learning rate falls from the head down through the blocks."""
+"""Parameter groups other than the usual two: rates that fall through the blocks, embeddings that do not decay."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from attar.train.state import Groups
+
+_EMBEDDINGS = (  # DIME-FM's list, and timm's names of the same tensors
+    *("relative_position_bias_table", "absolute_pos_embed", "positional_embedding", "token_embedding"),
+    *("pos_embed", "cls_token"),
+)
+
+
+def embeddings_spared(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for `build_state` in which tables of positions and tokens do not decay either (spec dime_fm §3)."""
+    spared = [name for name, _ in learner.named_parameters() if any(part in _EMBEDDINGS for part in name.split("."))]
+    return param_groups_weight_decay(learner, weight_decay, no_weight_decay_list=spared)  # type: ignore[no-any-return]
 
 
 def layer_decay_groups(body: nn.Module, head: nn.Module, *, decay: float, head_scale: float) -> Groups:
