@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.config import LogitsConfig, OptimConfig, ProteusConfig, ViewsConfig
+from attar.config import DimeFmConfig, LogitsConfig, OptimConfig, ProteusConfig, ViewsConfig
 from attar.data.loader import ViewDataset, training_batches
 from attar.data.sampler import ViewOrder
+from attar.data.sentences import SentenceStream
 from attar.data.sources import open_source
 from attar.errors import AttarError, Interrupted
-from attar.methods import Hint, LogitDistillation, Method, Proteus, Supervised
+from attar.methods import DimeFm, Hint, LogitDistillation, Method, Proteus, Supervised, online_targets
 from attar.methods.proteus import draw_masks
-from attar.models import Backbone, LinearClassifier, TaskModel, load_backbone
+from attar.models import Backbone, LinearClassifier, TaskModel, load_backbone, with_projection
 from attar.train import (
     Callback,
     Checkpoints,
@@ -44,6 +45,7 @@ from attar.types import Batch, StepOutput
 from attar.utils.distributed import gather, is_main, leave, process_group, rank, world_size
 from attar.utils.progress import Log
 from attar.utils.signals import polite_stop
+from small_models import sentences, text_tower
 
 CPU = torch.device("cpu")
 STUDENT = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=2&num_heads=2&init_values=1.0"
@@ -52,11 +54,17 @@ BATCH, MICRO_BATCHES, STEPS = 8, 2, 6
 IDENTITY = {"run_id": "ranks", "data_fingerprint": "playground"}
 ONE_MASKED = ProteusConfig(mask_probability=1 / BATCH)  # one image of eight: each other rank has none
 PATCH_ALONE = ONE_MASKED.replace(token_weight=0.0, feature_weight=0.0)  # without it a rank has nothing to compute
+DIME = DimeFmConfig(udist_weight=0.2, feature_weight=3.0)
+WITH_TEXT = DIME.replace(contrastive_weight=0.2, text_mode="small_student")
 Result = dict[str, Any]
 
 
 def backbone(reference: str, seed: int) -> Backbone:
     return load_backbone(reference, weights="random", img_size=32, seed=seed).double()
+
+
+def tower(reference: str, seed: int, dtype: torch.dtype) -> Backbone:
+    return with_projection(backbone(reference, seed).float(), 24).to(dtype)
 
 
 def method_of(name: str = "proteus", config: ProteusConfig | None = None) -> Method:
@@ -129,21 +137,48 @@ def scene_gradients(_folder: Path, engine: Engine) -> Result:
         state = started(method, engine)
         if engine == "fsdp2" and world_size() > 1 and hasattr(method, "teacher"):
             shard(method.teacher, CPU)
-        loop = _gradients_only(method, state)
-        found[f"{name}/loss"] = torch.tensor(loop, dtype=torch.float64)
-        for key, parameter in state.learner.named_parameters():
-            assert parameter.grad is not None, (name, key)
-            found[f"{name}/{key}"] = whole(parameter.grad).clone()
+        found |= _gradients_only(name, method, state)
     return found
 
 
-def _gradients_only(method: Method, state: TrainState) -> float:
+def _gradients_only(name: str, method: Method, state: TrainState, **options: Any) -> Result:
     """One step of the real loop with an optimizer that changes nothing; the gradients stay."""
     state.optimizer.step = lambda: None  # type: ignore[method-assign, assignment]
     state.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign, assignment]
     losses: list[float] = []
-    fit_steps(method, state, stop=1, losses=losses)
-    return losses[0]
+    fit_steps(method, state, stop=1, losses=losses, **options)
+    found = {f"{name}/loss": torch.tensor(losses[0], dtype=torch.float64)}
+    for key, parameter in state.learner.named_parameters():
+        assert parameter.grad is not None, (name, key)
+        found[f"{name}/{key}"] = whole(parameter.grad).clone()
+    return found
+
+
+def dime(config: DimeFmConfig, *, pieces: int, dtype: torch.dtype) -> Method:
+    """DIME-FM: eight images and twelve sentences a step."""
+    student = tower(STUDENT, 2, dtype)
+    return DimeFm(
+        online_targets(tower(TEACHER, 1, dtype)),
+        SentenceStream(sentences(dtype=dtype), 12, seed=0),
+        student,
+        config,
+        text=text_tower().to(dtype) if config.text_mode == "small_student" else None,
+        captions=sentences(300, seed=1, dtype=dtype) if config.contrastive_weight else None,
+        pieces=pieces,
+    )
+
+
+def scene_dime(_folder: Path, engine: Engine) -> Result:
+    """Gradients of one step whose scores span all ranks, encoded at once and in pieces; in float32 too."""
+    found: Result = {}
+    variants = {"frozen": (DIME, 1), "text": (WITH_TEXT, 1), "pieces": (WITH_TEXT, 2), "float32": (WITH_TEXT, 2)}
+    for name, (config, pieces) in variants.items():
+        dtype = torch.float32 if name == "float32" else torch.float64
+        method = dime(config, pieces=pieces, dtype=dtype)
+        (batch,) = batches(stop=1, micro_batches=1)
+        stream = iter([replace(batch, views=batch.views.to(dtype))])
+        found |= _gradients_only(name, method, started(method, engine), stream=stream, micro_batches=1)
+    return found
 
 
 class Losses:
@@ -167,9 +202,10 @@ def fit_steps(
     losses: list[float],
     stream: Iterator[Batch] | None = None,
     callbacks: Sequence[Callback] = (),
+    micro_batches: int = MICRO_BATCHES,
 ) -> None:
     schedule = Schedule(1e-3, STEPS, 4.0, OptimConfig())
-    settings = LoopSettings(total_steps=stop, micro_batches=MICRO_BATCHES)
+    settings = LoopSettings(total_steps=stop, micro_batches=micro_batches)
     callbacks = [Losses(losses), *callbacks]
     fit(method, state, stream or batches(start=state.step, stop=stop), schedule, settings, callbacks)
 
@@ -275,6 +311,7 @@ SCENES = {
     "agreement": scene_agreement,
     "views": scene_views,
     "gradients": scene_gradients,
+    "dime": scene_dime,
     "two more steps": scene_two_more_steps,
     "past forward": scene_past_forward,
     "not finite": scene_not_finite,

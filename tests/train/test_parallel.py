@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,11 @@ SCRIPT = Path(__file__).with_name("ranks.py")
 def two_ranks(folder: Path, engine: str, *scenes: str) -> None:
     """Play scenes on two ranks; what they leave lies in the folder."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    here = environment(OMP_NUM_THREADS="1")
+    here["PYTHONPATH"] += os.pathsep + str(SCRIPT.parents[1])  # small models
     done = subprocess.run(
         [*command, str(SCRIPT), str(folder), engine, *scenes],
-        env=environment(OMP_NUM_THREADS="1"),
+        env=here,
         capture_output=True,
         text=True,
         timeout=200,
@@ -39,7 +42,16 @@ def two_ranks(folder: Path, engine: str, *scenes: str) -> None:
 def played(request, tmp_path_factory):
     """Folder of what two ranks did in all scenes but the checkpoints', in one launch an engine."""
     folder = tmp_path_factory.mktemp(request.param)
-    scenes = ("views", "gradients", "agreement", "not finite", "stopped", "stopped while judging", "past forward")
+    scenes = (
+        "views",
+        "gradients",
+        "dime",
+        "agreement",
+        "not finite",
+        "stopped",
+        "stopped while judging",
+        "past forward",
+    )
     two_ranks(folder, request.param, *scenes)
     return folder, request.param
 
@@ -53,7 +65,7 @@ def result(played, name):
 def alone(tmp_path_factory):
     """The same scenes on one process."""
     folder = tmp_path_factory.mktemp("alone")
-    return {name: ranks.SCENES[name](folder, "ddp") for name in ("views", "gradients", "agreement")}
+    return {name: ranks.SCENES[name](folder, "ddp") for name in ("views", "gradients", "dime", "agreement")}
 
 
 @pytest.mark.slow
@@ -77,6 +89,21 @@ def test_gradients_are_the_same_to_nine_digits(played, alone) -> None:
         scale = here[name].abs().max()
         assert scale > 0, name
         assert (here[name] - there[name]).abs().max() <= 1e-9 * scale, name
+
+
+@pytest.mark.slow
+def test_scores_span_all_ranks_and_pieces(played, alone) -> None:
+    # check (e) of DIME-FM; catches scores of a rank's own images and sentences, a gather without gradient, a loss that
+    # each rank counts whole, sentences drawn alike on each rank
+    here, there = alone["dime"], result(played, "dime")
+    assert there.keys() == here.keys()
+    for name, gradient in here.items():
+        limit = (1e-5 if name.startswith("float32/") else 1e-9) * gradient.abs().max()
+        assert limit > 0, name
+        assert (there[name] - gradient).abs().max() <= limit, name
+    for name in (name for name in here if name.startswith("text/")):  # and pieces on two ranks are one batch on one
+        gradient, in_pieces = here[name], there[name.replace("text/", "pieces/", 1)]
+        assert (in_pieces - gradient).abs().max() <= 1e-9 * gradient.abs().max(), name
 
 
 @pytest.mark.slow
