@@ -71,7 +71,7 @@ def test_embeddings_are_transformers_own(kind: str, tmp_path: Path) -> None:
     tower = load_text_tower(f"hf:{tmp_path}")
     tokens = tower.tokenise(TEXTS)
     assert (tokens.shape, tokens.dtype) == ((3, 8), torch.int64)
-    by_letters, by_words = [9, 7, 16, 5, 15, 16, 6, 0], [1, WORDS.index("the"), WORDS.index("sea"), 10, 0, 0, 0, 0]
+    by_letters, by_words = [10, 8, 16, 5, 15, 16, 6, 0], [1, WORDS.index("the"), WORDS.index("sea"), 10, 0, 0, 0, 0]
     assert tokens[1].tolist() == (by_letters if kind == "siglip2" else by_words)
     wanted = features_of(model, tokens)
     assert wanted.std() > 0.01
@@ -115,7 +115,11 @@ def test_one_key_that_does_not_fit_is_named(kind: str, harm: str, tmp_path: Path
     state = load_file(tmp_path / "model.safetensors")
     key = "text_model.final_layer_norm.weight"
     value = state.pop(key)
-    harmed = {"missing": {}, "misshaped": {key: value[1:]}, "stray": {key: value, "text_model.extra.weight": value}}
+    harmed = {
+        "missing": {},
+        "misshaped": {key: value[1:]},
+        "stray": {key: value, "text_model.extra.weight": value.clone()},
+    }
     save_file(state | harmed[harm], tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="do not fit") as caught:
         load_text_tower(f"hf:{tmp_path}")
@@ -154,5 +158,11 @@ def test_directories_without_text_or_tokeniser_are_named(tmp_path: Path) -> None
     write(tmp_path / "clip", "clip")
     for file in (tmp_path / "clip").glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ModelReferenceError, match="holds no tokeniser that transformers reads"):
+    with pytest.raises(ModelReferenceError, match=r"holds no tokeniser \(tokenizer\.json"):
+        load_text_tower(f"hf:{tmp_path / 'clip'}")  # transformers makes one that knows no word
+    (tmp_path / "clip" / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelReferenceError, match="cannot be read by transformers"):
         load_text_tower(f"hf:{tmp_path / 'clip'}")
+    write(tmp_path / "few", "clip", vocab_size=8)
+    with pytest.raises(ModelReferenceError, match="has 11 tokens, the text tower 8: it is another model's"):
+        load_text_tower(f"hf:{tmp_path / 'few'}", weights="random")

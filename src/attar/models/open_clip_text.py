@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from attar.models.layouts import Converted, convert
 from attar.models.official import OPEN_CLIP_TEXT
 from attar.models.open_clip_files import model_config, open_clip_library, open_weights, published_tag
 from attar.models.references import Reference
-from attar.models.text import TextTower, learned_scale
+from attar.models.text import TextTower, learned_scale, shown
 from attar.models.weights import check_keys
 from attar.utils.seeding import seeded_torch
 
@@ -81,7 +80,7 @@ def build_text(config: Mapping[str, Any], reference: str) -> nn.Module:
 
         model: nn.Module = _build_text_tower(config["embed_dim"], text, quick_gelu=config.get("quick_gelu", False))
     except Exception as error:  # constructors raise many kinds, other versions of open_clip ImportError
-        raise ModelReferenceError(f"the text tower of '{reference}' cannot be built: {_shown(error)}.") from error
+        raise ModelReferenceError(f"the text tower of '{reference}' cannot be built: {shown(error)}.") from error
     return model
 
 
@@ -97,16 +96,12 @@ def _load(model: nn.Module, file: Path, state: StateDict) -> Converted:
     return converted
 
 
-def _shown(error: Exception) -> str:
-    return textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...").rstrip(".")
-
-
 def _tokeniser(library: Any, name: str) -> Callable[[list[str]], Tensor]:
     try:
         tokeniser: Callable[[list[str]], Tensor] = library.get_tokenizer(name)
     except Exception as error:  # hub, web and transformers raise many kinds
         raise ModelReferenceError(
-            f"the tokeniser of open_clip:{name} cannot be made ({_shown(error)})."
+            f"the tokeniser of open_clip:{name} cannot be made ({shown(error)})."
             " All but CLIP's own come from the model hub: fetch it once where there is a network."
         ) from None
     return tokeniser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,3 +64,8 @@ def learned_scale(state: Mapping[str, Tensor]) -> float | None:
         return None
     scale = math.exp(learned.item())
     return scale if "logit_bias" in state else min(scale, _LARGEST_SCALE)
+
+
+def shown(error: Exception) -> str:
+    """Another library's complaint in at most a line, without its full stop."""
+    return textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" ...").rstrip(".")

@@ -14,7 +14,7 @@ from attar.errors import ModelReferenceError
 from attar.models.backbone import Provenance
 from attar.models.files import noted
 from attar.models.references import Reference
-from attar.models.text import TextTower, learned_scale
+from attar.models.text import TextTower, learned_scale, shown
 from attar.models.transformers import import_transformers, quiet
 from attar.models.transformers_folder import (
     WHOLE_MODELS,
@@ -34,6 +34,7 @@ _CLASSES = {
     "siglip2": "Siglip2TextModel",
 }
 _TOKENISER = ["tokenizer*", "*.model", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"]
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "*.model")
 _SCALE = re.compile(r"logit_(scale|bias)$")
 _EXPLAINED = {
     re.compile(r"vision_model\.|visual_projection"): "image tower",
@@ -102,7 +103,7 @@ def load_transformers_text(reference: Reference, *, weights: str | Path = "pretr
     length = int(config.max_position_embeddings)
     return TextTower(
         TransformersText(model),
-        _tokeniser(library, folder, length),
+        _tokeniser(library, folder, length, int(config.vocab_size)),
         embed_dim=int(config.projection_dim if kind == "clip" else config.projection_size),
         context_length=length,
         logit_scale=scale,
@@ -111,15 +112,26 @@ def load_transformers_text(reference: Reference, *, weights: str | Path = "pretr
     ).eval()
 
 
-def _tokeniser(library: Any, folder: Path, length: int) -> Callable[[list[str]], Tensor]:
+def _tokeniser(library: Any, folder: Path, length: int, vocab_size: int) -> Callable[[list[str]], Tensor]:
+    # transformers would make one that knows no word
+    if not any(file for pattern in _VOCABULARIES for file in folder.glob(pattern)):
+        raise ModelReferenceError(
+            f"{folder} holds no tokeniser ({', '.join(_VOCABULARIES)}). Copy tokenizer.json and tokenizer_config.json"
+            " beside the weights."
+        )
     try:
         with quiet():
             tokeniser = library.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # readers of tokenisers raise many kinds; each means that there is none to use
         raise ModelReferenceError(
-            f"{folder} holds no tokeniser that transformers reads ({str(error).splitlines()[0].rstrip('.')})."
-            " Copy tokenizer.json and tokenizer_config.json beside the weights."
+            f"the tokeniser in {folder} cannot be read by transformers ({shown(error)})."
+            " Copy tokenizer.json and tokenizer_config.json anew."
         ) from None
+    if len(tokeniser) > vocab_size:
+        raise ModelReferenceError(
+            f"the tokeniser in {folder} has {len(tokeniser):,} tokens, the text tower {vocab_size:,}: it is another"
+            " model's. Copy tokenizer.json and tokenizer_config.json of this one."
+        )
 
     def tokenise(texts: list[str]) -> Tensor:
         found = tokeniser(
