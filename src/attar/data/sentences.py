@@ -109,7 +109,7 @@ def _objects(file: File, lines: Iterator[tuple[str | None, int]], column: str) -
         if isinstance(value, dict):
             keys.update(list(value)[:20])
             value = value.get(column)
-        texts = [text for text in _listed(value) if isinstance(text, str)]
+        texts: list[str | None] = [text for text in _listed(value) if isinstance(text, str)]
         has_any |= bool(texts)
         if not has_any and number >= _LOOKED_AT:
             _complain(file, column, keys)
