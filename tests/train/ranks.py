@@ -21,7 +21,7 @@ from torch import Tensor
 from attar.config import DimeFmConfig, LogitsConfig, OptimConfig, ProteusConfig, ViewsConfig
 from attar.data.loader import ViewDataset, training_batches
 from attar.data.sampler import ViewOrder
-from attar.data.sentences import SentenceStream
+from attar.data.sentence_stream import SentenceStream
 from attar.data.sources import open_source
 from attar.errors import AttarError, Interrupted
 from attar.methods import DimeFm, Hint, LogitDistillation, Method, Proteus, Supervised, online_targets
