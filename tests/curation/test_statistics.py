@@ -7,23 +7,34 @@ import math
 import pytest
 import torch
 
-from attar.curation.choose import Choice, Questions
+from attar.curation.choose import Choice, Plan, Questions
 from attar.curation.select import Pick
 from attar.curation.statistics import coverage, fill, histogram
 
 QUESTIONS = Questions(torch.zeros(3, 2, dtype=torch.float16), ("a", "b", "c"), (0, 0, 1), ("cat", "dog"))
 
 
-def choice(*queries: int, wanted: tuple[int, ...] = (2, 2, 2)) -> Choice:
+EACH_TWO = Plan(6, {0: 2, 1: 2, 2: 2})
+
+
+def choice(*queries: int, plan: Plan = EACH_TWO) -> Choice:
     picks = [Pick(item, query, 0.5, 0, 0) for item, query in enumerate(queries)]
-    return Choice(tuple(picks), wanted, duplicates=0, listed=4, judged=len(picks))
+    return Choice(tuple(picks), plan, duplicates=0, listed=4, is_cut=False, judged=len(picks))
 
 
 def test_shares_count_what_each_query_got_of_what_it_wanted() -> None:
     found = fill(choice(0, 0, 0, 1), QUESTIONS)  # more than wanted is no more than all
     assert found["mean"] == pytest.approx((1 + 0.5 + 0) / 3)
-    assert (found["lowest"], found["queries_short"], found["queries_without"]) == (0.0, 2, 1)
+    assert (found["lowest"], found["short"], found["queries_without"]) == (0.0, 2, 1)
+    assert (found["sharing"], found["shares"]) == ("queries", 3)
     assert found["by_class"] == {"cat": 4}
+
+
+def test_where_classes_share_it_counts_which_query_of_a_class_got_the_images_no_more() -> None:
+    plan = Plan(6, {0: 3, 1: 3}, "classes")
+    full = fill(choice(0, 0, 1, 2, 2, 2, plan=plan), QUESTIONS)
+    assert (full["mean"], full["short"], full["sharing"], full["shares"]) == (1.0, 0, "classes", 2)
+    assert fill(choice(0, 0, 1, 2, plan=plan), QUESTIONS)["mean"] == pytest.approx((1 + 1 / 3) / 2)
 
 
 def test_evenness_is_the_number_of_equally_served_ones() -> None:

@@ -159,6 +159,28 @@ def test_other_strategies_fill_the_budget(places, tmp_path, strategy) -> None:
         assert similar == sorted(similar, reverse=True)
 
 
+def test_a_class_takes_its_whole_share_also_where_its_queries_cannot_divide_it(places, tmp_path) -> None:
+    report = attar.curate(config(places, tmp_path / "set", strategy="class_balanced", budget=50))
+    found = report.manifest
+    assert found["fill"]["by_class"] == {"across": 22, "down": 22}  # 25 less 3 queries, 22 = 7 + 7 + 8
+    assert (found["wanted"], found["fetched"], found["shortfall"]) == (44, 44, 0)
+    assert (found["fill"]["mean"], found["fill"]["short"]) == (1.0, 0)
+    assert "0</b><span>of 2 classes got less" in (report.out / "report.html").read_text()
+
+
+def test_lists_that_memory_cut_are_no_end_of_the_pool(places, tmp_path, monkeypatch, capsys) -> None:
+    settings = {"budget": 120, "leak_threshold": None, "duplicate_threshold": None, "include_queries": False}
+    attar.curate(config(places, tmp_path / "whole", **settings | {"budget": 180}))  # of 150
+    assert "the pool has no more that may enter" in capsys.readouterr().out
+    monkeypatch.setattr("attar.curation.choose._ENTRIES", 6 * 25)
+    report = attar.curate(config(places, tmp_path / "cut", **settings))
+    said = capsys.readouterr().out
+    assert report.manifest["shortfall"] > 0
+    assert "lists of candidates end at 25 for each of 6 queries, and the pool may have more" in said
+    assert "no more that may enter" not in said
+    assert "the pool may have more" in (report.out / "report.html").read_text()
+
+
 def test_a_smaller_budget_takes_the_beginning_of_what_a_larger_one_takes(places, tmp_path) -> None:
     small, large = (
         [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -58,21 +59,38 @@ class Questions:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How many images are wanted of the pool.
+
+    Attributes:
+        wanted: In all.
+        quotas: By query, or by class where the queries of a class share; empty where nobody has a share.
+        sharing: Which of these they are of.
+    """
+
+    wanted: int
+    quotas: Mapping[int, int] = field(default_factory=dict)
+    sharing: Literal["queries", "classes"] = "queries"
+
+
+@dataclass(frozen=True)
 class Choice:
     """What was chosen.
 
     Attributes:
         picks: In order; items are places in the order of ids.
-        wanted: How many of each query, or of each source of a random set; empty where nobody has a share.
+        plan: How many were wanted.
         duplicates: Images left out because one like them is in.
         listed: Length of the candidate lists in the end.
+        is_cut: Whether that was too short for all that was wanted, and the pool is longer.
         judged: Images that were looked at.
     """
 
     picks: tuple[Pick, ...]
-    wanted: tuple[int, ...]
+    plan: Plan
     duplicates: int
     listed: int
+    is_cut: bool
     judged: int
 
 
@@ -114,32 +132,35 @@ def choose(
             screen,
             first=_OVERSAMPLE * -(-count // len(sources)),
             most=max(map(len, sources)),
-            wanted=(),
+            plan=Plan(count),
         )
 
     def fetch(k: int) -> Candidates:
         found = index.search(questions.vectors, k, device=device)
         return list(as_lists(found.place.numpy(), found.similarity.numpy()))
 
-    take, wanted = _strategy(questions, config, members, count)
+    take, plan = _strategy(questions, config, members, count)
     most = min(len(index), max(1, _ENTRIES // len(questions)))
-    first = _OVERSAMPLE * (max(wanted) if wanted else -(-count // len(questions)))
-    return _until_met(fetch, take, screen, first=first, most=most, wanted=wanted, whole=len(index))
+    share = -(-plan.wanted // len(questions))
+    if plan.sharing == "queries":
+        share = max((share, *plan.quotas.values()))
+    return _until_met(fetch, take, screen, first=_OVERSAMPLE * share, most=most, plan=plan, whole=len(index))
 
 
 Take = Callable[[Candidates, Gate, bool], tuple[list[Pick], set[int]]]
 
 
-def _strategy(questions: Questions, config: CurateConfig, members: int, count: int) -> tuple[Take, tuple[int, ...]]:
-    """The strategy as a function of candidates, and how many each query wants."""
+def _strategy(questions: Questions, config: CurateConfig, members: int, count: int) -> tuple[Take, Plan]:
+    """The strategy as a function of candidates, and how many it wants."""
     if config.strategy == "best_match":
-        return (lambda lists, gate, is_all: best_match(lists, count, gate, is_all=is_all)), ()
+        return (lambda lists, gate, is_all: best_match(lists, count, gate, is_all=is_all)), Plan(count)
     if config.strategy == "class_balanced":
         shares = _class_shares(questions, config.budget, members)
-        wanted = tuple(shares[name] // questions.classes.count(name) for name in questions.classes)
-        return (lambda lists, gate, is_all: class_balanced(lists, questions.classes, shares, gate)), wanted
+        plan = Plan(sum(shares.values()), shares, "classes")
+        return (lambda lists, gate, is_all: class_balanced(lists, questions.classes, shares, gate)), plan
     quotas = _quotas(questions, config, members, count)
-    return (lambda lists, gate, is_all: query_balanced(lists, quotas, gate)), quotas
+    plan = Plan(sum(quotas), dict(enumerate(quotas)))
+    return (lambda lists, gate, is_all: query_balanced(lists, quotas, gate)), plan
 
 
 def _quotas(questions: Questions, config: CurateConfig, members: int, count: int) -> tuple[int, ...]:
@@ -183,7 +204,7 @@ def _until_met(
     *,
     first: int,
     most: int,
-    wanted: tuple[int, ...],
+    plan: Plan,
     whole: int | None = None,
 ) -> Choice:
     """Double the lists until nobody's runs out before its share is met, or they hold all that may be had."""
@@ -194,5 +215,6 @@ def _until_met(
         gate = screen.gate(items)
         picks, short = take(lists, gate, k == (whole or most))
         if not short or k == most:
-            return Choice(tuple(picks), wanted, len(gate.duplicates), k, len(screen.judged))
+            is_cut = bool(short) and k < (whole or most)
+            return Choice(tuple(picks), plan, len(gate.duplicates), k, is_cut, len(screen.judged))
         k = min(2 * k, most)

@@ -13,16 +13,20 @@ from attar.curation.choose import Choice, Questions
 
 
 def fill(choice: Choice, questions: Questions) -> dict[str, Any]:
-    """How far queries and classes were served."""
+    """How far queries and classes were served; `short` counts those of `sharing` that got less than their share."""
     got = Counter(pick.query for pick in choice.picks)
     by_class: Counter[str] = Counter()
     for pick in choice.picks if len(questions) else ():
         by_class[questions.class_of(pick.query) or "unknown"] += 1
-    rates = [min(1.0, got[query] / quota) for query, quota in enumerate(choice.wanted) if quota]
+    plan = choice.plan
+    served = Counter(questions.classes[pick.query] for pick in choice.picks) if plan.sharing == "classes" else got
+    rates = [min(1.0, served[one] / quota) for one, quota in plan.quotas.items() if quota]
     return {
         "mean": float(np.mean(rates)) if rates else None,
         "lowest": min(rates, default=None),
-        "queries_short": sum(rate < 1 for rate in rates),
+        "sharing": plan.sharing,
+        "shares": len(rates),
+        "short": sum(rate < 1 for rate in rates),
         "queries_without": sum(got[query] == 0 for query in range(len(questions))),
         "by_class": {name: by_class[name] for name in questions.class_names if name in by_class}
         or dict(sorted(by_class.items())),

@@ -345,15 +345,15 @@ def _manifest(
         places.append(entry)
     rows = index.rows([pick.item for pick in choice.picks])
     counts = Counter(np.searchsorted(ends, rows, side="right").tolist())
-    wanted = sum(choice.wanted) if choice.wanted else config.budget - (table.num_rows - len(choice.picks))
     return {
         "kind": KIND,
         "format": 1,
         "made_by": f"attar {__version__}",
         "images": table.num_rows,
         "fetched": len(choice.picks),
-        "wanted": wanted,
-        "shortfall": wanted - len(choice.picks),
+        "wanted": choice.plan.wanted,
+        "shortfall": choice.plan.wanted - len(choice.picks),
+        "lists_cut": choice.is_cut,
         "settings": settings,
         "pool": {"images": len(pool), "fingerprint": pool.fingerprint, "source": pool.manifest.fingerprint},
         "model": pool.manifest.model.model_dump(mode="json"),
@@ -433,7 +433,7 @@ def _say_end(log: Log, manifest: Mapping[str, Any], out: Path, before: Mapping[s
     elif not manifest["guarded"]:
         log.say("           no val or test images are known: nothing was guarded. Name them with --exclude DIR.")
     if manifest["shortfall"]:
-        log.say(f"           {manifest['shortfall']:,} fewer than wanted: the pool has no more that may enter")
+        log.say(f"           {manifest['shortfall']:,} fewer than wanted: {_why_fewer(manifest)}")
     over = settings["budget"] - manifest["images"] - manifest["shortfall"]
     if over > 0:
         log.say(f"           {over:,} of --budget {settings['budget']:,} left over: all that ask get equally many")
@@ -442,6 +442,15 @@ def _say_end(log: Log, manifest: Mapping[str, Any], out: Path, before: Mapping[s
         changes = flat_changes(_identity(before), _identity(manifest))
         told = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in list(changes.items())[:6])
         log.say(f"           in place of an earlier set: {told or 'the same'}")
+
+
+def _why_fewer(manifest: Mapping[str, Any]) -> str:
+    if manifest["lists_cut"]:
+        return (
+            f"lists of candidates end at {manifest['listed']:,} for each of {manifest['queries']['count']:,} queries,"
+            " and the pool may have more. Ask with fewer queries."
+        )
+    return "the pool has no more that may enter"
 
 
 def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
