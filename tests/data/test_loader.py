@@ -17,6 +17,7 @@ from attar.data.loader import (
     ViewDataset,
     default_workers,
     evaluation_batches,
+    images_in,
     is_readable,
     training_batches,
 )
@@ -335,6 +336,14 @@ def test_evaluation_goes_once_through_the_chosen_rows(images, workers):
         for view, position in zip(views, positions.tolist(), strict=True):
             image = open_image((images / f"{rows[position]:03}.png").read_bytes(), name="x")
             assert torch.equal(view, EvaluationView(SIZE, 0.875)(image))
+
+
+def test_a_single_batch_needs_no_workers_and_counts_its_readable_images(with_broken):
+    rows = np.array([17, 2, 4, 33])
+    dataset = EvaluationDataset(open_source(str(with_broken)), rows, EvaluationView(SIZE, 1.0))
+    assert evaluation_batches(dataset, batch_size=4, workers=2).num_workers == 0
+    assert evaluation_batches(dataset, batch_size=3, workers=2).num_workers == 2
+    assert [images_in(batch) for batch in evaluation_batches(dataset, batch_size=3)] == [1, 0]
 
 
 def test_evaluation_leaves_unreadable_images_out_and_keeps_positions(with_broken):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ from PIL import Image
 
 from attar.data.labelled import Labelled
 from attar.data.sources import open_source
-from attar.errors import DataError
+from attar.errors import DataError, Interrupted
 from attar.evaluation import embed_labelled
-from attar.models import Backbone, load_backbone
+from attar.evaluation.predictions import predict_labelled
+from attar.models import Backbone, TaskModel, load_backbone
+from attar.utils.signals import polite_stop
 
 
 def backbone() -> Backbone:
@@ -54,3 +57,14 @@ def test_rows_may_come_in_any_order(tmp_path: Path) -> None:
 def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of the 6 test images can be read"):
         embed_labelled(backbone(), folder(tmp_path, broken=set(range(6))), name="test images")
+
+
+def test_a_stop_says_what_was_done_with_which_images(tmp_path: Path) -> None:
+    images = folder(tmp_path, broken=set())
+    model = TaskModel.classifier(backbone(), images.class_names)
+    with polite_stop():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM while embedding test images"):
+            embed_labelled(model.backbone, images, name="test images")
+        with pytest.raises(Interrupted, match="stopped by SIGTERM while judging val images"):
+            predict_labelled(model, images, name="val images")

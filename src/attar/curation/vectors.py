@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attar.data.base import Rows, Source
 from attar.data.decode import EncodedImage, open_image
-from attar.data.loader import EvaluationDataset, evaluation_batches
+from attar.data.loader import EvaluationDataset, evaluation_batches, images_in
 from attar.data.views import EvaluationView
 from attar.errors import DataError
 from attar.models import Backbone
@@ -66,7 +66,7 @@ def embed_rows(
         source: Where the images are.
         rows: Which.
         views: How the model sees them; an image is decoded once, and its vectors follow each other.
-        workers: Loader processes; none where one batch is all.
+        workers: Loader processes.
         name: What progress and messages call them, in the plural.
 
     Returns:
@@ -75,14 +75,10 @@ def embed_rows(
     Raises:
         DataError: If no image can be read.
     """
-    batch_size = max(1, _BATCH // len(views))
-    loader = evaluation_batches(
-        EvaluationDataset(source, rows, _Stacked(views)),
-        batch_size=batch_size,
-        workers=workers if len(rows) > batch_size else 0,
-    )
+    dataset = EvaluationDataset(source, rows, _Stacked(views))
+    loader = evaluation_batches(dataset, batch_size=max(1, _BATCH // len(views)), workers=workers)
     vectors, positions = [], []
-    for images, where in track(loader, name, total=len(rows), unit="images", size=lambda batch: len(batch[1])):
+    for images, where in track(loader, f"embedding {name}", total=len(rows), unit="images", size=images_in):
         if len(where):
             embedded = backbone.embed(images.flatten(0, 1))  # (B, V, 3, S, S) to (B * V, 3, S, S)
             vectors.append(F.normalize(embedded.float(), dim=1).half().cpu())

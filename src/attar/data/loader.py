@@ -239,16 +239,22 @@ class EvaluationDataset(Dataset[tuple[Tensor | None, int]]):
 def evaluation_batches(dataset: EvaluationDataset, *, batch_size: int, workers: int = 0) -> DataLoader[Any]:
     """(images (B, 3, S, S) uint8, positions (B,)) once through the dataset; unreadable images are left out.
 
-    A batch of which no image can be read is (0, 3, 0, 0).
+    A batch of which no image can be read is (0, 3, 0, 0). Where one batch is all it is made in this process: workers
+    would take longer to start.
     """
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        num_workers=workers,
+        num_workers=workers if len(dataset) > batch_size else 0,
         collate_fn=_stack_readable,
         generator=torch.Generator(),  # else the loader draws a number from the global one
         worker_init_fn=leave_signals_to_parent,
     )
+
+
+def images_in(batch: tuple[Tensor, Tensor]) -> int:
+    """How many images a batch of `evaluation_batches` holds: the `size` of one in `attar.utils.progress.track`."""
+    return len(batch[1])
 
 
 def _stack_readable(items: list[tuple[Tensor | None, int]]) -> tuple[Tensor, Tensor]:

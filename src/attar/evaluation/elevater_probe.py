@@ -190,7 +190,7 @@ def _measure(settings: Sequence[Setting], known: _Known, train: Part, val: Part,
         if all(setting in known.scores for setting in stack):
             continue
         best = [_DIVERGED] * len(stack)
-        for heads, norm in _epochs(train, stack, training, training.epochs, "searching"):
+        for heads, norm in _epochs(train, stack, training, training.epochs, "choosing settings"):
             scores = [score for score, _ in _judge(heads, norm, val, training)]
             best = [max(pair) for pair in zip(best, scores, strict=True)]
         known.add(dict(zip(stack, best, strict=True)))
@@ -202,7 +202,7 @@ def _final(
     """(epoch from 1, metric after each epoch, test scores after that epoch)."""
     by_epoch: list[float] = []
     epoch, kept = 0, torch.empty(0)
-    for heads, norm in _epochs(whole, [setting], training, training.final_epochs, "final training"):
+    for heads, norm in _epochs(whole, [setting], training, training.final_epochs, "training finally"):
         ((score, logits),) = _judge(heads, norm, test, training)
         if score > max(by_epoch, default=_DIVERGED) or mode == "honest":
             epoch, kept = len(by_epoch) + 1, logits

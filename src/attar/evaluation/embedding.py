@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attar.data.labelled import Labelled
-from attar.data.loader import EvaluationDataset, evaluation_batches
+from attar.data.loader import EvaluationDataset, evaluation_batches, images_in
 from attar.data.views import EvaluationView
 from attar.errors import DataError
 from attar.types import FrozenBackbone
@@ -36,17 +36,17 @@ def embed_labelled(
         DataError: If no image can be read.
     """
     view = EvaluationView(backbone.img_size, crop_pct)
-    batches = evaluation_views(labelled, view, workers=workers, name=name)
+    batches = evaluation_views(labelled, view, workers=workers, doing=f"embedding {name}")
     return embed(backbone, labelled, batches, name=name)
 
 
 def evaluation_views(
-    labelled: Labelled, view: EvaluationView, *, workers: int, name: str
+    labelled: Labelled, view: EvaluationView, *, workers: int, doing: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(views (B, 3, S, S) uint8, their positions (B,)) once through the images, with a progress bar."""
+    """(views (B, 3, S, S) uint8, their positions (B,)) once through the images, with progress."""
     dataset = EvaluationDataset(labelled.source, labelled.rows, view)
     loader = evaluation_batches(dataset, batch_size=64, workers=workers)
-    yield from track(loader, name, total=len(loader), unit="batches")
+    yield from track(loader, doing, total=len(labelled), unit="images", size=images_in)
 
 
 def embed(

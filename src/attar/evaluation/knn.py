@@ -243,9 +243,9 @@ class KnnMonitor:
             return
         keep = (len(self.bank) + len(self.select) + len(self.report)) * 3 * img_size**2 <= _KEEP_PIXELS
         kept = []
-        shown = f"monitor images, {name.removeprefix('knn_')}"
+        doing = f"embedding monitor images, {name.removeprefix('knn_')}"
         view = EvaluationView(img_size, self.crop_pct)
-        for batch in evaluation_views(part, view, workers=self.workers, name=shown):
+        for batch in evaluation_views(part, view, workers=self.workers, doing=doing):
             kept.append(batch) if keep else None
             yield batch
         if keep:

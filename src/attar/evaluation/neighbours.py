@@ -55,7 +55,7 @@ def nearest(
     best = torch.full((len(queries), k), -torch.inf), torch.zeros(len(queries), k, dtype=torch.int64)
     total = -(-len(queries) // tile[0]) * -(-len(bank) // tile[1])
     tiles = _tiles(bank, queries, tile, torch.device(device))
-    for here, offset, similarity in track(tiles, "nearest neighbours", total=total, unit="tiles"):
+    for here, offset, similarity in track(tiles, "finding neighbours", total=total, unit="tiles"):
         columns = _largest(similarity, k)
         _merge((best[0][here], best[1][here]), (similarity.gather(1, columns).cpu(), columns.cpu() + offset))
     return best

@@ -41,5 +41,5 @@ def predict_labelled(
         DataError: If no image can be read.
     """
     view = EvaluationView(model.backbone.img_size, crop_pct)
-    batches = evaluation_views(labelled, view, workers=workers, name=name)
+    batches = evaluation_views(labelled, view, workers=workers, doing=f"judging {name}")
     return seen(model.logits, labelled, batches, name=name)

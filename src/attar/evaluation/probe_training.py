@@ -79,7 +79,7 @@ def train_heads(heads: Heads, features: ProbeFeatures, schedule: ProbeSchedule, 
     """
     saved = _State(state, heads, _identity(heads, features, schedule))
     done = saved.load()
-    batches = track(schedule.batches(done), "linear probe", total=schedule.steps - done, unit="steps")
+    batches = track(schedule.batches(done), "training linear probe", total=schedule.steps - done, unit="steps")
     try:
         for epoch, rows in batches:
             batch = features.rows(rows, view=epoch % features.views)

@@ -168,7 +168,7 @@ class FeatureStore:
         rounds = -(-(count - first) // world_size())
         own = list(range(first + rank(), count, world_size()))
         embedded = self._embed(images, view, outputs, own)
-        for _ in track(range(rounds), name, total=rounds, unit="blocks"):
+        for _ in track(range(rounds), f"embedding {name}", total=rounds, unit="blocks"):
             found = gather(next(embedded, None))
             yield from (block for block in found if block is not None and is_main())
 

@@ -43,7 +43,7 @@ def track(
 
     Args:
         items: What to iterate over.
-        description: Two or three words, such as `"embedding teacher"`.
+        description: Two or three words that may follow "stopped while", such as `"embedding teacher"`.
         total: Number of items.
         unit: What an item is, in the plural, such as `"batches"`.
         size: For how many an item counts, as a batch for its images.
