@@ -291,6 +291,11 @@ class PredictConfig(Config):
         min_length=1,
         description="CSV file to write: path, class, probability; for segmentation a folder of PNGs of class numbers",
     )
+    reference: str | None = Field(
+        None,
+        min_length=1,
+        description="of a backbone that its folder does not build by itself: module:package.mod:factory; its code runs",
+    )
     top_k: int = Field(1, ge=1, description="classes told of each image (classification)")
     crop_pct: float = Field(1.0, gt=0, le=1, description="share of the resized image that is looked at")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")

@@ -71,7 +71,8 @@ def read_task_model(folder: Path, *, reference: str | None = None) -> TaskModel:
         backbone = load_backbone(str(folder), img_size=about["img_size"])
     elif reference is None and parse_reference(own["reference"]).kind == "module":
         raise ModelReferenceError(
-            f"{folder} holds a module of your own. Loading it runs that module's code: name {own['reference']}."
+            f"{folder} holds a module of your own. Loading it runs that module's code, which is for you to allow:"
+            f" --reference {own['reference']}"
         )
     else:
         backbone = _load_own(reference or own["reference"], weights, about)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,21 +17,24 @@ from PIL import Image
 from torch import Tensor
 
 from attar.config import PredictConfig
+from attar.config.files import read_settings
 from attar.data.decode import open_image
-from attar.data.loader import EvaluationDataset, default_workers, evaluation_batches
+from attar.data.loader import EvaluationDataset, default_workers, evaluation_batches, images_in
 from attar.data.sources import Source, open_source
 from attar.data.views import EvaluationView
-from attar.errors import ConfigError, DataError, DecodeError
+from attar.errors import ConfigError, DataError, DecodeError, ModelReferenceError
 from attar.evaluation.dense.windows import predict as predict_image
 from attar.evaluation.predictions import geometry_of, pixel_logits
 from attar.export import read_task_model
 from attar.models import TaskModel
+from attar.reports.transfer import STAGES
 from attar.utils.distributed import pick_device
 from attar.utils.io import storage_errors
 from attar.utils.progress import Log, track
 from attar.utils.signals import polite_stop
 
 _TABLE = "classes.csv"  # beside maps
+_BATCH = 64  # images of a classifier at a time
 _MOST_CLASSES = 255  # that 8 bits can tell apart from void
 
 
@@ -52,17 +55,17 @@ def predict(config: PredictConfig) -> PredictReport:
     image that cannot be read has a row without a class.
 
     Raises:
-        UserError: If there is no such model, or no image that can be read, or the file cannot be written.
+        UserError: If there is no such model, or it is not finished, or no image can be read, or the file cannot be
+            written; what stood at `out` stays then.
     """
     device = pick_device(config.device)
     with polite_stop():
-        model = read_task_model(_model_folder(Path(config.model).expanduser())).to(device)
+        folder = _model_folder(Path(config.model).expanduser())
+        model = read_task_model(folder, reference=config.reference).to(device)
         source = open_source(config.data)
         out = Path(config.out).expanduser()
         with storage_errors(out):
             unreadable = _WRITERS[model.task](model, source, config, out)
-    if len(unreadable) == len(source):
-        raise DataError(f"none of the {len(source)} images of {config.data} can be read, such as {unreadable[0]}.")
     log = Log()
     log.say(f"  {len(source) - len(unreadable):,} images  {out}")
     for name in unreadable[:5]:
@@ -73,18 +76,53 @@ def predict(config: PredictConfig) -> PredictReport:
 
 
 def _model_folder(path: Path) -> Path:
-    """The folder itself, or the student of a run."""
-    return path / "student" if (path / "student" / "task.json").is_file() else path
+    """The folder itself, or the student of a run.
+
+    Raises:
+        ModelReferenceError: If there is nothing, or a run that has no student yet.
+    """
+    if not path.exists():
+        raise ModelReferenceError(
+            f"{path} does not exist. Give a run of attar transfer, or a student/ or teacher/ in it."
+        )
+    if _is_task_model(path / "student"):
+        return path / "student"
+    if not _is_transfer(path):
+        return path
+    done = [path / stage / who for stage in STAGES for who in ("teacher", "student")]
+    done = [folder for folder in done if _is_task_model(folder)]
+    raise ModelReferenceError(
+        f"{path} is a run of attar transfer that is not finished; the same attar transfer command goes on."
+        + (f" What can be used already: {', '.join(map(str, done))}." if done else " Nothing in it can be used yet.")
+    )
+
+
+def _is_task_model(folder: Path) -> bool:
+    return (folder / "task.json").is_file()
+
+
+def _is_transfer(folder: Path) -> bool:
+    """Whether it is a run of attar transfer, by its settings."""
+    settings = folder / "config.yaml"
+    return (folder / "run.json").is_file() and settings.is_file() and "finetune" in read_settings(settings)
 
 
 @contextmanager
 def _table(path: Path) -> Iterator[Any]:
-    """A writer of rows into a file that is there when all of them are."""
+    """A writer of rows into a file that is there when all of them are, and not at all after an error."""
     partial_file = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with partial_file.open("w", newline="", encoding="utf-8") as file:
-        yield csv.writer(file)
-    partial_file.replace(path)
+    try:
+        with partial_file.open("w", newline="", encoding="utf-8") as file:
+            yield csv.writer(file)
+        partial_file.replace(path)
+    finally:
+        partial_file.unlink(missing_ok=True)
+
+
+def _check_any(unreadable: Sequence[str], source: Source) -> None:
+    if len(unreadable) == len(source):
+        raise DataError(f"none of the {len(source)} images can be read, such as {unreadable[0]}.")
 
 
 # --- a class for each image ------------------------------------------------------------------------------------------
@@ -97,21 +135,22 @@ def _classify(model: TaskModel, source: Source, config: PredictConfig, out: Path
     view = EvaluationView(model.backbone.img_size, config.crop_pct)
     dataset = EvaluationDataset(source, np.arange(len(source), dtype=np.int64), view)
     workers = default_workers() if config.workers is None else config.workers
-    loader = evaluation_batches(dataset, batch_size=64, workers=workers)
+    loader = evaluation_batches(dataset, batch_size=_BATCH, workers=workers)
     unreadable, done = [], 0
     with _table(out) as table:
         table.writerow(_heading(config.top_k))
-        for images, positions in track(loader, "predicting", total=len(loader), unit="batches"):
+        for images, positions in track(loader, "predicting", total=len(source), unit="images", size=images_in):
             rows = {}
             if len(positions):
                 shares = model.logits(images).softmax(1).topk(config.top_k)
                 for where, p, k in zip(positions.tolist(), *(x.cpu().tolist() for x in shares), strict=True):
                     rows[where] = [c for pair in zip(k, p, strict=True) for c in _cells(model.class_names, *pair)]
-            for row in range(done, min(done + 64, len(source))):
+            for row in range(done, min(done + _BATCH, len(source))):
                 if row not in rows:
                     unreadable.append(source.name(row))
                 table.writerow([source.name(row), *rows.get(row, [])])
-            done += 64
+            done += _BATCH
+        _check_any(unreadable, source)
     return unreadable
 
 
@@ -149,6 +188,7 @@ def _segment(model: TaskModel, source: Source, config: PredictConfig, out: Path)
             Image.fromarray(found.numpy()).save(file)
             shares = torch.bincount(found.flatten(), minlength=len(model.class_names)) / found.numel()
             table.writerow([source.name(row), names[row], *(f"{share:.6f}" for share in shares.tolist())])
+        _check_any(unreadable, source)
     return unreadable
 
 
