@@ -56,6 +56,41 @@ def test_one_command_runs_all_stages_and_leaves_what_others_can_use(tmp_path):
     assert report.verdict.split(":")[0] in ("It helped", "Not proven", "It harmed")
 
 
+def test_lists_as_apple_publishes_them_go_through_all_stages(tmp_path, capsys):
+    lists = {"train": 5, "val": 1, "test": 2}  # images of each class
+    for name in ("Forest", "River"):
+        write_pictures(tmp_path / "2750" / name, sum(lists.values()))
+    first = 0
+    for part, count in lists.items():
+        lines = [f"{number:03}.png,{name}" for name in ("River", "Forest") for number in range(first, first + count)]
+        (tmp_path / f"{part}.txt").write_text("\n".join(lines) + "\n")
+        first += count
+    words = ["transfer", "--teacher", str(playground_teacher()), "--student", STUDENT, "--pool", str(tmp_path / "2750")]
+    for flag, part in (("--labelled", "train"), ("--val", "val"), ("--test", "test")):
+        words += [flag, str(tmp_path / f"{part}.txt")]
+    words += ["--images-root", str(tmp_path / "2750"), "--labels-per-class", "3", "--out", str(tmp_path / "run")]
+    words += [
+        "--img-size",
+        "32",
+        "--teacher-img-size",
+        "64",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--workers",
+        "0",
+    ]
+    for stage in ("transfer", "finetune"):
+        words += [f"--{stage}.max-steps", "2", f"--{stage}.batch-size", "4"]
+    assert main(words) == 0
+    assert "6 train, 2 val, 4 test; 2 classes: Forest, River" in capsys.readouterr().out
+    for part, count in (("val", 2), ("test", 4)):
+        result = json.loads((tmp_path / f"run/results/finetune-{part}-top1.json").read_text())
+        assert (result["n"], result["protocol"]["chosen_on"]) == (count, "val")
+    assert read_task_model(tmp_path / "run/student").class_names == ("Forest", "River")
+
+
 def test_done_stages_are_not_repeated_and_other_settings_are_refused(tmp_path, capsys):
     config = config_of(tmp_path / "run")
     first = attar.transfer(config)
