@@ -7,6 +7,7 @@ import pytest
 
 from attar.data.draws import few_of_each_class, fifth_of_each_class, share_of_images, some_of_each_class
 from attar.errors import DataError
+from attar.utils.seeding import numpy_generator
 
 LABELS = np.array([0] * 50 + [2] * 7 + [5] * 5)
 
@@ -49,6 +50,17 @@ def test_a_fifth_of_each_class_leaves_a_class_of_one_whole() -> None:
 def test_a_small_class_gives_all_it_has_where_that_is_allowed() -> None:
     labels = np.array([0] * 9 + [1] * 3)
     assert np.bincount(labels[few_of_each_class(labels, 4, seed=0, or_all=True)]).tolist() == [4, 3]
+
+
+def test_o8_caps_of_ham10k_give_the_published_counts() -> None:
+    sizes = {"AKIEC": 327, "BCC": 514, "BKL": 1099, "DF": 115, "MEL": 1113, "NV": 6705, "VASC": 142}
+    labels = numpy_generator(0, "order").permutation(np.repeat(np.arange(7), list(sizes.values())))
+    caps = {100: 700, 250: 1507, 500: 2584, 1000: 4098}  # spec task_transfer §3.1
+    draws = [few_of_each_class(labels, cap, seed=0, or_all=True) for cap in caps]
+    assert [len(rows) for rows in draws] == list(caps.values())
+    for cap, rows in zip(caps, draws, strict=True):
+        assert np.bincount(labels[rows]).tolist() == [min(size, cap) for size in sizes.values()]
+    assert all(set(small.tolist()) < set(large.tolist()) for small, large in pairwise(draws))
 
 
 def test_a_smaller_share_is_part_of_a_larger_one():
