@@ -24,7 +24,7 @@ from attar.methods import TaskTransfer
 from attar.methods.teacher_cache import TeacherCache
 from attar.recipes.quickstart import playground_teacher
 from small_runs import environment, write_pictures
-from small_transfer import config_of
+from small_transfer import STUDENT, config_of
 
 
 def tensors_of(folder):
