@@ -29,6 +29,7 @@ HELP = f"""attar {__version__}: distil vision foundation models into small ones.
   attar evaluate MODEL ...           how good a backbone or a run's student is, by the papers' benchmarks
   attar embed ...                    a pool of image vectors, to choose training images from
   attar curate ...                   a transfer set: images of a pool that are like those of your task
+  attar curate --sentences ...       of a corpus of text, the sentences that your images show
   attar doctor                       what is installed here, what is wrong, how to mend it
 
 attar VERB --help lists every setting. --debug shows tracebacks. --version prints the version.

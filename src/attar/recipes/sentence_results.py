@@ -28,7 +28,7 @@ _OURS = "attar's own; the algorithm of DIME-FM is not public"
 
 
 def left_out(corpus: Corpus) -> dict[str, int]:
-    """How many sentences of a corpus were left out, by reason."""
+    """How many lines are no part of a clean corpus, by reason."""
     return {reason: count for reason, count in corpus.counts.items() if reason not in ("read", "kept")}
 
 
