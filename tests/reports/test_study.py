@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from attar.config import StudyConfig
@@ -17,6 +19,10 @@ def run(row: str, labels: int, seed: int, top1: float, *, adapted: float | None 
     return about | {"scores": scores, "macs": 2e9, "seconds": 3.0, "student_steps": 10}
 
 
+CONFIG = StudyConfig.build(
+    {"teacher": "t", "student": "s", "labelled": "l", "pool": "p", "out": "o", "labels": 2}
+    | {"transfer": {"max_steps": 1}}
+)
 STUDY = Study(
     tuple(
         run(row, labels, seed, top1 + seed / 100, adapted=None if row == "scratch" else 0.9, sources=sources)
@@ -54,21 +60,55 @@ def test_the_table_has_a_column_for_each_number_of_labels_and_what_a_run_costs()
     assert sum(line.startswith("| scratch |") for line in table) == 1  # it has no such stage
 
 
-def test_the_sentence_names_the_best_row_of_each_number_of_labels():
+def test_the_sentence_names_the_highest_mean_of_each_number_of_labels():
     assert study_sentence(STUDY) == (
-        "With 2 labelled images a class task:random is best: 31.5 ± 2.1 %, +21.0 ± 1.4 points over scratch."
-        " With 10 labelled images a class task:random is best: 51.5 ± 2.1 %, +21.0 ± 1.4 points over scratch."
+        "With 2 labelled images a class task:random has the highest mean, 31.5 ± 2.1 %, +21.0 ± 1.4 points over"
+        " scratch. With 10 labelled images a class task:random has the highest mean, 51.5 ± 2.1 %, +21.0 ± 1.4 points"
+        " over scratch."
     )
+
+
+def study_of(**scores):
+    """One number of labels; values by row and seed."""
+    return Study(tuple(run(row, 2, seed, x) for row, values in scores.items() for seed, x in enumerate(values)))
+
+
+def test_the_sentence_names_rows_that_are_not_told_apart_from_the_highest():
+    rows = {"task": (0.30, 0.34), "hint": (0.30, 0.30), "cosine": (0.28, 0.30)}  # 32.0 ± 2.8: 29.2 at least
+    close = study_sentence(study_of(**rows))
+    assert close.endswith("32.0 ± 2.8 %; hint is within a standard deviation of it.")
+    more = study_sentence(study_of(**rows, proteus=(0.31, 0.29)))
+    assert more.endswith("32.0 ± 2.8 %; hint and proteus are within a standard deviation of it.")
+
+
+def test_the_sentence_of_one_seed_claims_no_spread():
+    assert study_sentence(study_of(scratch=(0.1,), task=(0.3,))) == (
+        "With 2 labelled images a class task has the highest figure, of one seed, 30.0 %, +20.0 points over scratch;"
+        " what another seed would give is not known."
+    )
+
+
+def test_places_of_one_folder_name_are_told_apart(tmp_path):
+    sources = {"/data/a/rest": 3, "/data/b/rest": 1, "/data/c": 1}
+    rows = ("task:/data/a/set", "task:/data/b/set", "task:/data/c/ideal")
+    figures = Study(tuple(run(row, 2, 0, 0.3, sources=sources) for row in rows))
+    assert list(figures.titles.values()) == ["task:/data/a/set", "task:/data/b/set", "task:ideal"]
+    table = study_table(figures)
+    assert "| fetched from | /data/a/rest | /data/b/rest | c |" in table
+    write_study_page(tmp_path / "report.html", figures, CONFIG)
+    page = (tmp_path / "report.html").read_text()
+    assert len(set(re.findall(r'class="key" style="background: (#\w+)"', page))) == 3
+
+
+def test_rows_that_ran_with_fewer_seeds_are_told():
+    assert "over 2 seeds;" in study_table(study_of(scratch=(0.1, 0.2), task=(0.3, 0.4)))
+    assert "over 1 to 2 seeds, as far as they ran;" in study_table(study_of(scratch=(0.1, 0.2), task=(0.3,)))
 
 
 @pytest.mark.parametrize("labels", [(2,), (2, 10)])
 def test_the_page_shows_every_row_and_escapes_names(labels, tmp_path):
     figures = Study(tuple(r for r in STUDY.runs if r["labels"] in labels))
-    config = StudyConfig.build(
-        {"teacher": "t", "student": "s", "labelled": "l", "pool": "p", "out": "o", "labels": labels}
-        | {"transfer": {"max_steps": 1}}
-    )
-    write_study_page(tmp_path / "report.html", figures, config)
+    write_study_page(tmp_path / "report.html", figures, CONFIG)
     page = (tmp_path / "report.html").read_text()
     assert page.count('class="mean"') == 2
     assert "/data/&lt;b&gt;" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class Study:
     """Figures of all runs that are done.
 
     Attributes:
-        runs: In the order of cells, then rows.
+        runs: Those that were asked for now in the order of cells, then rows; then those that were asked for before.
     """
 
     runs: tuple[Run, ...]
@@ -63,9 +64,19 @@ class Study:
         return list(dict.fromkeys(run["row"] for run in self.runs))
 
     @property
+    def titles(self) -> dict[str, str]:
+        """What each row is called, by its name."""
+        return _short(self.rows, _shown)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """What each place that sets were fetched from is called, by its reference."""
+        return _short(list(dict.fromkeys(place for row in self.rows for place in self.sources(row))), _place)
+
+    @property
     def labels(self) -> list[int]:
-        """Numbers of labelled images of each class."""
-        return list(dict.fromkeys(run["labels"] for run in self.runs))
+        """Numbers of labelled images of each class, the smallest first."""
+        return sorted({run["labels"] for run in self.runs})
 
     @property
     def metrics(self) -> list[str]:
@@ -113,12 +124,11 @@ def study_table(study: Study) -> str:
         parts.append(_markdown(_before_headings(study), before))
     fetched = {row: study.sources(row) for row in study.rows if study.sources(row)}
     if fetched:
-        places = list(dict.fromkeys(place for shares in fetched.values() for place in shares))
         lines = [
-            [_shown(row), *(f"{100 * shares.get(place, 0.0):.0f} %" for place in places)]
+            [study.titles[row], *(f"{100 * shares.get(place, 0.0):.0f} %" for place in study.places)]
             for row, shares in fetched.items()
         ]
-        parts.append(_markdown(["fetched from", *map(_place, places)], lines))
+        parts.append(_markdown(["fetched from", *study.places.values()], lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -137,7 +147,7 @@ def _rows(study: Study) -> list[list[str]]:
             scores += [_text(study.gain(row, labels, over="scratch"), sign="+") for labels in study.labels]
         runs = study.of(row)
         costs = [statistics.fmean(run[name] for run in runs) for name in ("student_steps", "macs", "seconds")]
-        lines.append([_shown(row), *scores, f"{costs[0]:,.0f}", f"{costs[1] / 1e9:,.0f}", f"{costs[2]:,.0f}"])
+        lines.append([study.titles[row], *scores, f"{costs[0]:,.0f}", f"{costs[1] / 1e9:,.0f}", f"{costs[2]:,.0f}"])
     teachers = [_text(study.teacher(labels)) for labels in study.labels]
     if any(teachers):
         lines.append(["teacher, adapted", *teachers, *[""] * (len(lines[0]) - 1 - len(teachers))])
@@ -151,7 +161,18 @@ def _before_headings(study: Study) -> list[str]:
 def _before_finetuning(study: Study) -> list[list[str]]:
     """Figures of the students that had not seen a label yet; rows that teach no task have none."""
     found = {row: [_text(study.score(row, labels, stage="transfer")) for labels in study.labels] for row in study.rows}
-    return [[_shown(row), *scores] for row, scores in found.items() if any(scores)]
+    return [[study.titles[row], *scores] for row, scores in found.items() if any(scores)]
+
+
+def _short(names: Sequence[str], shorten: Callable[[str], str]) -> dict[str, str]:
+    """Short names, and whole ones where two would be called alike.
+
+    Example:
+        >>> _short(["task:/a/set", "task:/b/set", "task:/b/rest"], _shown)
+        {'task:/a/set': 'task:/a/set', 'task:/b/set': 'task:/b/set', 'task:/b/rest': 'task:rest'}
+    """
+    times = Counter(shorten(name) for name in names)
+    return {name: name if times[shorten(name)] > 1 else shorten(name) for name in names}
 
 
 def _shown(row: str) -> str:
@@ -176,9 +197,10 @@ def _text(spread: Spread | None, *, sign: str = "") -> str:
 
 def _legend(study: Study) -> str:
     run = study.runs[0]
-    seeds = len({run["seed"] for run in study.runs})
+    counts = {len(study.of(row, labels)) for row in study.rows for labels in study.labels} - {0}
+    seeds = f"{max(counts)} seeds" if len(counts) == 1 else f"{min(counts)} to {max(counts)} seeds, as far as they ran"
     return (
-        f"Per cent on {run['images']:,} {run['part']} images, mean and standard deviation over {seeds} seeds;"
+        f"Per cent on {run['images']:,} {run['part']} images, mean and standard deviation over {seeds};"
         " differences are taken seed by seed. Steps, multiply-adds and measured seconds are those of a run, teacher"
         " included, validation left out."
     )
@@ -189,24 +211,39 @@ def _markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def study_sentence(study: Study) -> str:
-    """What comes out, for each number of labels: who is best, and by how much more than scratch."""
-    sentences = []
-    for labels in study.labels:
-        best = max(study.rows, key=lambda row: _mean(study.score(row, labels)))
-        score, gain = study.score(best, labels), study.gain(best, labels, over="scratch")
-        assert score is not None, "a row without a run"
-        more = "" if gain is None else f", {gain.text(sign='+')} points over scratch"
-        sentences.append(f"With {labels} labelled images a class {_shown(best)} is best: {score.text()} %{more}.")
-    return " ".join(sentences)
+    """What comes out, for each number of labels: whose mean is highest, what it gains, and who is not told apart."""
+    return " ".join(_sentence(study, labels) for labels in study.labels)
 
 
-def _mean(spread: Spread | None) -> float:
-    return -1.0 if spread is None else spread.mean
+def _sentence(study: Study, labels: int) -> str:
+    scores = {row: score for row in study.rows if (score := study.score(row, labels))}
+    best = max(scores, key=lambda row: scores[row].mean)
+    score, gain = scores[best], study.gain(best, labels, over="scratch")
+    more = "" if gain is None else f", {gain.text(sign='+')} points over scratch"
+    if score.deviation is None:
+        kind, near = "figure, of one seed,", "; what another seed would give is not known"
+    else:
+        least = score.mean - score.deviation
+        close = [study.titles[row] for row, other in scores.items() if row != best and other.mean >= least]
+        kind, near = "mean,", f"; {_and(close)} within a standard deviation of it" if close else ""
+    name = study.titles[best]
+    return f"With {labels} labelled images a class {name} has the highest {kind} {score.text()} %{more}{near}."
+
+
+def _and(names: Sequence[str]) -> str:
+    """Names as the subject of a sentence, with its verb.
+
+    Example:
+        >>> _and(["hint"]), _and(["hint", "cosine", "task"])
+        ('hint is', 'hint, cosine and task are')
+    """
+    *others, last = names
+    return f"{', '.join(others)} and {last} are" if others else f"{last} is"
 
 
 def write_study_page(path: Path, study: Study, config: StudyConfig) -> None:
     """Write the self-contained page; needs the figures alone."""
-    colours = {_shown(row): _COLOURS[number % len(_COLOURS)] for number, row in enumerate(study.rows)}
+    colours = {study.titles[row]: _COLOURS[number % len(_COLOURS)] for number, row in enumerate(study.rows)}
     page = (
         environment()
         .get_template("study.html")
@@ -218,8 +255,8 @@ def write_study_page(path: Path, study: Study, config: StudyConfig) -> None:
             before=[_before_headings(study), *_before_finetuning(study)],
             colours=colours,
             chart=_chart(study, colours),
-            places={place: _place(place) for row in study.rows for place in study.sources(row)},
-            sources={_shown(row): shares for row in study.rows if (shares := study.sources(row))},
+            places=study.places,
+            sources={study.titles[row]: shares for row in study.rows if (shares := study.sources(row))},
             settings=to_yaml(config),
         )
     )
@@ -239,7 +276,8 @@ def _chart(study: Study, colours: Mapping[str, str]) -> dict[str, Any]:
         shift = 7 * (number - (len(study.rows) - 1) / 2)  # rows stand beside each other
         dots = [(x + shift, y(100 * value)) for x, spread in spreads if spread for value in spread.values]
         means = [(x + shift, y(100 * spread.mean)) for x, spread in spreads if spread]
-        lines.append({"name": _shown(row), "colour": colours[_shown(row)], "dots": dots, "means": means})
+        name = study.titles[row]
+        lines.append({"name": name, "colour": colours[name], "dots": dots, "means": means})
     return {
         "title": f"{HEADINGS[metric]} (%)",
         "width": _WIDTH,
