@@ -1,10 +1,14 @@
 import io
 import json
+import warnings
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import attar
 from attar import CurateConfig, cli
@@ -319,6 +323,63 @@ def test_images_and_names_share_the_budget_or_ask_together(places, clip_pool, tm
     plain = attar.curate(both.replace(strategy="query_balanced", out=str(tmp_path / "plain")))
     assert summed.manifest["queries"]["vectors"] != plain.manifest["queries"]["vectors"]
     assert summed.manifest["fetched"] == plain.manifest["fetched"] == 48
+
+
+SMALL = "depth=1&embed_dim=32&num_heads=2"
+
+
+def embedded(places, out, **settings):
+    """What attar embed makes of a few images of the pool with a small transformer."""
+    settings = {"img_size": 28, "workers": 0, "device": "cpu", "precision": "fp32"} | settings
+    return attar.embed(attar.EmbedConfig(data=str(places / "pool/few"), out=str(out), **settings)).folder
+
+
+def test_random_weights_are_drawn_as_the_pool_says(places, tmp_path) -> None:
+    reference = f"vit_tiny_patch16_224?patch_size=14&{SMALL}"
+    folder = embedded(places, tmp_path / "embedded", model=reference, weights="random", seed=3)
+    assert attar.curate(config(places, tmp_path / "set", pool=str(folder), **OFF)).images == 24
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["model"]["seed"]  # as pools were written before: they open, and their seed is taken for 0
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert Pool.open(folder).manifest.model.seed == 0
+    with pytest.raises(WeightsError, match="another vector"):
+        attar.curate(config(places, tmp_path / "set", pool=str(folder), **OFF))
+
+
+def test_position_tables_are_resampled_as_the_pool_says(places, tmp_path) -> None:
+    reference = f"vit_small_patch14_dinov2?{SMALL}&init_values=1.0"
+    shape = {"depth": 1, "embed_dim": 32, "num_heads": 2, "init_values": 1.0}
+    state = timm.create_model("vit_small_patch14_dinov2", num_classes=0, **shape).state_dict()
+    noise = torch.randn(state["pos_embed"].shape, generator=torch.Generator().manual_seed(0))
+    noise[:, 0] = 0  # what is read knows nothing but the patches, and a table of noise depends on how it is resampled
+    state["pos_embed"] = noise
+    save_file(state, tmp_path / "weights.safetensors")
+    file = str(tmp_path / "weights.safetensors")
+    folder = embedded(places, tmp_path / "embedded", model=reference, weights=file, pos_embed="timm")
+    settings = config(places, tmp_path / "set", pool=str(folder), weights=file, **OFF)
+    assert attar.curate(settings).images == 24
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model"]["pos_embed"] = "official"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match="another vector"):
+        attar.curate(settings)
+
+
+def test_a_torchscript_archive_is_read_for_who_trusts_it_whatever_the_pool_says(places, tmp_path) -> None:
+    reference = f"vit_tiny_patch16_224?patch_size=14&{SMALL}"
+    model = timm.create_model(
+        "vit_tiny_patch16_224", patch_size=14, depth=1, embed_dim=32, num_heads=2, img_size=28, num_classes=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls TorchScript deprecated
+        torch.jit.save(torch.jit.trace(model.eval(), torch.zeros(1, 3, 28, 28)), str(tmp_path / "model.pt"))
+    file = str(tmp_path / "model.pt")
+    folder = embedded(places, tmp_path / "embedded", model=reference, weights=file, trust_torchscript=True)
+    settings = config(places, tmp_path / "set", pool=str(folder), weights=file, **OFF)
+    assert Pool.open(folder).manifest.model.trust_torchscript
+    with pytest.raises(WeightsError, match="trust-torchscript"):
+        attar.curate(settings)
+    assert attar.curate(settings.replace(trust_torchscript=True)).images == 24
 
 
 def test_a_model_that_is_not_the_pools_is_refused(places, tmp_path) -> None:

@@ -81,7 +81,7 @@ def test_a_shard_that_was_lost_is_made_again(pool: attar.Pool) -> None:
     [
         ({"img_size": 40}, "img_size was 32, now 40"),
         ({"crop_pct": 0.875}, r"view.crop_pct was 1.0, now 0.875"),
-        ({"seed": 1}, "model.fingerprint was"),
+        ({"seed": 1}, "model.seed was 0, now 1"),
         ({"shard_size": 40}, "shard_size was 50, now 40"),
         ({"batch_size": 15}, "batch_size was 16, now 15"),
         ({"data": "playground:0?n=220"}, "count was 230, now 220"),

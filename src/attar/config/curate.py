@@ -45,6 +45,9 @@ class CurateConfig(Config):
     templates: str = Field("a photo of a {}.", description="sentence for a class name, or a file with one a line")
     balance_sources: bool = Field(False, description="random: as many from each place of the pool")
     weights: str | None = Field(None, description="the pool's weight file, where it lies elsewhere by now")
+    trust_torchscript: bool = Field(
+        False, description="read the pool's weight file where it is a TorchScript archive, which can run code"
+    )
     out: str = Field(description="folder for the set")
     seed: int = Field(0, ge=0, description="of a random set")
     workers: int | None = Field(None, ge=0, description="loader processes; by default one for each core but one")

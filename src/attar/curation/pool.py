@@ -49,6 +49,11 @@ class PoolModel(Config):
     licence: str | None
     fingerprint: str = Field(description="of all weights as they were used")
     img_size: int = Field(ge=1)
+    pos_embed: Literal["official", "timm"] = Field("official", description="how position tables were resampled")
+    seed: int = Field(0, ge=0, description="names the weights where they are random")
+    trust_torchscript: bool = Field(
+        False, description="whether the weight file was allowed to be a TorchScript archive"
+    )
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 

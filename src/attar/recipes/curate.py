@@ -42,6 +42,7 @@ from attar.utils.progress import Log
 from attar.utils.run_directory import flat_changes
 from attar.utils.signals import polite_stop
 
+_NOT_OF_THE_SET = {"out", "device", "workers", "pool", "queries", "weights", "trust_torchscript"}
 _SAME_MODEL = 0.99  # cosine of an image's vector now with the one in the pool: less is another model or preparation
 _SHOWN_QUERIES, _SHOWN_IMAGES, _SHOWN_LEAKS = 12, 6, 8
 
@@ -178,7 +179,14 @@ class _Eye:
 
 def _load(pool: Pool, config: CurateConfig) -> Backbone:
     made = pool.manifest.model
-    backbone = load_backbone(made.reference, weights=_weights(pool, config), img_size=made.img_size).eval()
+    backbone = load_backbone(
+        made.reference,
+        weights=_weights(pool, config),
+        img_size=made.img_size,
+        pos_embed=made.pos_embed,
+        trust_torchscript=config.trust_torchscript,  # who runs this says whom they trust, no file does
+        seed=made.seed,
+    ).eval()
     if made.sha256 is not None and backbone.source.sha256 != made.sha256:
         raise WeightsError(
             f"the pool was made with {made.file} (sha256 {made.sha256[:12]}), {made.reference} now loads"
@@ -242,7 +250,12 @@ def _encoded(config: CurateConfig, pool: Pool, names: Sequence[str]) -> Tensor:
     """(K, D) float32 of length 1 of class names in sentences."""
     file = Path(config.templates).expanduser()
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else [config.templates]
-    tower = load_text_tower(pool.manifest.model.reference, weights=_weights(pool, config))
+    tower = load_text_tower(
+        pool.manifest.model.reference,
+        weights=_weights(pool, config),
+        trust_torchscript=config.trust_torchscript,
+        seed=pool.manifest.model.seed,
+    )
     plain = [name.replace("_", " ") for name in names]
     return text_classifier(tower.encode, plain, [line for line in lines if line and not line.startswith("#")])
 
@@ -336,7 +349,7 @@ def _manifest(
     table: Any,
 ) -> dict[str, Any]:
     """All that says what the set is, and nothing that changes when the same is done again."""
-    settings = config.model_dump(mode="json", exclude={"out", "device", "workers", "pool", "queries", "weights"})
+    settings = config.model_dump(mode="json", exclude=_NOT_OF_THE_SET)
     places: list[dict[str, Any]] = [
         {"part": "pool", "references": list(pool.manifest.places), "fingerprint": pool.manifest.fingerprint}
     ]

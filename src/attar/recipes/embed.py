@@ -15,7 +15,7 @@ import torch
 
 from attar.config import EmbedConfig
 from attar.curation.embedding import Shards, embedded_batches, written_shards
-from attar.curation.pool import Manifest, Pool, describe_shard, read_unreadable, shard_name
+from attar.curation.pool import Manifest, Pool, PoolModel, describe_shard, read_unreadable, shard_name
 from attar.data.base import Source
 from attar.data.loader import default_workers
 from attar.data.references import lasting
@@ -45,6 +45,7 @@ from attar.utils.run_directory import flat_changes, held_directory, versions
 from attar.utils.signals import polite_stop, stop_if_requested
 
 _LOOKS_EVERY = 0.2  # seconds
+_LOADED_BY = ("pos_embed", "seed", "trust_torchscript")  # settings that a model's fingerprint sums up
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,9 @@ class Embedding:
                 "licence": origin.licence,
                 "fingerprint": fingerprint(self.backbone),
                 "img_size": self.backbone.img_size,
+                "pos_embed": self.config.pos_embed,
+                "seed": self.config.seed,
+                "trust_torchscript": self.config.trust_torchscript,
                 "mean": list(statistics.mean),
                 "std": list(statistics.std),
             },
@@ -222,6 +226,11 @@ def _start(job: Embedding, folder: Path, log: Log) -> list[int]:
 
 
 def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    if before["model"]["fingerprint"] == now["model"]["fingerprint"]:  # the same weights, however they were loaded
+        loaded = {name: now["model"][name] for name in _LOADED_BY}
+    else:  # plans of before these settings were written down lack them
+        loaded = {name: PoolModel.model_fields[name].default for name in _LOADED_BY} | before["model"]
+    before = before | {"model": before["model"] | loaded}
     differ = flat_changes(before, now)
     differ = {
         key: values for key, values in differ.items() if "fingerprint" not in key
