@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -16,6 +18,7 @@ Fetching = Literal["query_balanced", "class_balanced", "best_match", "random", "
 """How a row's set is chosen from the pool, as `attar curate` does; `random_by_place` is its `--balance-sources`."""
 
 _SWEPT = ("seed", "labels_per_class", "pretrain", "scratch")
+_PRETRAINED = "pretrained"
 
 
 def _one_is_a_list_of_one(value: Any) -> Any:
@@ -34,16 +37,21 @@ class Row:
         pretrain: What comes before finetuning.
         fetching: How its transfer set is chosen from the pool; None where it is given.
         place: Images to transfer on where they are given; None for all of the pool.
+        student_weights: What the student begins with, where the row says it: `pretrained` or a weight file.
     """
 
     name: str
     pretrain: Pretraining
     fetching: Fetching | None = None
     place: str | None = None
+    student_weights: str | None = None
 
     @classmethod
     def parse(cls, name: str) -> Row:
-        """A row by its name: `scratch`, `PRETRAIN` on the whole pool, `PRETRAIN:FETCHING` or `PRETRAIN:PLACE`.
+        """A row by its name.
+
+        It is `scratch`, `pretrained` or `pretrained:FILE` (given weights, finetuned), `PRETRAIN` on the whole pool,
+        `PRETRAIN:FETCHING` or `PRETRAIN:PLACE`.
 
         Raises:
             ConfigError: If that is no way of making a student.
@@ -51,17 +59,22 @@ class Row:
         Example:
             >>> Row.parse("task:query_balanced").fetching, Row.parse("cosine:~/photos").place
             ('query_balanced', '~/photos')
+            >>> Row.parse("pretrained:small.safetensors").student_weights
+            'small.safetensors'
         """
         if name == "scratch":
             return cls(name, "none")
         pretrain, colon, rest = name.partition(":")
         known = [word for word in get_args(Pretraining) if word != "none"]
-        if pretrain not in known or (colon and not rest):
+        if pretrain not in (*known, _PRETRAINED) or (colon and not rest):
             raise ConfigError(
-                f"'{name}' is no row.{did_you_mean(pretrain, ['scratch', *known])} A row is scratch, or one of"
-                f" {', '.join(known)}, alone (on the whole pool) or with what it transfers on after a colon:"
-                f" {', '.join(get_args(Fetching))}, or a place of images."
+                f"'{name}' is no row.{did_you_mean(pretrain, ['scratch', _PRETRAINED, *known])} A row is scratch,"
+                f" pretrained or pretrained:FILE (given weights), or one of {', '.join(known)}, alone (on the whole"
+                f" pool) or with what it transfers on after a colon: {', '.join(get_args(Fetching))}, or a place of"
+                " images."
             )
+        if pretrain == _PRETRAINED:
+            return cls(name, "none", student_weights=rest or _PRETRAINED)
         if rest in get_args(Fetching):
             return cls(name, pretrain, fetching=rest)  # type: ignore[arg-type]
         return cls(name, pretrain, place=rest or None)  # type: ignore[arg-type]
@@ -85,7 +98,8 @@ class StudyConfig(TransferConfig):
     rows: Annotated[tuple[str, ...], _OneOrMore] = Field(
         ("scratch", "contrastive:query_balanced", "task:random", "task:query_balanced"),
         min_length=1,
-        description="scratch, or PRETRAIN, PRETRAIN:FETCHING (such as task:query_balanced) or PRETRAIN:PLACE",
+        description="scratch, pretrained, pretrained:FILE, or PRETRAIN, PRETRAIN:FETCHING (such as task:query_balanced)"
+        " or PRETRAIN:PLACE",
     )
     labels: Annotated[tuple[int, ...], _OneOrMore] = Field(
         min_length=1, description="labelled images of each class, one number or several"
@@ -104,7 +118,7 @@ class StudyConfig(TransferConfig):
         return tuple(Row.parse(name) for name in self.rows)
 
     def cell(self, row: Row, labels: int, seed: int, *, pool: str | None, out: str) -> TransferConfig:
-        """Settings of one run.
+        """Settings of one run; those of a kind of transfer that the row is not are left out.
 
         Args:
             row: How the student is made.
@@ -116,7 +130,25 @@ class StudyConfig(TransferConfig):
         own = set(StudyConfig.model_fields) - set(TransferConfig.model_fields)
         settings = self.model_dump(exclude=own) | {"scratch": False, "pretrain": row.pretrain, "out": out}
         settings |= {"seed": seed, "labels_per_class": labels} | ({"pool": pool} if pool else {})
+        if row.student_weights:
+            settings["student_weights"] = row.student_weights
+        for name, is_used in _OF_SOME.items():
+            if not is_used(row.pretrain) and any(is_used(other.pretrain) for other in self.table):
+                settings = merge(settings, _default_of(name))
         return TransferConfig.build(merge(settings, self.row_settings.get(row.name, {})))
+
+    @model_validator(mode="after")
+    def _what_is_needed_is_there(self) -> Self:
+        """Asked of each row's settings, as the two below: what one row needs another may have no use for."""
+        return self
+
+    @model_validator(mode="after")
+    def _settings_fit_the_task(self) -> Self:
+        return self
+
+    @model_validator(mode="after")
+    def _settings_are_of_use(self) -> Self:
+        return self
 
     @model_validator(mode="after")
     def _sweeps_alone(self) -> Self:
@@ -150,3 +182,38 @@ class StudyConfig(TransferConfig):
         if wrong:
             raise ConfigError(f"row_settings hold '{min(wrong)}', which the study sets itself. Leave it out.")
         return self
+
+    @model_validator(mode="after")
+    def _every_row_can_run(self) -> Self:
+        if self.task != "classification":
+            raise ConfigError(
+                f"task is {self.task}, and a study draws so many labelled images of each class, which images with many"
+                " classes do not allow. Give a command attar transfer --labels-share for each run."
+            )
+        for row in self.table:
+            try:
+                self.cell(row, self.labels[0], self.seeds[0], pool=row.place, out=self.out)
+            except ConfigError as error:
+                raise ConfigError(f"row {row.name}: {error}") from None
+        return self
+
+
+_OF_SOME: dict[str, Callable[[Pretraining], bool]] = {
+    "transfer.cached_views": lambda pretrain: pretrain == "task",
+    "transfer.proteus": lambda pretrain: pretrain == "proteus",
+    "transfer.optim.accumulate": lambda pretrain: pretrain != "contrastive",
+}
+"""Settings that `TransferConfig` refuses beside another pretrain, and whether one has a use for them."""
+
+
+def _default_of(name: str) -> dict[str, Any]:
+    """A setting by its dotted name as nested settings, with the value that leaves it out.
+
+    Example:
+        >>> _default_of("transfer.optim.accumulate")
+        {'transfer': {'optim': {'accumulate': 1}}}
+    """
+    path = name.split(".")
+    default = functools.reduce(getattr, path, TransferConfig.model_construct())
+    value = default.model_dump() if isinstance(default, Config) else default
+    return functools.reduce(lambda inner, key: {key: inner}, reversed(path), value)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from PIL import Image
 
 from attar._version import __version__
 from attar.config import CurateConfig, EmbedConfig, StudyConfig
 from attar.config.files import to_yaml
 from attar.config.study import Row
+from attar.curation.pool import Pool
 from attar.data.labelled import Labelled
 from attar.data.references import lasting
+from attar.data.sources import open_source
+from attar.data.transfer_set import IMAGES
 from attar.errors import ConfigError, RunDirectoryError
+from attar.evaluation.splits import images_hash
 from attar.recipes.curate import curate
 from attar.recipes.embed import embed
 from attar.recipes.task_images import TaskImages, open_task_images
@@ -27,7 +33,8 @@ from attar.utils.progress import Log
 from attar.utils.run_directory import held_directory, open_run
 from attar.utils.signals import polite_stop, stop_if_requested
 
-_FIGURES = "study.json"
+_FIGURES, _OF_RUN = "study.json", "cell.json"
+_HASHES = "hashes"  # key of a run's figures: of the images it was made with
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,9 @@ def study(config: StudyConfig) -> StudyReport:
     """Make every student of a study, and write table, page and figures; the same command goes on where it was stopped.
 
     Within a cell (a number of labels and a seed) all rows have the same labelled images, the same images to choose by,
-    and equal steps of the student. A row that is done is not made again, so that more rows, labels or seeds may be
-    asked for later.
+    and equal steps of transfer. Rows without one (scratch, pretrained) take finetuning's steps alone, unless
+    `row_settings` give them more; and finetuning may end before its `max_steps` by its patience. A row that is done is
+    not made again, so that more rows, labels or seeds may be asked for later.
 
     Raises:
         UserError: If models, data or settings do not work out, or the folder holds something else.
@@ -74,17 +82,17 @@ def study(config: StudyConfig) -> StudyReport:
         _check_folder(out)
         write_text(out / "config.yaml", to_yaml(config, comment=f"attar {__version__}"))
         log = Log(out / "log.txt")
-        cells = [_Cell(labels, seed) for labels in config.labels for seed in config.seeds]
+        runs = [(row, _Cell(n, seed)) for n in config.labels for seed in config.seeds for row in config.table]
+        done, places = _done(out), _Places(config)
         log.say(f"  study    {len(config.rows)} rows, labels {_words(config.labels)}, seeds {_words(config.seeds)}")
         if any(row.fetching for row in config.table):
             _embed_pool(config, out)
-        done: list[dict[str, Any]] = []
-        for number, (cell, row) in enumerate((cell, row) for cell in cells for row in config.table):
+        for number, (row, cell) in enumerate(runs, 1):
             stop_if_requested("between two runs of a study")
-            log.say(f"\n  run      {number + 1} of {len(cells) * len(config.rows)}: {row.name}, {cell.name}")
-            done.append(_run(config, row, cell, out, log))
-            write_json(out / _FIGURES, {"kind": "attar transfer study", "runs": done})
-        figures = Study(tuple(done))
+            log.say(f"\n  run      {number} of {len(runs)}: {row.name}, {cell.name}")
+            done[row.name, cell] = _run(config, row, cell, out, places, done, log)
+            write_json(out / _FIGURES, {"kind": "attar transfer study", "runs": _in_order(done, runs)})
+        figures = Study(tuple(_in_order(done, runs)))
         write_text(out / "study.md", study_table(figures))
         write_study_page(out / "report.html", figures, config)
         log.say(f"\n{study_table(figures)}\n  page     {out / 'report.html'}")
@@ -97,28 +105,97 @@ def _check_folder(out: Path) -> None:
         raise RunDirectoryError(f"--out {out} holds something that is no study. Choose a new directory.")
 
 
-def _words(numbers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, numbers))
+def _words(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))
 
 
-def _run(config: StudyConfig, row: Row, cell: _Cell, out: Path, log: Log) -> dict[str, Any]:
+_Done = dict[tuple[str, _Cell], dict[str, Any]]
+"""Figures of the runs that are done, by row and cell."""
+
+
+def _done(out: Path) -> _Done:
+    """All that are in the folder, whoever asked for them."""
+    found = [read_json(path) for path in sorted(out.glob(f"cells/*/*/{_OF_RUN}"))]
+    return {(figures["row"], _Cell(figures["labels"], figures["seed"])): figures for figures in found}
+
+
+def _in_order(done: _Done, runs: Sequence[tuple[Row, _Cell]]) -> list[dict[str, Any]]:
+    """Those that are asked for, as far as they are done, then what was asked for before."""
+    asked = [(row.name, cell) for row, cell in runs if (row.name, cell) in done]
+    before = sorted(done.keys() - set(asked), key=lambda key: (key[1].labels, key[1].seed, key[0]))
+    return [done[key] for key in (*asked, *before)]
+
+
+class _Places:
+    """Fingerprints of what rows transfer on where no set is fetched; each place is opened once in a study."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        self.config = config
+        self._known: dict[tuple[str, ...], str] = {}
+        for row in config.table:  # a wrong place is told before anything is embedded
+            self.of(row)
+
+    def of(self, row: Row) -> dict[str, str]:
+        """By the word for it in `cell.json`; nothing where the row transfers on nothing, or on a set of its own."""
+        if row.pretrain == "none" or row.fetching:
+            return {}
+        places = (row.place,) if row.place else self.config.pool
+        if places not in self._known:
+            self._known[places] = open_source(places, reindex=self.config.reindex).fingerprint
+        return {"place" if row.place else "pool": self._known[places]}
+
+
+def _run(
+    config: StudyConfig, row: Row, cell: _Cell, out: Path, places: _Places, done: _Done, log: Log
+) -> dict[str, Any]:
     """The figures of one row in one cell, made or read back."""
-    folder = out / "cells" / cell.name / _file_name(row.name)
+    folder, found = out / "cells" / cell.name / _file_name(row.name), done.get((row.name, cell))
     images = open_task_images(config.cell(row, cell.labels, cell.seed, pool=None, out=str(folder)))
+    hashes = {name: images_hash(part) for name, part in {"train": images.train, **images.parts}.items()}
+    for (name, of), figures in done.items():
+        if of == cell:  # what stands beside each other in the table has the same labelled images
+            own = places.of(row) if name == row.name else {}
+            _check_images(figures, hashes | own, folder.with_name(_file_name(name)))
+    hashes |= places.of(row)
     fetched = _fetch(config, row, cell, images, out)
     settings = config.cell(row, cell.labels, cell.seed, pool=str(fetched[0]) if fetched else row.place, out=str(folder))
     about = {"row": row.name, "labels": cell.labels, "seed": cell.seed, "set": fetched[1] if fetched else None}
-    known = folder / "cell.json"
-    if known.is_file():
+    if fetched:
+        hashes["set"] = _images_of_set(fetched[0])
+    if found:
         with open_run(folder, settings, resume_anyway=config.resume_anyway):  # refuses other settings
-            found: dict[str, Any] = read_json(known)
-        if found["set"] != about["set"]:
+            pass
+        before = found.get(_HASHES, {})
+        if found["set"] != about["set"] or before.get("set", hashes.get("set")) != hashes.get("set"):
             raise RunDirectoryError(f"{folder} was made with another transfer set. Choose a new --out.")
-        log.say("           done before")
+        unknown = [name for name in hashes if name not in before]
+        log.say(f"           done before{f'; not written down then: images of {_words(unknown)}' if unknown else ''}")
         return found
-    found = about | _figures(transfer(settings), images)
-    write_json(known, found)
+    found = about | _figures(transfer(settings), images) | {_HASHES: hashes}
+    write_json(folder / _OF_RUN, found)
     return found
+
+
+def _check_images(figures: Mapping[str, Any], now: Mapping[str, str], folder: Path) -> None:
+    """Refuse what is done if it was done with other images; runs of before hashes were kept pass.
+
+    Raises:
+        RunDirectoryError: If one part is another, or there is one more or less.
+    """
+    before = figures.get(_HASHES)
+    names = dict.fromkeys(("train", "val", "test", *now))
+    changed = [name for name in names if before and before.get(name) != now.get(name)]
+    if changed:
+        raise RunDirectoryError(
+            f"{folder} was made with other images: those of {_words(changed)} have changed. Bring them back as they"
+            " were, or choose a new --out."
+        )
+
+
+def _images_of_set(folder: Path) -> str:
+    """Hash of a transfer set's images by part and name, in order."""
+    rows = pq.read_table(folder / IMAGES, columns=["part", "id"]).to_pylist()
+    return sha256_text(json.dumps([[row["part"], row["id"]] for row in rows]))
 
 
 def _figures(report: TransferReport, images: TaskImages) -> dict[str, Any]:
@@ -181,6 +258,8 @@ def _fetch(
         seed=cell.seed,
         workers=config.workers,
         device=config.device,
+        weights=config.teacher_weights,
+        trust_torchscript=config.trust_torchscript,
         **config.sets.model_dump(),
     )
     known = folder / "manifest.json"
@@ -192,11 +271,14 @@ def _fetch(
 
 
 def _is_of(manifest: Mapping[str, Any], settings: CurateConfig) -> bool:
-    """Whether a set was chosen by these settings for these labelled images."""
+    """Whether a set was chosen by these settings from this pool for these labelled images."""
     asked = settings.model_dump(mode="json")
     train = lasting(str(Path(settings.queries or "") / "train"))
-    return [train] in [place["references"] for place in manifest["places"]] and all(
-        asked[name] == value for name, value in manifest["settings"].items()
+    of_pool = manifest["pool"]["fingerprint"] == Pool.open(settings.pool).fingerprint
+    return (
+        of_pool
+        and [train] in [place["references"] for place in manifest["places"]]
+        and all(asked[name] == value for name, value in manifest["settings"].items())
     )
 
 
