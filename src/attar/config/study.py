@@ -214,6 +214,6 @@ def _default_of(name: str) -> dict[str, Any]:
         {'transfer': {'optim': {'accumulate': 1}}}
     """
     path = name.split(".")
-    default = functools.reduce(getattr, path, TransferConfig.model_construct())
+    default = functools.reduce(getattr, path[1:], TransferConfig.model_fields[path[0]].default)
     value = default.model_dump() if isinstance(default, Config) else default
     return functools.reduce(lambda inner, key: {key: inner}, reversed(path), value)
