@@ -108,7 +108,7 @@ def test_figures_stay_while_a_study_begins_again(done, monkeypatch):
     def stopped(out, found, *, keep=write_json):
         keep(out, found)
         if out.name == "study.json":
-            raise Interrupted("after the first run")
+            raise Interrupted(15, "after the first run")
 
     monkeypatch.setattr(recipe, "write_json", stopped)
     with pytest.raises(Interrupted, match="after the first run"):

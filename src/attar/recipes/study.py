@@ -150,7 +150,7 @@ def _run(
 ) -> dict[str, Any]:
     """The figures of one row in one cell, made or read back."""
     folder, found = out / "cells" / cell.name / _file_name(row.name), done.get((row.name, cell))
-    images = open_task_images(config.cell(row, cell.labels, cell.seed, pool=None, out=str(folder)))
+    images = open_task_images(config.cell(row, cell.labels, cell.seed, pool=row.place, out=str(folder)))
     hashes = {name: images_hash(part) for name, part in {"train": images.train, **images.parts}.items()}
     for (name, of), figures in done.items():
         if of == cell:  # what stands beside each other in the table has the same labelled images
