@@ -11,8 +11,8 @@ What was fetched is counted by source.
 
 Teacher: ResNet-10t at 64 px with its last map at stride 8 (4.95 M parameters); student: the same at half its width
 (1.3 M). Frames are seen with a short side of 128 px, in windows of 64. Every student takes the same steps: scratch has
-in its finetuning those that the others have in both stages. Scratch has the rate of transfer_small.py; of the others'
-finetuning 3e-3 was better than 1e-3 on validation frames. With `--adapt-mode head_then_full` the whole teacher learns
+in its finetuning those that the others have in both stages. Rates were not searched: scratch has that of
+transfer_small.py, the others' finetuning three times its. With `--adapt-mode head_then_full` the whole teacher learns
 from the labels first. A finished cell is a file in `--out`, so the same command does what is missing.
 """
 
