@@ -16,8 +16,7 @@ from attar.models import TaskModel, load_backbone
 from attar.recipes.predict import predict
 from attar.utils.run_directory import open_run, record_settings, start_run
 from small_runs import write_pictures
-
-STUDENT = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=1&num_heads=2"
+from small_transfer import STUDENT
 
 
 def write_model(folder, reference=STUDENT, *, of_pixels=False):
