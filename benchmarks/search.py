@@ -5,13 +5,13 @@
 
 Clustered random unit vectors in a file of float16, as shards of a pool are; neighbours share a cluster.
 
-- `attar`: `search` over blocks of the memory map.
+- `attar`: `search` over blocks that are read from the file as they are needed, as a pool's shards are.
 - `faiss`: `IndexFlatIP.search` of all queries at once. FAISS keeps float32, so the file is read into it first; that
   is timed apart (`faiss_build`) and not held against it.
 
 Both get the same number of threads. Rounds alternate the sides in one process; times are medians. Memory is the peak of
-resident memory in a fresh process for each side, in MiB, of which the map is a part that the system can take back;
-`above_the_data` leaves it out. At this size attar shall stay below 1.5 GB, the map included: that is 1,430.5 MiB.
+resident memory in a fresh process for each side, in MiB, Python and PyTorch included. At this size attar shall stay
+below 1.5 GB, that is 1,430.5 MiB.
 
 FAISS compares in float32 and keeps the order of rows among equals, attar compares without rounding and by id; a
 neighbour is the same if both sides have it, and tied if only one has it and it is as similar as the last one of the
@@ -45,7 +45,7 @@ from attar.utils.seeding import torch_generator
 
 BLOCK = 65_536
 CLUSTERS = 2_000
-LIMIT_MIB = 1430.5  # 1.5 GB: what attar may take, the map included, with the rows and queries that are set by default
+LIMIT_MIB = 1430.5  # 1.5 GB: what attar's process may take with the rows and queries that are set by default
 NOISE = 1.0  # length of a row's own part, in units of its cluster's direction
 SETTINGS = ("rows", "queries", "width", "k", "rounds", "seed")
 
@@ -126,10 +126,13 @@ def attar(args: argparse.Namespace, queries: Tensor) -> Any:
 
 
 def blocks(pool: Path) -> Iterator[tuple[Tensor, Tensor]]:
-    rows = np.load(pool, mmap_mode="r+")  # torch warns of maps that are read-only
-    for start in range(0, len(rows), BLOCK):
-        part = torch.from_numpy(rows[start : start + BLOCK])
-        yield part, torch.arange(start, start + len(part))
+    rows = np.load(pool, mmap_mode="r")  # tells shape and offset; no page of it is touched
+    with pool.open("rb") as file:
+        file.seek(rows.offset)
+        for start in range(0, len(rows), BLOCK):
+            count = min(BLOCK, len(rows) - start)
+            part = np.fromfile(file, rows.dtype, count * rows.shape[1]).reshape(count, -1)
+            yield torch.from_numpy(part), torch.arange(start, start + count)
 
 
 def faiss_index(args: argparse.Namespace) -> Any:
@@ -183,16 +186,16 @@ def fresh_peak(name: str, args: argparse.Namespace) -> dict[str, float]:
 
 
 def peak(args: argparse.Namespace) -> dict[str, float]:
-    """MiB of resident memory at most: of the process, and what of it is no page of the map."""
+    """MiB of resident memory at most, and before the search: Python, PyTorch and the queries."""
     queries = rows_of(args, "queries", args.queries)
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the queries
     if args.measure == "faiss":
         index = faiss_index(args)
         index.search(queries.numpy(), args.k)
     else:
         attar(args, queries)
-    whole, size = resident("VmHWM"), args.pool.stat().st_size / 2**20
-    return {"process": round(whole, 1), "above_the_data": round(whole - size, 1)}
+    return {"process": round(resident("VmHWM"), 1), "before": round(before, 1)}
 
 
 def resident(field: str) -> float:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from attar.errors import ConfigError, ShapeError
 
-TILE = (512, 32_768)
-"""Queries and rows compared at a time: 64 MiB of similarities in float32."""
+TILE = (512, 16_384)
+"""Queries and rows compared at a time: 32 MiB of similarities in float32."""
 
 _GROUP = 64  # neighbouring rows whose largest similarity says whether any of them is worth a look
 _PAIRS = 2048  # compared exactly at a time: products of 384 numbers stay in the cache
