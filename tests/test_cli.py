@@ -248,6 +248,8 @@ def test_two_values_and_underscores(capsys):
         (["distill", "--optim.learning-rate", "3"], "unknown flag '--optim.learning-rate'"),
         (["distill", "--no-seed"], "unknown flag '--no-seed'"),
         (["distill", "--config"], "--config needs a value"),
+        (["transfer", "--labels", "5"], "--labels is for studies: give --study too. One run has --labels-per-class"),
+        (["transfer", "--rows=scratch"], "--rows is for studies: give --study too."),
     ],
 )
 def test_wrong_words_are_answered_with_what_was_meant(words, says, capsys):
@@ -256,6 +258,14 @@ def test_wrong_words_are_answered_with_what_was_meant(words, says, capsys):
     assert out == ""
     assert err.startswith("ConfigError: ")
     assert says in err
+
+
+def test_what_predict_misses_may_stand_in_a_file(tmp_path, capsys):
+    assert main(["predict", "run", "--out", "x.csv"]) == 2
+    assert "'data' in --config" in capsys.readouterr().err
+    (tmp_path / "predict.yaml").write_text("data: photos\n")
+    assert main(["predict", "run", "--out", "x.csv", "--config", f"{tmp_path}/predict.yaml", "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"] == "photos"
 
 
 def test_all_missing_settings_are_named_at_once(capsys):

@@ -299,6 +299,9 @@ def _sentences(arguments: list[str]) -> int:
 def _transfer(arguments: list[str]) -> int:
     if "--study" in arguments:
         return _study([word for word in arguments if word != "--study"])
+    for word in ("--rows", "--labels", "--seeds"):
+        if any(given.partition("=")[0] == word for given in arguments):
+            raise ConfigError(f"{word} is for studies: give --study too. One run has --labels-per-class and --seed.")
     from attar.config import TransferConfig
 
     config = _settings(arguments, TransferConfig, "attar transfer", more=", --study")
@@ -325,7 +328,7 @@ def _predict(arguments: list[str]) -> int:
 
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--model", *arguments]
-    config = _simple_verb(arguments, PredictConfig, "attar predict MODEL")
+    config = _settings(arguments, PredictConfig, "attar predict MODEL")
     if config is not None:
         from attar.recipes.predict import predict
 

@@ -17,7 +17,7 @@ import attar
 from attar.cli import main
 from attar.config import StudyConfig
 from attar.config.files import read_settings, to_yaml
-from attar.errors import ConfigError, Interrupted, RunDirectoryError
+from attar.errors import ConfigError, DataError, Interrupted, RunDirectoryError
 from attar.recipes import study as recipe
 from attar.recipes.quickstart import playground_teacher
 from attar.utils.io import write_json
@@ -252,6 +252,11 @@ def test_a_signal_within_a_run_ends_the_study(tmp_path, monkeypatch):
 def test_wrong_studies_are_told(changes, says, tmp_path):
     with pytest.raises(ConfigError, match=re.escape(says)):
         config_of(tmp_path, **changes)
+
+
+def test_a_misspelt_strategy_is_not_only_a_missing_folder(tmp_path):
+    with pytest.raises(DataError, match=r"row task:bestmatch: .* does not exist.* Did you mean 'best_match'\?"):
+        recipe.study(config_of(tmp_path, rows=("task:bestmatch",)))
 
 
 def test_a_row_may_have_settings_of_its_own(tmp_path):

@@ -152,6 +152,7 @@ def test_what_does_not_go_together_is_told(tmp_path):
         ({"finetune": {"views": {"crop_scale": (0.1, 1.0)}}}, r"dense\.scales says"),
         ({"adapt": {"head": "deeplabv3"}}, r"Try --adapt\.mode full or lora"),
         ({"task": "classification"}, "'labels_share' is 0.5, and the task is classification"),
+        ({"task": "classification", "labels_share": None, "head": "deeplabv3"}, "or give --task segmentation"),
         ({"dense": {"scales": (2.0, 1.0)}}, "the smaller one first"),
     ):
         with pytest.raises(ConfigError, match=said):

@@ -269,6 +269,8 @@ _OF_IMAGES: dict[str, Any] = {
     "finetune.views": LabelledViewsConfig(),
 }
 _INSTEAD = {
+    "head": ", or give --task segmentation",
+    "adapt.head": ", or give --task segmentation",
     "labels_per_class": "; labels_share draws annotated images",
     "val": "; --labelled holds images/val and annotations/val",
     "test": "; --labelled holds images/test and annotations/test",

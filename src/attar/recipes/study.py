@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 from PIL import Image
@@ -14,13 +14,13 @@ from PIL import Image
 from attar._version import __version__
 from attar.config import CurateConfig, EmbedConfig, StudyConfig
 from attar.config.files import to_yaml
-from attar.config.study import Row
+from attar.config.study import Fetching, Row
 from attar.curation.pool import Pool
 from attar.data.labelled import Labelled
 from attar.data.references import lasting
 from attar.data.sources import open_source
 from attar.data.transfer_set import IMAGES
-from attar.errors import ConfigError, RunDirectoryError
+from attar.errors import ConfigError, DataError, RunDirectoryError, did_you_mean
 from attar.evaluation.splits import images_hash
 from attar.recipes.curate import curate
 from attar.recipes.embed import embed
@@ -133,7 +133,11 @@ class _Places:
         self.config = config
         self._known: dict[tuple[str, ...], str] = {}
         for row in config.table:  # a wrong place is told before anything is embedded
-            self.of(row)
+            try:
+                self.of(row)
+            except DataError as error:
+                guess = did_you_mean(row.place or "", get_args(Fetching))
+                raise DataError(f"row {row.name}: {error}{guess}") from None
 
     def of(self, row: Row) -> dict[str, str]:
         """By the word for it in `cell.json`; nothing where the row transfers on nothing, or on a set of its own."""
