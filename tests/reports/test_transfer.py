@@ -48,6 +48,12 @@ def test_rows_come_stage_by_stage_with_what_each_cost():
     assert rows[2][5:] == ["", "", ""]
 
 
+@pytest.mark.parametrize(("macs", "says"), [(0, "0"), (4.6e7, "0.046"), (1.52e9, "1.5"), (2.04e10, "20")])
+def test_few_multiply_adds_are_not_none(macs, says):
+    costs = {"stages": {"adapt": COSTS["stages"]["adapt"] | {"macs": macs}}}
+    assert transfer_rows(RESULTS, costs)[1][6] == says
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A finished run's files."""

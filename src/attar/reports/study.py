@@ -12,7 +12,7 @@ from typing import Any
 from attar.config import StudyConfig
 from attar.config.files import to_yaml
 from attar.reports.page import environment, ticks_around
-from attar.reports.transfer import HEADINGS
+from attar.reports.transfer import HEADINGS, gmacs
 from attar.utils.io import write_text
 
 _SHIPPED = "finetune"  # the stage whose student counts
@@ -147,7 +147,7 @@ def _rows(study: Study) -> list[list[str]]:
             scores += [_text(study.gain(row, labels, over="scratch"), sign="+") for labels in study.labels]
         runs = study.of(row)
         costs = [statistics.fmean(run[name] for run in runs) for name in ("student_steps", "macs", "seconds")]
-        lines.append([study.titles[row], *scores, f"{costs[0]:,.0f}", f"{costs[1] / 1e9:,.0f}", f"{costs[2]:,.0f}"])
+        lines.append([study.titles[row], *scores, f"{costs[0]:,.0f}", gmacs(costs[1]), f"{costs[2]:,.0f}"])
     teachers = [_text(study.teacher(labels)) for labels in study.labels]
     if any(teachers):
         lines.append(["teacher, adapted", *teachers, *[""] * (len(lines[0]) - 1 - len(teachers))])

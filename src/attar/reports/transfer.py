@@ -42,7 +42,7 @@ def transfer_rows(results: Sequence[Result], costs: Costs | None = None) -> list
     rows = [["", "on", HEADINGS[first], "95 % interval", HEADINGS[second], "images", "GMACs", "seconds"]]
     for stage, title in STAGES.items():
         cost = (costs or {}).get("stages", {}).get(stage)
-        spent = [f"{cost['images']:,}", f"{cost['macs'] / 1e9:,.0f}", f"{cost['seconds']:,.0f}"] if cost else [""] * 3
+        spent = [f"{cost['images']:,}", gmacs(cost["macs"]), f"{cost['seconds']:,.0f}"] if cost else [""] * 3
         for part in ("val", "test"):
             found = by_part.get((stage, part, first))
             if found is not None:
@@ -114,6 +114,16 @@ def _by_class(results: Sequence[Result]) -> dict[str, dict[str, str]]:
             for name, value in r.details["iou"].items():
                 table.setdefault(name, {})[r.protocol["stage"]] = "" if value is None else _percent(value)
     return table
+
+
+def gmacs(macs: float) -> str:
+    """Billions of multiply-adds, with two digits where they are few: a small student's are less than one.
+
+    Example:
+        >>> gmacs(3.2e12), gmacs(4.6e7)
+        ('3,200', '0.046')
+    """
+    return f"{macs / 1e9:,.0f}" if macs >= 1e10 else f"{macs / 1e9:.2g}"
 
 
 def _percent(value: float) -> str:
