@@ -46,7 +46,9 @@ def letters(texts: list[str]) -> Tensor:
 
 def tower(seed: int = 0) -> TextTower:
     source = Provenance("letters")
-    return TextTower(Letters(seed), letters, embed_dim=WIDTH, context_length=20, logit_scale=None, source=source)
+    return TextTower(
+        Letters(seed), letters, embed_dim=WIDTH, context_length=20, logit_scale=None, source=source, config={}
+    )
 
 
 def judge(folder: Path, metric: str, targets: Tensor, mode: str = "honest"):
