@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from attar.config import (
         CurateConfig,
         DistillConfig,
+        DistillVlConfig,
         EmbedConfig,
         EvaluateConfig,
         PredictConfig,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from attar.models import Backbone, load_backbone
     from attar.recipes.curate import CurateReport, curate
     from attar.recipes.distill import DistillReport, distill
+    from attar.recipes.distill_vl import DistillVlReport, distill_vl
     from attar.recipes.embed import embed
     from attar.recipes.evaluate import EvaluateReport, evaluate
     from attar.recipes.predict import predict
@@ -46,6 +48,8 @@ _HOMES = {
     "CurateConfig": "attar.config",
     "CurateReport": "attar.recipes.curate",
     "DistillConfig": "attar.config",
+    "DistillVlConfig": "attar.config",
+    "DistillVlReport": "attar.recipes.distill_vl",
     "EmbedConfig": "attar.config",
     "EvaluateConfig": "attar.config",
     "EvaluateReport": "attar.recipes.evaluate",
@@ -63,6 +67,7 @@ _HOMES = {
     "curate": "attar.recipes.curate",
     "curate_sentences": "attar.recipes.sentences",
     "distill": "attar.recipes.distill",
+    "distill_vl": "attar.recipes.distill_vl",
     "embed": "attar.recipes.embed",
     "evaluate": "attar.recipes.evaluate",
     "load_backbone": "attar.models",
@@ -79,6 +84,8 @@ __all__ = [
     "CurateReport",
     "DistillConfig",
     "DistillReport",
+    "DistillVlConfig",
+    "DistillVlReport",
     "EmbedConfig",
     "EvaluateConfig",
     "EvaluateReport",
@@ -96,6 +103,7 @@ __all__ = [
     "curate",
     "curate_sentences",
     "distill",
+    "distill_vl",
     "embed",
     "evaluate",
     "load_backbone",

@@ -8,15 +8,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from attar._version import __version__
 from attar.errors import AttarError, ConfigError, LostRankError, did_you_mean
 
 if TYPE_CHECKING:
-    from attar.config import Config, DistillConfig, EvaluateConfig
+    from attar.config import Config, DistillConfig, DistillVlConfig, EvaluateConfig
 
 T = TypeVar("T", bound="Config")
 
@@ -24,6 +24,7 @@ HELP = f"""attar {__version__}: distil vision foundation models into small ones.
 
   attar quickstart [--out DIR]       see it work: three minutes, no data, no GPU, no network
   attar distill ...                  a small backbone from a big one and your images (Proteus)
+  attar distill-vl ...               a small CLIP, from images and sentences that are no pairs (DIME-FM)
   attar transfer ...                 a small model for your task, from few labels and a pool of images
   attar predict MODEL ...            classify images with it
   attar evaluate MODEL ...           how good a backbone or a run's student is, by the papers' benchmarks
@@ -94,12 +95,10 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _distill(arguments: list[str]) -> int:
-    from attar.recipes.proteus import RECIPES
-
     if "--list-recipes" in arguments:
-        for name, recipe in RECIPES.items():
-            print(f"  {name:24}{(recipe.__doc__ or '').splitlines()[0]}")
-        return 0
+        from attar.recipes.proteus import RECIPES
+
+        return _list_recipes(RECIPES)
     from attar.config import DistillConfig
 
     config = _settings(arguments, DistillConfig, "attar distill", parse=parse_distill, more=", --list-recipes")
@@ -110,6 +109,22 @@ def _distill(arguments: list[str]) -> int:
     return 0
 
 
+def _distill_vl(arguments: list[str]) -> int:
+    if "--list-recipes" in arguments:
+        from attar.recipes.dime_fm import RECIPES
+
+        return _list_recipes(RECIPES)
+    from attar.config import DistillVlConfig
+
+    more = ", --list-recipes"
+    config = _settings(arguments, DistillVlConfig, "attar distill-vl", parse=parse_distill_vl, more=more)
+    if config is not None:
+        from attar.recipes.distill_vl import distill_vl
+
+        distill_vl(config)
+    return 0
+
+
 def parse_distill(arguments: list[str]) -> DistillConfig:
     """Settings from flags over `--config FILE` over `--recipe NAME` over the defaults.
 
@@ -117,13 +132,27 @@ def parse_distill(arguments: list[str]) -> DistillConfig:
         ConfigError: If a setting is unknown, missing or out of bounds.
     """
     from attar.config import DistillConfig
-    from attar.config.files import read_settings
-    from attar.config.flags import merge, parse_flags
     from attar.recipes.proteus import from_recipe
 
-    arguments, file = _take(arguments, "--config")
-    settings = merge(read_settings(Path(file).expanduser()) if file else {}, parse_flags(DistillConfig, arguments))
-    return from_recipe(settings)
+    return from_recipe(_given(DistillConfig, arguments))
+
+
+def parse_distill_vl(arguments: list[str]) -> DistillVlConfig:
+    """As `parse_distill`, for `attar distill-vl`.
+
+    Raises:
+        ConfigError: If a setting is unknown, missing or out of bounds.
+    """
+    from attar.config import DistillVlConfig
+    from attar.recipes.dime_fm import from_recipe
+
+    return from_recipe(_given(DistillVlConfig, arguments))
+
+
+def _list_recipes(recipes: Mapping[str, Callable[..., object]]) -> int:
+    for name, recipe in recipes.items():
+        print(f"  {name:24}{(recipe.__doc__ or '').splitlines()[0]}")
+    return 0
 
 
 def _take(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
@@ -227,12 +256,16 @@ def _settings(
 
 def _read(model: type[T], arguments: list[str]) -> T:
     """Settings from flags over `--config FILE` over the defaults."""
+    return model.build(_given(model, arguments))
+
+
+def _given(model: type[Config], arguments: list[str]) -> dict[str, Any]:
+    """What flags say, over what `--config FILE` says."""
     from attar.config.files import read_settings
     from attar.config.flags import merge, parse_flags
 
     arguments, file = _take(arguments, "--config")
-    settings = read_settings(Path(file).expanduser()) if file else {}
-    return model.build(merge(settings, parse_flags(model, arguments)))
+    return merge(read_settings(Path(file).expanduser()) if file else {}, parse_flags(model, arguments))
 
 
 def _list_tasks(arguments: list[str]) -> int:
@@ -371,6 +404,7 @@ def _tell_launcher(error: Exception, *, debug: bool) -> None:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "distill": _distill,
+    "distill-vl": _distill_vl,
     "transfer": _transfer,
     "predict": _predict,
     "evaluate": _evaluate,

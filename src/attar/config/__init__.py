@@ -14,6 +14,7 @@ from attar.config.distill import (
     ProteusConfig,
     ViewsConfig,
 )
+from attar.config.distill_vl import DistillVlConfig, TextTowerConfig, ZeroShotMonitorConfig
 from attar.config.embed import EmbedConfig, RayConfig
 from attar.config.evaluate import (
     DenseProbeConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "DenseProbeConfig",
     "DimeFmConfig",
     "DistillConfig",
+    "DistillVlConfig",
     "ElevaterConfig",
     "EmbedConfig",
     "EvaluateConfig",
@@ -63,9 +65,11 @@ __all__ = [
     "SentencesConfig",
     "SetsConfig",
     "StudyConfig",
+    "TextTowerConfig",
     "TransferConfig",
     "TransferStageConfig",
     "ViewsConfig",
     "ZeroShotConfig",
+    "ZeroShotMonitorConfig",
     "explain",
 ]

@@ -133,6 +133,11 @@ class Corpus:
     def __len__(self) -> int:
         return sum(self.rows)
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many lines are no part of it, by reason."""
+        return {reason: count for reason, count in self.counts.items() if reason not in ("read", "kept")}
+
     def texts(self, number: int) -> list[str]:
         """The sentences of a shard.
 

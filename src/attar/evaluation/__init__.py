@@ -22,6 +22,7 @@ from attar.evaluation.retrieval import retrieval_recall
 from attar.evaluation.robustness import mean_corruption_error, merge_classes, select_classes
 from attar.evaluation.sliding import slide, windows
 from attar.evaluation.zero_shot import text_classifier, zero_shot_logits
+from attar.evaluation.zero_shot_monitor import ZeroShotMonitor
 
 __all__ = [
     "DINOV2_CODE_LRS",
@@ -39,6 +40,7 @@ __all__ = [
     "ProbeHead",
     "ProbeResult",
     "Solver",
+    "ZeroShotMonitor",
     "bootstrap_interval",
     "choose_logistic",
     "embed_labelled",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from attar.types import FrozenBackbone
 from attar.utils.progress import track
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+
+_KEEP_PIXELS = 256 << 20  # decoded monitor images are kept in memory up to this many bytes
 
 
 def embed_labelled(
@@ -76,3 +78,31 @@ def seen(
     if not rows:
         raise DataError(f"none of the {len(labelled)} {name} can be read, such as {labelled.source.name(0)}.")
     return torch.cat(rows), torch.from_numpy(labelled.labels)[torch.cat(positions)]
+
+
+class MonitorViews:
+    """Images that are looked at again and again: their views are made once for an input size, and kept where few.
+
+    Args:
+        parts: Images by name.
+        crop_pct: Share of the resized image that the centre crop keeps.
+        workers: Loader processes.
+    """
+
+    def __init__(self, parts: Mapping[str, Labelled], *, crop_pct: float, workers: int) -> None:
+        self.parts, self.crop_pct, self.workers = parts, crop_pct, workers
+        self._kept: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
+
+    def batches(self, name: str, img_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(views (B, 3, S, S) uint8, their positions (B,)) once through a part."""
+        if (img_size, name) in self._kept:
+            yield from self._kept[img_size, name]
+            return
+        keep = sum(map(len, self.parts.values())) * 3 * img_size**2 <= _KEEP_PIXELS
+        kept = []
+        view, doing = EvaluationView(img_size, self.crop_pct), f"embedding monitor images, {name}"
+        for batch in evaluation_views(self.parts[name], view, workers=self.workers, doing=doing):
+            kept.append(batch) if keep else None
+            yield batch
+        if keep:
+            self._kept[img_size, name] = kept

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from attar.data.draws import some_of_each_class
 from attar.data.labelled import Labelled, Rows
-from attar.data.views import EvaluationView
 from attar.errors import DataError
-from attar.evaluation.embedding import embed, evaluation_views
+from attar.evaluation.embedding import MonitorViews, embed
 from attar.evaluation.neighbours import Features, nearest
 from attar.types import FrozenBackbone
 from attar.utils.seeding import numpy_generator
@@ -25,7 +24,6 @@ KS = (10, 20, 100, 200)
 """Numbers of neighbours that DINOv2 reports."""
 
 _TILE = 1024  # queries whose votes are counted at a time: memory is _TILE x classes
-_KEEP_PIXELS = 256 << 20  # decoded monitor images are kept in memory up to this many bytes
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ class KnnMonitor:
     def __init__(
         self, train: Labelled, test: Labelled, *, limit: int, k: int, seed: int, crop_pct: float, workers: int
     ) -> None:
-        self.k, self.crop_pct, self.workers = k, crop_pct, workers
+        self.k, self.crop_pct = k, crop_pct
         self.bank = _subset(train, limit // 2, seed, "bank")
         queries = _subset(test, limit // 2, seed, "queries")
         middle = len(queries) // 2
@@ -209,14 +207,15 @@ class KnnMonitor:
                 f"the monitor has {len(self.bank)} + {len(queries)} images; it needs a handful for each class."
             )
         self.select, self.report = queries.take(np.arange(middle)), queries.take(np.arange(middle, len(queries)))
-        self._pixels: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
+        parts = {"bank": self.bank, "select": self.select, "report": self.report}
+        self._views = MonitorViews(parts, crop_pct=crop_pct, workers=workers)
 
     def run(self, backbone: FrozenBackbone) -> Iterator[tuple[str, float]]:
         """Yield the top-1 shares `knn_select` and `knn_report`, and `knn_images`, the number behind the report."""
-        bank = self._embed(backbone, self.bank, "bank")
-        for name, part in (("knn_select", self.select), ("knn_report", self.report)):
-            features, labels = self._embed(backbone, part, name)
-            yield name, knn_accuracy(bank, (features, labels), k=self.k)
+        bank = self._embed(backbone, "bank")
+        for name in ("select", "report"):
+            features, labels = self._embed(backbone, name)
+            yield f"knn_{name}", knn_accuracy(bank, (features, labels), k=self.k)
         yield "knn_images", len(labels)
 
     @property
@@ -227,29 +226,15 @@ class KnnMonitor:
 
     def describe(self) -> dict[str, Any]:
         """Which rows of which images are bank, selection and report: the split, to be written down."""
-        parts = {"bank": self.bank, "select": self.select, "report": self.report}
         return {
             name: {"images": part.source.fingerprint, "rows": sorted(part.rows.tolist())}
-            for name, part in parts.items()
+            for name, part in self._views.parts.items()
         }
 
-    def _embed(self, backbone: FrozenBackbone, part: Labelled, name: str) -> tuple[Tensor, Tensor]:
+    def _embed(self, backbone: FrozenBackbone, name: str) -> tuple[Tensor, Tensor]:
         """((n, D) features, (n,) labels) of the readable images of a part."""
-        return embed(backbone, part, self._batches(part, name, backbone.img_size), name="monitor images")
-
-    def _batches(self, part: Labelled, name: str, img_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        if (img_size, name) in self._pixels:
-            yield from self._pixels[img_size, name]
-            return
-        keep = (len(self.bank) + len(self.select) + len(self.report)) * 3 * img_size**2 <= _KEEP_PIXELS
-        kept = []
-        doing = f"embedding monitor images, {name.removeprefix('knn_')}"
-        view = EvaluationView(img_size, self.crop_pct)
-        for batch in evaluation_views(part, view, workers=self.workers, doing=doing):
-            kept.append(batch) if keep else None
-            yield batch
-        if keep:
-            self._pixels[img_size, name] = kept
+        batches = self._views.batches(name, backbone.img_size)
+        return embed(backbone, self._views.parts[name], batches, name="monitor images")
 
 
 def _subset(images: Labelled, limit: int, seed: int, name: str) -> Labelled:

@@ -3,7 +3,7 @@
 from attar.methods.base import Method
 from attar.methods.contrastive import Contrastive
 from attar.methods.cosine import Cosine
-from attar.methods.dime_fm import DimeFm, ImageTargets, online_targets, stored_targets
+from attar.methods.dime_fm import DimeFm, ImageTargets, cached_targets, online_targets, stored_targets
 from attar.methods.hint import Hint
 from attar.methods.logits import LogitDistillation
 from attar.methods.proteus import Proteus
@@ -28,6 +28,7 @@ __all__ = [
     "Task",
     "TaskTransfer",
     "TokenKind",
+    "cached_targets",
     "online_targets",
     "stored_targets",
 ]

@@ -32,6 +32,7 @@ from attar.losses import (
 from attar.losses.features import exact
 from attar.methods.base import Method
 from attar.methods.teacher import ask_embedding, check_patches, frozen, resize
+from attar.methods.teacher_cache import TeacherCache
 from attar.models import Backbone, TextTower
 from attar.types import Batch, StepOutput
 from attar.utils.distributed import gather_rows, rank, world_size
@@ -49,6 +50,16 @@ def online_targets(teacher: Backbone, *, pieces: int = 1) -> ImageTargets:
     """
     teacher = frozen(teacher)
     return lambda batch: torch.cat([ask_embedding(teacher, views) for views in batch.views.chunk(pieces)])
+
+
+def cached_targets(cache: TeacherCache, ask: ImageTargets) -> ImageTargets:
+    """Features of the views that the student sees, asked for once for each of an image's K views (`matched`)."""
+
+    def targets(batch: Batch) -> Tensor:
+        (found,) = cache(batch, lambda: (ask(batch),))
+        return found
+
+    return targets
 
 
 def stored_targets(features: Any) -> ImageTargets:

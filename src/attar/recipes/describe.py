@@ -13,7 +13,7 @@ from attar.data.sources import Source, named_places
 from attar.export import library_of, model_card
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly
-from attar.reports import Result, markdown_table
+from attar.reports import PROTOCOLS, Result, markdown_table, protocol_of
 from attar.utils.distributed import is_main, world_size
 from attar.utils.io import append_line, read_lines
 from attar.utils.progress import Log
@@ -95,11 +95,12 @@ def say_results(log: Log, results: list[Result], best: Mapping[str, Any]) -> Non
     """The table at the end of a run."""
     if not results:
         return
-    log.say(f"\n  {'':10}{'k-NN top-1':>10}   95 % interval   images")
+    heading = f"{PROTOCOLS[protocol_of(results)]} top-1"
+    log.say(f"\n  {'':10}{heading:>10}   95 % interval   images")
     for r in results:
         note = f"   ({which(best)})" if r.role == "student" else ""
         interval = f"{100 * r.ci95[0]:.1f} – {100 * r.ci95[1]:.1f}"
-        log.say(f"  {r.role:10}{100 * r.value:>10.1f}   {interval:13}   {r.n:,}{note}")
+        log.say(f"  {r.role:10}{100 * r.value:>{max(10, len(heading))}.1f}   {interval:13}   {r.n:,}{note}")
 
 
 def which(best: Mapping[str, Any]) -> str:

@@ -130,6 +130,7 @@ def _judges(
         log,
         every=built.config.monitoring.every or max(1, math.ceil(built.total_steps / 10)),
         total_steps=built.total_steps,
+        title="k-NN",
         beside=baselines,
         keep_best=partial(_keep_best, built, run, state),
     )

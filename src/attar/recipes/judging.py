@@ -1,11 +1,13 @@
-"""Did it help? k-NN of teacher, random student and student, written down once for the same weights."""
+"""Did it help? Teacher, random student and student are measured alike, once for the same weights."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 from attar.data.references import shown
 from attar.data.sources import share_a_place
@@ -15,6 +17,7 @@ from attar.recipes.assembly import Assembly, load_student
 from attar.recipes.describe import short
 from attar.reports import Result, Role, caution, read_results, write_result
 from attar.train import TrainState, is_sharded
+from attar.types import Evaluator
 from attar.utils.distributed import from_main, is_main
 from attar.utils.io import write_json
 from attar.utils.progress import Log
@@ -53,20 +56,50 @@ def _judge_random(built: Assembly, run: RunDirectory, state: TrainState, log: Lo
 
 
 def judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) -> Result:
+    """Measure a backbone by k-NN, unless it was measured before."""
+    monitor, config = built.monitor, built.config
+    assert monitor is not None
+    assert config.monitor is not None
+    question = Question(
+        task=f"knn:{shown(config.monitor)}",
+        protocol=monitor.protocol,
+        held_out=not share_a_place(built.source, monitor.report.source),
+        seed=config.seed,
+    )
+    name = short(config.teacher if role == "teacher" else config.student)
+    return measured(question, monitor, run, role, backbone, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What an evaluator asks of a backbone.
+
+    Attributes:
+        task: `KIND:PLACE`; the evaluator's scores are called `KIND_select`, `KIND_report` and `KIND_images`.
+        protocol: Settings that shape the figures.
+        held_out: Whether the images lie apart from those trained on.
+        seed: Of the run.
+    """
+
+    task: str
+    protocol: Mapping[str, Any]
+    held_out: bool
+    seed: int
+
+
+def measured(
+    question: Question, evaluator: Evaluator, run: RunDirectory, role: Role, backbone: Backbone, name: str
+) -> Result:
     """Measure a backbone and write the result, unless the same weights were judged the same way before.
 
     On the main rank alone, or on all of them where the backbone is sharded.
     """
-    monitor, config = built.monitor, built.config
-    assert monitor is not None
-    assert config.monitor is not None
-    task, source = f"knn:{shown(config.monitor)}", asdict(backbone.source)
-    held_out = not share_a_place(built.source, monitor.report.source)
+    kind, source = question.task.partition(":")[0], asdict(backbone.source)
+    wanted = (role, question.task, question.protocol, question.held_out, source["sha256"])
 
     def known() -> Result | None:
-        same = (role, task, monitor.protocol, held_out, source["sha256"])
         for r in read_results(run.results):
-            if (r.role, r.task, r.protocol, r.held_out, r.source.get("sha256")) == same:
+            if (r.role, r.task, r.protocol, r.held_out, r.source.get("sha256")) == wanted:
                 return r
         return None
 
@@ -75,22 +108,23 @@ def judge(built: Assembly, run: RunDirectory, role: Role, backbone: Backbone) ->
         return before
     started = time.perf_counter()
     with signals_postponed() if is_sharded(backbone) else nullcontext():  # ranks must not stop at different batches
-        scores = dict(monitor.run(backbone))
+        scores = dict(evaluator.run(backbone))
+    value, images = scores[f"{kind}_report"], int(scores[f"{kind}_images"])
     result = Result(
-        task=task,
+        task=question.task,
         role=role,
-        model=short(config.teacher if role == "teacher" else config.student),
+        model=name,
         metric="top1",
-        value=scores["knn_report"],
-        ci95=wilson_interval(scores["knn_report"], int(scores["knn_images"])),
-        n=int(scores["knn_images"]),
-        protocol=monitor.protocol,
-        seed=config.seed,
+        value=value,
+        ci95=wilson_interval(value, images),
+        n=images,
+        protocol=dict(question.protocol),
+        seed=question.seed,
         seconds=round(time.perf_counter() - started, 1),
         source=source,
-        selection=scores["knn_select"],
-        held_out=held_out,
+        selection=scores[f"{kind}_select"],
+        held_out=question.held_out,
     )
     if is_main():
-        write_result(run.results, f"knn-{role}", result)
+        write_result(run.results, f"{kind}-{role}", result)
     return result

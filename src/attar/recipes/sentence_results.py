@@ -27,11 +27,6 @@ _SHOWN_IMAGES, _SHOWN_SENTENCES = 12, 6
 _OURS = "attar's own; the algorithm of DIME-FM is not public"
 
 
-def left_out(corpus: Corpus) -> dict[str, int]:
-    """How many lines are no part of a clean corpus, by reason."""
-    return {reason: count for reason, count in corpus.counts.items() if reason not in ("read", "kept")}
-
-
 def chosen_table(corpus: Corpus, chosen: Grounded, index: PoolIndex, images: NDArray[np.int64]) -> Any:
     """The sentences in the order they were chosen in."""
     table = corpus.rows_at(chosen.sentence)
@@ -75,7 +70,7 @@ def chosen_manifest(
             "files": [{"file": file.uri, "bytes": file.stamp()["bytes"]} for file in files],
             "read": corpus.counts["read"],
             "kept": len(corpus),
-            "left_out": left_out(corpus),
+            "left_out": corpus.left_out,
             "fingerprint": corpus.fingerprint,
         },
         "images": {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,25 +15,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attar.config import EmbedConfig, SentencesConfig
-from attar.curation.corpus import Corpus, Phrases, Rules, write_corpus
+from attar.curation.corpus import Corpus, Phrases, Rules
 from attar.curation.grounding import Grounded, assignment_greedy, topk_union
 from attar.curation.index import PoolIndex
 from attar.curation.pool import Pool, shard_name
 from attar.curation.search import search
-from attar.curation.sentence_vectors import Encode, missing_vectors, vector_blocks, written_vectors
+from attar.curation.sentence_vectors import vector_blocks
 from attar.data.files import File
-from attar.data.sentences import read_sentences, sentence_files
+from attar.data.sentences import sentence_files
 from attar.errors import ConfigError, DataError, RunDirectoryError, WeightsError
 from attar.evaluation.datasets import DATASETS, find_dataset, listed_names, prompt_templates
-from attar.evaluation.outputs import add_weights
 from attar.models import load_text_tower
 from attar.recipes.embed import embed
-from attar.recipes.sentence_results import chosen_manifest, chosen_table, examples, left_out
+from attar.recipes.sentence_results import chosen_manifest, chosen_table, examples
+from attar.recipes.text_features import TextEncoder, check_plan, clean_corpus, embed_corpus, say_corpus, text_encoder
 from attar.reports.sentences import write_sentences_page
-from attar.utils.distributed import launched_ranks, pick_device, uses_bf16
-from attar.utils.io import new_file, new_folder, read_json, sha256_text, write_json
-from attar.utils.progress import Log, counting, track
-from attar.utils.run_directory import flat_changes, held_directory
+from attar.utils.distributed import launched_ranks, pick_device
+from attar.utils.io import new_file, read_json, sha256_text, write_json
+from attar.utils.progress import Log, track
+from attar.utils.run_directory import held_directory
 from attar.utils.signals import polite_stop, stop_if_requested
 
 SENTENCES = "sentences.parquet"
@@ -59,15 +57,6 @@ class SentencesReport:
     manifest: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class _Tower:
-    """The teacher's side of text: what it makes of sentences, and what it is."""
-
-    encode: Encode
-    width: int
-    about: Mapping[str, Any]
-
-
 def curate_sentences(config: SentencesConfig) -> SentencesReport:
     """Choose the sentences of a corpus that could be seen in images, by the two towers of a teacher.
 
@@ -85,13 +74,14 @@ def curate_sentences(config: SentencesConfig) -> SentencesReport:
         files, rules = sentence_files(config.sentences), _rules(config)
         plan = _corpus_plan(config, files)
         _check_folder(out, plan)
-        tower, pool = _tower(config, device), _given_pool(config)
+        tower, pool = _encoder(config, device), _given_pool(config)
         if pool is not None:
             _check_pair(config, pool, tower)
-        corpus = _corpus(config, files, rules, plan, out, log)
+        corpus = clean_corpus(files, out / "corpus", rules, plan, column=config.column, shard_size=config.shard_size)
+        say_corpus(log, corpus, len(files))
         if pool is None:
             pool = _embed_images(config, out)
-        _embed_sentences(config, corpus, tower, out, log)
+        embed_corpus(corpus, tower, out / "vectors", batch_size=config.text_batch_size, log=log)
         index = PoolIndex(pool)
         images, queries = _queries(index)
         chosen, depth = _choose(config, corpus, queries, out / "vectors", device)
@@ -164,50 +154,9 @@ def _check_folder(out: Path, plan: Mapping[str, Any]) -> None:
     for leftover in out.glob(".corpus.*"):
         shutil.rmtree(leftover, ignore_errors=True)
     if (out / "corpus").is_dir():
-        _check_plan(out, read_json(out / "corpus/plan.json"), plan)
+        check_plan(out, read_json(out / "corpus/plan.json"), plan)
     elif any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise RunDirectoryError(f"--out {out} is not empty and holds no sentences of attar. Choose a new folder.")
-
-
-def _check_plan(out: Path, before: dict[str, Any], now: Mapping[str, Any]) -> None:
-    changes = [f"{key} was {old}, now {new}" for key, (old, new) in flat_changes(before, dict(now)).items()]
-    if changes:
-        raise RunDirectoryError(
-            f"--out {out} holds sentences that were made otherwise: {'; '.join(changes[:6])}."
-            " Choose a new --out, or give the settings and files of before."
-        )
-
-
-def _corpus(
-    config: SentencesConfig, files: list[File], rules: Rules, plan: Mapping[str, Any], out: Path, log: Log
-) -> Corpus:
-    """The clean corpus, read only where it is not there yet."""
-    if not (out / "corpus").is_dir():
-        with new_folder(out / "corpus") as folder:
-            write_corpus(_read(files, config.column), folder, rules, shard_size=config.shard_size)
-            write_json(folder / "plan.json", plan)
-    corpus = Corpus.open(out / "corpus")
-    gone = ", ".join(f"{count:,} {reason}" for reason, count in left_out(corpus).items() if count)
-    log.say(f"  text     {corpus.counts['read']:,} sentences in {len(files):,} files, {len(corpus):,} kept")
-    if gone:
-        log.say(f"  left out {gone}")
-    if not len(corpus):
-        raise DataError(
-            f"no sentence of {len(files):,} files is left ({gone or 'they are empty'})."
-            " Widen the bounds (--min-words, --max-chars), or exclude less."
-        )
-    return corpus
-
-
-def _read(files: list[File], column: str) -> Iterator[tuple[str, str | None, int]]:
-    done = 0
-    with counting("reading sentences", unit="sentences") as show:
-        for file in files:
-            for text, line in read_sentences(file, column=column):
-                yield file.uri, text, line
-                done += 1
-                if done % 1000 == 0:
-                    show(done)
 
 
 def _given_pool(config: SentencesConfig) -> Pool | None:
@@ -235,32 +184,15 @@ def _embed_images(config: SentencesConfig, out: Path) -> Pool:
     )
 
 
-def _tower(config: SentencesConfig, device: torch.device) -> _Tower:
-    """The teacher's text tower as a function."""
+def _encoder(config: SentencesConfig, device: torch.device) -> TextEncoder:
+    """The teacher's side of text."""
     tower = load_text_tower(
         config.teacher, weights=config.teacher_weights, trust_torchscript=config.trust_torchscript, seed=config.seed
     ).to(device)
-    bf16 = uses_bf16(config.precision, device)
-
-    def encode(texts: list[str]) -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
-            return tower.encode(texts)
-
-    digest = hashlib.sha256()
-    add_weights(digest, tower)
-    about = {
-        "reference": tower.source.name,
-        "weights": tower.source.weights,
-        "file": Path(tower.source.file).name if tower.source.file else None,
-        "sha256": tower.source.sha256,
-        "fingerprint": digest.hexdigest(),
-        "precision": "bf16" if bf16 else "fp32",
-        "width": tower.embed_dim,
-    }
-    return _Tower(encode, tower.embed_dim, about)
+    return text_encoder(tower, precision=config.precision, device=device)
 
 
-def _check_pair(config: SentencesConfig, pool: Pool, tower: _Tower) -> None:
+def _check_pair(config: SentencesConfig, pool: Pool, tower: TextEncoder) -> None:
     """See that images and sentences are seen by two towers of one model.
 
     Raises:
@@ -274,31 +206,6 @@ def _check_pair(config: SentencesConfig, pool: Pool, tower: _Tower) -> None:
             f" {pool.width}), the sentences would be by {config.teacher} ({tower.about['file'] or 'random'}, width"
             f" {tower.width}): they cannot be compared. Give --teacher and --teacher-weights of the images."
         )
-
-
-def _embed_sentences(config: SentencesConfig, corpus: Corpus, tower: _Tower, out: Path, log: Log) -> None:
-    """Make the vectors that are missing.
-
-    Raises:
-        RunDirectoryError: If those that are there are of another model or corpus.
-    """
-    folder = out / "vectors"
-    plan = {"model": dict(tower.about), "corpus": corpus.fingerprint, "text_batch_size": config.text_batch_size}
-    if (folder / "plan.json").is_file():
-        _check_plan(out, read_json(folder / "plan.json"), plan)
-    else:
-        write_json(folder / "plan.json", plan)
-    for leftover in folder.glob(".vectors-*"):
-        leftover.unlink()
-    missing = missing_vectors(corpus, folder)
-    log.say(
-        f"  shards   {len(corpus.rows):,} of {config.shard_size:,} sentences, {len(corpus.rows) - len(missing):,} done"
-        " before"
-    )
-    batches = written_vectors(tower.encode, corpus, missing, folder, batch_size=config.text_batch_size)
-    total = sum(corpus.rows[number] for number in missing)
-    for _ in track(batches, "embedding sentences", total=total, unit="sentences", size=int):
-        pass
 
 
 def _queries(index: PoolIndex) -> tuple[NDArray[np.int64], Tensor]:

@@ -64,6 +64,7 @@ class Training:
         total_steps: Length of the run.
         device: This rank's.
         workers: Loader processes.
+        takes_whole_steps: The method splits a step by itself where it does not fit in memory (`optim.accumulate`).
     """
 
     method: Method
@@ -73,6 +74,12 @@ class Training:
     total_steps: int
     device: torch.device
     workers: int
+    takes_whole_steps: bool = False
+
+    @property
+    def micro_batches(self) -> int:
+        """Pieces that a step comes in."""
+        return 1 if self.takes_whole_steps else self.optim.accumulate
 
     @property
     def steps_per_epoch(self) -> float:
@@ -111,7 +118,7 @@ def train(
         training_batches,
         training.stream,
         batch_size=training.batch_size,
-        micro_batches=training.optim.accumulate,
+        micro_batches=training.micro_batches,
         rank=rank(),
         world_size=world_size(),
         workers=training.workers,
@@ -122,7 +129,7 @@ def train(
             log.say("  check    " + said.replace("\n", "\n           "))
     loop = LoopSettings(
         total_steps=training.total_steps,
-        micro_batches=training.optim.accumulate,
+        micro_batches=training.micro_batches,
         clip_norm=training.optim.clip_norm,
         device=training.device,
         bf16=uses_bf16(settings.precision, training.device),

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attar.config.files import read_settings
 from attar.data.files import without_credentials
-from attar.reports.results import Result, read_results, verdict
+from attar.reports.results import PROTOCOLS, Result, protocol_of, read_results, verdict
 from attar.utils.io import read_json, read_lines, write_text
 
 _WIDTH, _HEIGHT = 560, 200  # of the drawing, which the page stretches
@@ -29,6 +29,7 @@ def write_page(run: Path) -> Path:
             title=run.name,
             verdict=verdict(results),
             results=results,
+            protocol=PROTOCOLS[protocol_of(results)],
             curves=_curves(metrics, results),
             config=config,
             about=read_json(run / "about.json") if (run / "about.json").is_file() else {},
@@ -56,11 +57,14 @@ def environment() -> Environment:
 
 
 def _curves(metrics: list[dict[str, Any]], results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Loss and k-NN over steps as polylines in a fixed frame."""
+    """Loss and what the monitor measured over steps, as polylines in a fixed frame."""
     losses = [(line["step"], line["loss"]) for line in metrics if line.get("loss") is not None]
     curves = [chart("loss", {"loss": losses})] if len(losses) > 1 else []
+    kind = protocol_of(results)
     accuracy = {
-        role: [(line["step"], 100 * line[f"{role}_knn_select"]) for line in metrics if f"{role}_knn_select" in line]
+        role: [
+            (line["step"], 100 * line[f"{role}_{kind}_select"]) for line in metrics if f"{role}_{kind}_select" in line
+        ]
         for role in ("student", "ema")
     }
     accuracy = {role: points for role, points in accuracy.items() if points}
@@ -68,7 +72,7 @@ def _curves(metrics: list[dict[str, Any]], results: Sequence[Result]) -> list[di
         levels: dict[str, float] = {
             r.role: 100 * r.selection for r in results if r.role != "student" and r.selection is not None
         }
-        curves.append(chart("k-NN top-1 (%) on the selection half", accuracy, levels))
+        curves.append(chart(f"{PROTOCOLS[kind]} top-1 (%) on the selection half", accuracy, levels))
     return curves
 
 

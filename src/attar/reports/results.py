@@ -12,6 +12,9 @@ from attar.utils.io import read_json, write_json
 Role = Literal["student", "teacher", "random", "model"]
 Mode = Literal["honest", "paper"]
 
+PROTOCOLS = {"knn": "k-NN", "zero_shot": "zero-shot"}
+"""How a run's monitor measures, by the first word of a result's task, and what people call it."""
+
 _WORTH = 0.1  # of the way from a random student to the teacher: less than that is no help
 
 
@@ -67,21 +70,28 @@ def read_results(folder: Path) -> list[Result]:
     return sorted(found, key=lambda result: (result.task, order.get(result.role, 9)))
 
 
+def protocol_of(results: Sequence[Result]) -> str:
+    """Which of `PROTOCOLS` the monitor of a run measured by."""
+    kinds = {result.task.partition(":")[0] for result in results}
+    return next((kind for kind in PROTOCOLS if kind in kinds), "knn")
+
+
 def verdict(results: Sequence[Result]) -> str:
-    """Did it help? One sentence, from the k-NN figures of student, teacher and random student.
+    """Did it help? One sentence, from the figures of student, teacher and random student on the monitor's images.
 
     It helped where the intervals of student and random student lie apart. It did not where even the far ends of both
     leave a gain of less than a tenth of what there was to gain: only many images make intervals so narrow, so that few
     of them prove neither. Both are measured on the same images, which makes the intervals wider than need be.
     """
-    by_role = {result.role: result for result in results if result.task.startswith("knn:")}
+    kind = protocol_of(results)
+    by_role = {result.role: result for result in results if result.task.startswith(f"{kind}:")}
     if not {"student", "teacher", "random"} <= set(by_role):
         return "Nothing was measured: give labelled held-out images with --monitor to know whether it helped."
     student, teacher, random = by_role["student"], by_role["teacher"], by_role["random"]
     share = student.value / max(teacher.value, 1e-9)
     rest = (
         f"the student reaches {_percent(student.value)}, {share:.0%} of the teacher's {_percent(teacher.value)};"
-        f" a random student has {_percent(random.value)} (k-NN, {student.n:,} images)."
+        f" a random student has {_percent(random.value)} ({PROTOCOLS[kind]}, {student.n:,} images)."
     )
     if warning := caution(results):
         return f"Not proven: {rest} {warning} Give others with --monitor."
@@ -107,7 +117,13 @@ def markdown_table(results: Sequence[Result]) -> str:
         f"| {r.role} | {r.model} | {_percent(r.value)} | {_percent(r.ci95[0])} – {_percent(r.ci95[1])} | {r.n:,} |"
         for r in results
     ]
-    table = "\n".join(["| | model | k-NN top-1 | 95 % interval | images |", "|---|---|---|---|---|", *rows])
+    table = "\n".join(
+        [
+            f"| | model | {PROTOCOLS[protocol_of(results)]} top-1 | 95 % interval | images |",
+            "|---|---|---|---|---|",
+            *rows,
+        ]
+    )
     return f"{table}\n\n{caution(results)}".rstrip()
 
 

@@ -183,6 +183,16 @@ class Monitor(NoEffect):
     """Judges the student and its moving average while they train, and keeps the best one; the main rank does it.
 
     Best is chosen by the scores whose name ends in `select`; those ending in `report` are only written down.
+
+    Args:
+        evaluator: Judges a backbone.
+        metrics: Where scores are written.
+        log: Where they are said.
+        every: Steps between judgements.
+        total_steps: Length of the run; its last step is judged as well.
+        title: What people call the figure.
+        beside: Figures to compare with, for the log.
+        keep_best: Called with a backbone that is better than any before it.
     """
 
     def __init__(
@@ -193,11 +203,13 @@ class Monitor(NoEffect):
         *,
         every: int,
         total_steps: int,
+        title: str,
         beside: str,
         keep_best: Callable[[Backbone, Mapping[str, Any]], None],
     ) -> None:
         self.evaluator, self.metrics, self.log = evaluator, metrics, log
-        self.every, self.total_steps, self.beside, self.keep_best = every, total_steps, beside, keep_best
+        self.every, self.total_steps, self.keep_best = every, total_steps, keep_best
+        self.title, self.beside = title, beside
 
     def on_start(self, state: TrainState) -> None:
         """Catch up on a judgement that an interruption cut short."""
@@ -232,7 +244,7 @@ class Monitor(NoEffect):
         if not is_main():
             return
         self.metrics.write(line)
-        self.log.say(f"  k-NN (selection half) at step {state.step:,}  {'  '.join(shown)}  {self.beside}")
+        self.log.say(f"  {self.title} (selection half) at step {state.step:,}  {'  '.join(shown)}  {self.beside}")
 
     def _scores(self, backbone: Backbone) -> dict[str, float]:
         return dict(self.evaluator.run(backbone))

@@ -1,0 +1,224 @@
+"""`attar distill-vl`: a model of images and sentences distilled into a small one, composed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from attar._version import __version__
+from attar.config import DistillVlConfig
+from attar.data.references import shown
+from attar.data.sources import share_a_place
+from attar.evaluation.outputs import fingerprint
+from attar.export import check_ships, tower_costs, write_two_towers
+from attar.methods import DimeFm
+from attar.models import Backbone, TextTower, load_two_towers
+from attar.recipes.describe import say_damage, say_results, short
+from attar.recipes.judging import Question, measured
+from attar.recipes.training import Training, train
+from attar.recipes.vl_assembly import VlAssembly, assemble_towers, build_method, start_image_tower
+from attar.recipes.vl_describe import say_towers, towers_card, towers_facts
+from attar.reports import Result, Role, caution, read_results, verdict, write_page
+from attar.train import Callback, Metrics, Monitor, TrainState, build_state, embeddings_spared, load_checkpoint
+from attar.utils.distributed import (
+    from_main,
+    is_main,
+    one_of_each_machine_first,
+    peers_in_words,
+    pick_device,
+    process_group,
+)
+from attar.utils.io import write_json, write_text
+from attar.utils.progress import Log
+from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
+from attar.utils.signals import polite_stop
+
+
+@dataclass(frozen=True)
+class DistillVlReport:
+    """What a finished run leaves behind.
+
+    Attributes:
+        run: The run directory.
+        student: Folder of the best student, both towers, as open_clip loads them.
+        results: Zero-shot of student, teacher and random student; empty without a monitor.
+        verdict: One sentence: did it help?
+    """
+
+    run: Path
+    student: Path
+    results: tuple[Result, ...]
+    verdict: str
+
+
+def distill_vl(config: DistillVlConfig) -> DistillVlReport:
+    """Distil both towers as `config` says, or go on with the run that is in `config.out`.
+
+    Raises:
+        UserError: If models, data, settings, stored features or the run directory do not work out.
+        NonFiniteError: If a loss or gradient is not finite.
+        TrainingError: If a step needs more memory than the device has, or another rank has gone.
+        Interrupted: If SIGINT or SIGTERM came; a checkpoint is saved.
+    """
+    device = pick_device(config.device)
+    with (
+        polite_stop(),
+        process_group(device, timeout_s=config.timeout_s),
+        peers_in_words(),
+        contextlib.ExitStack() as held,
+    ):
+        opened = open_run(Path(config.out), config, resume_anyway=config.resume_anyway)
+        directory = from_main(lambda: held.enter_context(opened))
+        with one_of_each_machine_first():
+            built = assemble_towers(config, device)
+        check_ships(built.student, built.text)
+        run = from_main(lambda: start_run(directory))
+        log = Log(run.log, is_silent=not is_main())
+        say_towers(log, built)
+        say_damage(log, built.source, run.bad_files)
+        if is_main():
+            record_settings(run, config, version=__version__)
+        features = Path(config.features).expanduser() if config.features else run.path / "features"
+        method, texts = build_method(built, features, log)
+        state = build_state(method.learner, built.student, config.optim, device=device, groups=embeddings_spared)
+        method.learner = state.wrapped
+        identity = _identity(built, run, texts)
+        resumed = load_checkpoint(run.checkpoints, state, identity, anyway=config.resume_anyway, say=log.say)
+        if resumed is not None:
+            done = " (complete)" if state.step >= built.total_steps else ""
+            log.say(f"  resume   from {resumed.name}{done}")
+        elif not run.is_new:
+            log.say("  resume   no checkpoint is whole: from the beginning")
+        beside = from_main(lambda: _judge_baselines(built, run, state, log))
+        is_unjudged = built.monitor is not None and state.notes.get("judged") != state.step
+        if state.step < built.total_steps or is_unjudged:
+            _train(built, method, run, state, log, identity, beside)
+        return from_main(lambda: _finish(built, run, state, log))
+
+
+def _train(
+    built: VlAssembly,
+    method: DimeFm,
+    run: RunDirectory,
+    state: TrainState,
+    log: Log,
+    identity: Mapping[str, Any],
+    beside: str,
+) -> None:
+    config = built.config
+    training = Training(
+        method=method,
+        stream=built.stream,
+        batch_size=config.batch_size,
+        optim=config.optim,
+        total_steps=built.total_steps,
+        device=built.device,
+        workers=built.workers,
+        takes_whole_steps=True,
+    )
+    judges = partial(_judges, built, run, state, log, beside)
+    train(training, config, run, state, log, identity=identity, judges=judges)
+
+
+def _judges(
+    built: VlAssembly, run: RunDirectory, state: TrainState, log: Log, beside: str, metrics: Metrics
+) -> list[Callback]:
+    if built.monitor is None:
+        return []
+    monitor = Monitor(
+        built.monitor.beside(built.text),
+        metrics,
+        log,
+        every=built.config.monitoring.every or max(1, math.ceil(built.total_steps / 10)),
+        total_steps=built.total_steps,
+        title="zero-shot",
+        beside=beside,
+        keep_best=partial(_keep_best, built, run, state),
+    )
+    return [monitor]
+
+
+def _keep_best(
+    built: VlAssembly, run: RunDirectory, state: TrainState, backbone: Backbone, best: Mapping[str, Any]
+) -> None:
+    _write(run.student, built, backbone, towers_card(built, state.notes, best))
+
+
+def _write(folder: Path, built: VlAssembly, image: Backbone, card: str) -> None:
+    scale = built.teacher.text.logit_scale or built.config.dime_fm.scale
+    write_two_towers(folder, image, built.text, card=card, scale=scale)
+
+
+def _judge_baselines(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -> str:
+    """Zero-shot of the teacher and of an untrained student beside it, measured once a run; a line for the log."""
+    monitor = built.monitor
+    if monitor is None:
+        log.say("  monitor  none: without --monitor nobody will know whether it helped")
+        return ""
+    write_json(run.path / "monitor.json", monitor.describe())
+    if state.notes.get("protocol") != monitor.protocol:  # other scores than these cannot be compared with
+        state.notes.pop("best", None)
+        state.notes["protocol"] = monitor.protocol
+    teacher = _judge(built, run, "teacher", built.teacher.image, built.teacher.text)
+    untrained = start_image_tower(built.config, "random", built.teacher).to(built.device)
+    random = _judge(built, run, "random", untrained, built.teacher.text)
+    line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
+    log.say(f"  monitor  {shown(built.config.monitor or '')}  zero-shot  {line}  (selection half)")
+    if warning := caution([teacher]):
+        log.say(f"           {warning}")
+    return line
+
+
+def _judge(built: VlAssembly, run: RunDirectory, role: Role, image: Backbone, text: TextTower) -> Result:
+    monitor, config = built.monitor, built.config
+    assert monitor is not None
+    question = Question(
+        task=f"zero_shot:{shown(config.monitor or '')}",
+        protocol=monitor.protocol,
+        held_out=not share_a_place(built.source, monitor.report.source),
+        seed=config.seed,
+    )
+    name = short(config.teacher if role == "teacher" else config.student)
+    return measured(question, monitor.beside(text), run, role, image, name)
+
+
+def _finish(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -> DistillVlReport:
+    """Write the last student, judge the one that was kept, write card and page; say what came out."""
+    last: dict[str, Any] = {"role": "student", "step": state.step}
+    _write(run.student_last, built, state.plain("student"), towers_card(built, state.notes, last))
+    best = state.notes.get("best") if (run.student / "open_clip_config.json").is_file() else None
+    if built.monitor is None or best is None:
+        best = last
+        _write(run.student, built, state.plain("student"), towers_card(built, state.notes, best))
+    # the files that ship are what is reported, not what stood in memory when they were written
+    kept = load_two_towers(str(run.student))
+    if built.monitor is not None:
+        _judge(built, run, "student", kept.image.to(built.device), kept.text.to(built.device))
+    results = read_results(run.results)
+    costs = tower_costs(kept, built.teacher)
+    write_text(run.student / "README.md", towers_card(built, state.notes, best, results, costs))
+    rows = {f"{cost.role} {cost.tower}": cost.told for cost in costs}
+    write_json(run.path / "about.json", towers_facts(built, state.notes, best) | rows)
+    page = write_page(run.path)
+    sentence = verdict(results)
+    say_results(log, results, best)
+    for cost in costs:
+        log.say(f"  {cost.role:8} {cost.tower:6} {cost.told}")
+    log.say(f"\n  {sentence}\n")
+    log.say(f"  student  {run.student}\n  report   {page}")
+    return DistillVlReport(run.path, run.student, tuple(results), sentence)
+
+
+def _identity(built: VlAssembly, run: RunDirectory, texts: str) -> dict[str, Any]:
+    """What a checkpoint belongs to: the run, its images and sentences, and the weights that teach."""
+    return {
+        "run_id": run.run_id,
+        "data_fingerprint": built.source.fingerprint,
+        "sentences": texts,
+        "teacher": built.teacher.image.source.sha256 or fingerprint(built.teacher.image),
+    }

@@ -1,0 +1,212 @@
+"""All that a distillation of two towers is made of, built and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from attar.config import DistillVlConfig
+from attar.data.labelled import open_labelled
+from attar.data.loader import ViewDataset, default_workers
+from attar.data.sampler import ViewOrder
+from attar.data.sentence_stream import SentenceStream
+from attar.data.sources import Source, open_source
+from attar.errors import ConfigError
+from attar.evaluation import ZeroShotMonitor
+from attar.methods import DimeFm, ImageTargets, cached_targets, online_targets, stored_targets
+from attar.methods.teacher_cache import TeacherCache
+from attar.models import (
+    Backbone,
+    Preprocess,
+    TextTower,
+    TwoTowers,
+    load_backbone,
+    load_two_towers,
+    small_text_tower,
+    with_projection,
+)
+from attar.recipes.assembly import check_damage, check_first_view
+from attar.recipes.teacher_features import caption_features, image_features, sentence_features
+from attar.utils.distributed import world_size
+from attar.utils.progress import Log
+
+
+@dataclass(frozen=True)
+class VlAssembly:
+    """The parts of a run, before the teacher was asked.
+
+    Attributes:
+        config: Settings.
+        device: Where models run.
+        source: Images to learn from.
+        order: Which view stands where in the stream.
+        teacher: Frozen, on the device.
+        student: The image tower that learns, on the device.
+        text: The text tower that ships beside it: the teacher's own, or a small one that learns.
+        monitor: Judges image towers, None without `--monitor`.
+        total_steps: Length of the run.
+        workers: Loader processes.
+    """
+
+    config: DistillVlConfig
+    device: torch.device
+    source: Source
+    order: ViewOrder
+    teacher: TwoTowers
+    student: Backbone
+    text: TextTower
+    monitor: ZeroShotMonitor | None
+    total_steps: int
+    workers: int
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether the text tower learns."""
+        return self.config.dime_fm.text_mode == "small_student"
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Perhaps a fraction."""
+        return self.order.epoch_length / self.config.batch_size
+
+    @property
+    def stream(self) -> ViewDataset:
+        """Views, as large as whoever looks at them wants."""
+        size = self.student.img_size
+        if self.config.teacher_views == "matched":
+            size = max(size, self.teacher.image.img_size)
+        return ViewDataset(self.source, self.order, self.config.views, size)
+
+
+def assemble_towers(config: DistillVlConfig, device: torch.device) -> VlAssembly:
+    """Look at the images, then load teacher and student, and check that all fits.
+
+    Raises:
+        UserError: If something is missing or does not fit.
+    """
+    _check_shares(config, world_size())
+    workers = default_workers() if config.workers is None else config.workers
+    source = open_source(config.images, reindex=config.reindex)
+    check_damage(source, config.max_bad_share)
+    order = ViewOrder(len(source), config.seed, config.views.repeats, config.cached_views)
+    check_first_view(ViewDataset(source, order, config.views, config.img_size))
+    monitor = _open_monitor(config, workers)
+    teacher = load_two_towers(
+        config.teacher,
+        weights=config.teacher_weights,
+        trust_torchscript=config.trust_torchscript,
+        seed=config.seed,
+    )
+    student = start_image_tower(config, config.student_weights, teacher)
+    text = _text_tower(config, teacher.text)
+    return VlAssembly(
+        config=config,
+        device=device,
+        source=source,
+        order=order,
+        teacher=TwoTowers(teacher.image.to(device), teacher.text.to(device)),
+        student=student.to(device),
+        text=text.to(device),
+        monitor=monitor,
+        total_steps=config.max_steps or order.num_steps(config.epochs or 100.0, config.batch_size),
+        workers=workers,
+    )
+
+
+def start_image_tower(config: DistillVlConfig, weights: str, teacher: TwoTowers) -> Backbone:
+    """The student's architecture with given weights and a projection into the teacher's space, on the CPU."""
+    trunk = load_backbone(config.student, weights=weights, img_size=config.img_size, seed=config.seed)
+    if trunk.source.weights == "random":  # which have no statistics of their own
+        trunk.normalise_with(Preprocess(teacher.image.preprocess.mean, teacher.image.preprocess.std))
+    return with_projection(trunk, teacher.text.embed_dim, seed=config.seed)
+
+
+def build_method(built: VlAssembly, features: Path, log: Log) -> tuple[DimeFm, str]:
+    """(the method, a fingerprint of the sentences); asks the teacher for what is not in the folder yet.
+
+    Raises:
+        UserError: If what is there does not match teacher and data.
+        Interrupted: If a signal came; the same command goes on.
+    """
+    config, device = built.config, built.device
+    sentences, texts = sentence_features(config, built.teacher.text, features, log, device=device)
+    captions = None
+    if config.captions is not None:
+        captions = caption_features(config, built.teacher.text, built.source, features, log, device=device)
+    method = DimeFm(
+        _targets(built, features),
+        SentenceStream(sentences, config.text_batch_size or config.batch_size, config.seed),
+        built.student,
+        config.dime_fm,
+        text=built.text if built.learns_text else None,
+        captions=captions,
+        pieces=config.optim.accumulate,
+    )
+    method.learner.to(device)
+    return method, texts
+
+
+def _targets(built: VlAssembly, features: Path) -> ImageTargets:
+    """The teacher's side of images, by the mode of views."""
+    config, teacher = built.config, built.teacher.image
+    if config.teacher_views == "fixed":
+        return stored_targets(image_features(config, teacher, built.source, features, device=built.device))
+    ask = online_targets(teacher, pieces=config.optim.accumulate)
+    if config.cached_views is None:
+        return ask
+    identity = {
+        "images": built.source.fingerprint,
+        "seed": config.seed,
+        "views": config.views.model_dump(mode="json"),
+        "size": built.stream.img_size,
+        "teacher": teacher.source.sha256 or teacher.source.weights,
+        "precision": config.precision,
+    }
+    return cached_targets(TeacherCache(features / "views", len(built.source), config.cached_views, identity), ask)
+
+
+def _text_tower(config: DistillVlConfig, teacher: TextTower) -> TextTower:
+    if config.dime_fm.text_mode == "frozen_teacher":
+        return teacher
+    shape = config.text
+    return small_text_tower(
+        teacher,
+        depth=shape.depth,
+        width=shape.width,
+        num_heads=shape.num_heads,
+        layers=shape.layers,
+        seed=config.seed,
+    )
+
+
+def _check_shares(config: DistillVlConfig, ranks: int) -> None:
+    for flag, size in (("batch-size", config.batch_size), ("text-batch-size", config.text_batch_size)):
+        if size is not None and size % ranks:
+            raise ConfigError(
+                f"{flag} {size} does not divide into {ranks} ranks. Try --{flag} {max(1, round(size / ranks)) * ranks}."
+            )
+
+
+def _open_monitor(config: DistillVlConfig, workers: int) -> ZeroShotMonitor | None:
+    if config.monitor is None:
+        return None
+    _, test = open_labelled(config.monitor, seed=config.seed, reindex=config.reindex)
+    settings = config.monitoring
+    return ZeroShotMonitor(
+        test,
+        _templates(settings.templates),
+        limit=settings.limit,
+        seed=config.seed,
+        crop_pct=settings.crop_pct,
+        workers=workers,
+    )
+
+
+def _templates(given: str) -> list[str]:
+    """One sentence, or those of a file."""
+    file = Path(given).expanduser()
+    if "{" in given or not file.is_file():
+        return [given]
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]

@@ -1,0 +1,95 @@
+"""What a run of two towers says about itself: console lines, facts for the page, the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attar._version import __version__
+from attar.data.references import shown
+from attar.data.sources import named_places
+from attar.export import Cost, two_towers_card
+from attar.models import TextTower
+from attar.recipes.describe import describe, short, which
+from attar.recipes.vl_assembly import VlAssembly
+from attar.reports import Result, markdown_table
+from attar.utils.distributed import world_size
+from attar.utils.progress import Log
+
+_TITLE = "DIME-FM (ICCV 2023)"
+_TEXT = {"frozen_teacher": "the teacher's, as it is", "small_student": "a small one, which learns"}
+
+
+def say_towers(log: Log, built: VlAssembly) -> None:
+    """Who teaches whom, on what, for how long."""
+    config, teacher = built.config, built.teacher
+    log.say(f"  method   {_TITLE}")
+    log.say(f"  teacher  {describe(teacher.image)}  frozen")
+    log.say(f"           text {describe_text(teacher.text)}")
+    if teacher.image.source.weights == "random":
+        log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
+    log.say(f"  student  {describe(built.student)}")
+    log.say(f"           text {describe_text(built.text)}: {_TEXT[config.dime_fm.text_mode]}")
+    epochs = built.total_steps / built.steps_per_epoch
+    ranks = world_size()
+    log.say(f"  images   {_images(built)}, {config.teacher_views} views")
+    log.say(
+        f"  plan     {built.total_steps:,} steps x {config.batch_size:,} images and"
+        f" {config.text_batch_size or config.batch_size:,} sentences = {epochs:,.{1 if epochs >= 1 else 2}f} epochs on"
+        f" {f'{ranks} x {built.device.type}' if ranks > 1 else built.device}"
+    )
+
+
+def describe_text(tower: TextTower) -> str:
+    """A text tower in one line."""
+    parameters = sum(p.numel() for p in tower.parameters())
+    return (
+        f"{parameters / 1e6:.1f}M, {tower.context_length} tokens to {tower.embed_dim} numbers, {tower.source.weights}"
+    )
+
+
+def towers_facts(built: VlAssembly, notes: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]:
+    """What page and model card say of where the student comes from."""
+    config, source = built.config, built.teacher.image.source
+    changes = {"changed meanwhile": "; ".join(notes["changes"])} if "changes" in notes else {}
+    return {
+        "method": _TITLE,
+        "teacher": describe(built.teacher.image),
+        "teacher weights": f"{Path(source.file).name}, sha256 {source.sha256}" if source.file else source.weights,
+        "teacher licence": source.licence or ("none (random weights)" if source.weights == "random" else "unknown"),
+        "student": f"{config.student}, {built.student.num_parameters / 1e6:.1f}M parameters, {config.img_size} px",
+        "text tower": f"{describe_text(built.text)}: {_TEXT[config.dime_fm.text_mode]}",
+        "student started from": built.student.source.weights,
+        "weights kept": which(best),
+        "images": _images(built),
+        "sentences": "; ".join(map(shown, config.sentences)),
+        "teacher saw": "each image once, whole" if config.teacher_views == "fixed" else "the student's views",
+        **changes,
+        "monitor": _judged_on(built),
+        "training": f"{built.total_steps:,} steps of {config.batch_size:,} images, seed {config.seed}",
+        "made with": f"attar {__version__}",
+    }
+
+
+def towers_card(
+    built: VlAssembly,
+    notes: Mapping[str, Any],
+    best: Mapping[str, Any],
+    results: Sequence[Result] = (),
+    costs: Sequence[Cost] = (),
+) -> str:
+    """The model card."""
+    title = f"{short(built.config.student)} from {short(built.config.teacher)}"
+    return two_towers_card(title, towers_facts(built, notes, best), markdown_table(results), costs)
+
+
+def _images(built: VlAssembly) -> str:
+    return "; ".join(map(str, named_places(built.config.images, built.source)))
+
+
+def _judged_on(built: VlAssembly) -> str:
+    if built.config.monitor is None or built.monitor is None:
+        return "none"
+    sizes = built.monitor.protocol
+    return f"{shown(built.config.monitor)}: {sizes['select']:,} to select by, {sizes['report']:,} to report on"
