@@ -182,6 +182,7 @@ def monitor_of(tmp_path, log, scores, *, every=2, total_steps=5):
         log,
         every=every,
         total_steps=total_steps,
+        title="k-NN",
         beside="teacher 90.0",
         keep_best=lambda backbone, best: kept.append((backbone, dict(best))),
     )

@@ -71,6 +71,14 @@ class ViewsConfig(Config):
         return self
 
 
+class PlainViewsConfig(ViewsConfig):
+    """How an image becomes a view where its colours stay: a random crop, flipped half of the time."""
+
+    randaugment: bool = Field(False, description="RandAugment rand-m9-mstd0.5-inc1")
+    erase: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
+    repeats: int = Field(1, ge=1, description="views of each image per epoch (repeated augmentation), from 256 images")
+
+
 class OptimConfig(Config):
     """AdamW with linear warm-up, cosine decay and a moving average of the student."""
 

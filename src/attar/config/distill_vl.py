@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from attar.config.base import Config, Places
 from attar.config.dime_fm import DimeFmConfig
-from attar.config.distill import CheckpointConfig, OptimConfig, ViewsConfig
+from attar.config.distill import CheckpointConfig, OptimConfig, PlainViewsConfig
 from attar.errors import ConfigError
 
 
@@ -21,6 +21,16 @@ class TextTowerConfig(Config):
     layers: Literal["first", "uniform"] | None = Field(
         None, description="start from the teacher's first layers, or evenly spaced ones; none: from random weights"
     )
+
+
+class VlOptimConfig(OptimConfig):
+    """AdamW with linear warm-up and cosine decay, as released; no moving average."""
+
+    lr: float | None = Field(8e-4, gt=0, description="peak learning rate; none: lr_per_512 * batch_size / 512")
+    min_lr: float = Field(4e-5, ge=0, description="learning rate at the end of the cosine")
+    warmup_lr: float = Field(4e-6, ge=0, description="learning rate at the first step")
+    warmup_epochs: float = Field(4.0, ge=0, description="length of the linear warm-up, at most a tenth of the run")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the image tower; 0 is off")
 
 
 class ZeroShotMonitorConfig(Config):
@@ -101,10 +111,8 @@ class DistillVlConfig(Config):
     resume_anyway: bool = Field(False, description="go on with a run that had other settings, data or teacher")
     dime_fm: DimeFmConfig = DimeFmConfig()
     text: TextTowerConfig = TextTowerConfig()
-    views: ViewsConfig = ViewsConfig(randaugment=False, erase=0.0, repeats=1)
-    optim: OptimConfig = OptimConfig(
-        lr=8e-4, min_lr=4e-5, warmup_lr=4e-6, warmup_epochs=4.0, weight_decay=0.05, ema_decay=0.0
-    )
+    views: PlainViewsConfig = PlainViewsConfig()
+    optim: VlOptimConfig = VlOptimConfig()
     monitoring: ZeroShotMonitorConfig = ZeroShotMonitorConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 

@@ -12,7 +12,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from attar.config.base import Config, Places
-from attar.config.distill import CheckpointConfig, OptimConfig, ParallelConfig, ProteusConfig, ViewsConfig
+from attar.config.distill import (
+    CheckpointConfig,
+    OptimConfig,
+    ParallelConfig,
+    PlainViewsConfig,
+    ProteusConfig,
+    ViewsConfig,
+)
 from attar.errors import ConfigError
 
 TaskKind = Literal["classification", "segmentation"]
@@ -24,14 +31,6 @@ class LabelledViewsConfig(ViewsConfig):
     """How a labelled image becomes a view: gentler crops than those of unlabelled ones, no RandAugment."""
 
     crop_scale: tuple[float, float] = Field((0.5, 1.0), description="area of the random crop, as a share")
-    randaugment: bool = Field(False, description="RandAugment rand-m9-mstd0.5-inc1")
-    erase: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
-    repeats: int = Field(1, ge=1, description="views of each image per epoch (repeated augmentation), from 256 images")
-
-
-class PoolViewsConfig(ViewsConfig):
-    """How an image of the pool becomes a view; teacher and student see the same one."""
-
     randaugment: bool = Field(False, description="RandAugment rand-m9-mstd0.5-inc1")
     erase: float = Field(0.0, ge=0, le=1, description="probability of random erasing")
     repeats: int = Field(1, ge=1, description="views of each image per epoch (repeated augmentation), from 256 images")
@@ -118,7 +117,7 @@ class TransferStageConfig(Config):
     cached_views: int | None = Field(
         None, ge=1, description="views of an image; then they come again, and the teacher's answers from disk"
     )
-    views: PoolViewsConfig = PoolViewsConfig()
+    views: PlainViewsConfig = PlainViewsConfig()
     optim: StageOptimConfig = StageOptimConfig()
 
     @model_validator(mode="after")

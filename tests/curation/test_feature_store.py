@@ -1,0 +1,98 @@
+"""Sealed folders of rows: what is read is what was written, and what does not belong is refused with its reason."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from attar.curation.feature_store import MappedRows, check_fresh, check_sealed, is_sealed, seal, sealed_rows
+from attar.errors import DataError, WeightsError
+
+MADE_BY = {"teacher": {"fingerprint": "abc", "mean": (0.5, 0.5)}, "images": "def"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Rows 0 to 9 in three files, row i being (i, -i)."""
+    rows = np.stack([np.arange(10), -np.arange(10)], 1).astype(np.float16)
+    for number, part in enumerate(np.split(rows, [4, 5])):
+        np.save(tmp_path / f"vectors-{number:05}.npy", part)
+    seal(tmp_path, MADE_BY)
+    return tmp_path
+
+
+def test_rows_come_in_the_order_asked_for_across_files(folder):
+    rows = sealed_rows(folder)
+    wanted = np.array([9, 0, 4, 4, 3, 5])
+    assert rows.shape == (10, 2)
+    assert rows[wanted].tolist() == [[row, -row] for row in wanted.tolist()]
+    assert rows[wanted].dtype == np.float16
+
+
+def test_a_folder_that_is_whole_passes_and_one_that_is_not_sealed_is_none(folder, tmp_path_factory):
+    check_sealed(folder, MADE_BY, "images")
+    assert is_sealed(folder)
+    assert not is_sealed(tmp_path_factory.mktemp("empty"))
+
+
+def test_another_teacher_is_named(folder):
+    other = MADE_BY | {"teacher": {"fingerprint": "xyz", "mean": (0.5, 0.5)}}
+    with pytest.raises(WeightsError, match=r"teacher\.fingerprint was abc, now xyz.*--features"):
+        check_sealed(folder, other, "images")
+
+
+def test_one_flipped_bit_is_seen(folder):
+    file = folder / "vectors-00001.npy"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"vectors-00001\.npy was changed"):
+        check_sealed(folder, MADE_BY, "images")
+
+
+def test_a_file_that_is_gone_is_named(folder):
+    (folder / "vectors-00002.npy").unlink()
+    with pytest.raises(DataError, match=r"vectors-00002\.npy is gone"):
+        check_sealed(folder, MADE_BY, "images")
+
+
+def test_what_stands_in_the_folder_besides_is_not_taken_for_rows(folder):
+    np.save(folder / "vectors-00003.npy", np.zeros((2, 2), np.float16))
+    assert len(sealed_rows(folder)) == 10
+
+
+def test_files_of_different_widths_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 2)))
+    np.save(tmp_path / "b.npy", np.zeros((2, 3)))
+    with pytest.raises(DataError, match="different widths"):
+        MappedRows([tmp_path / "a.npy", tmp_path / "b.npy"])
+
+
+def test_no_pickle_is_opened(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(DataError, match="damaged"):
+        MappedRows([tmp_path / "a.npy"])
+
+
+def test_stored_vectors_pass_whatever_their_length_and_rounding(tmp_path):
+    fresh = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    check_fresh((fresh / 7).half(), fresh, str, "images", tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["turned", "zero", "nan"])
+def test_one_vector_of_many_that_differs_is_named(broken, tmp_path):
+    fresh = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    stored = fresh.clone()
+    stored[5] = {"turned": fresh[5].roll(1), "zero": torch.zeros(16), "nan": torch.full((16,), float("nan"))}[broken]
+    with pytest.raises(WeightsError, match="image 5 has a cosine"):
+        check_fresh(stored, fresh, lambda n: f"image {n}", "images", tmp_path)
+
+
+def test_another_width_is_told(tmp_path):
+    with pytest.raises(WeightsError, match="are 16 wide, this teacher gives 8"):
+        check_fresh(torch.ones(3, 16), torch.ones(3, 8), str, "images", tmp_path)
+
+
+def test_what_it_was_made_by_is_kept_as_json(folder):
+    assert json.loads((folder / "sealed.json").read_text())["made_by"]["teacher"]["mean"] == [0.5, 0.5]
