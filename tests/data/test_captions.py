@@ -47,5 +47,5 @@ def test_what_cannot_be_read_is_told(name, text, said, source, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=said):
         read_captions(tmp_path / name, source)
-    with pytest.raises(DataError, match="do not exist|no format"):
+    with pytest.raises(DataError, match=r"do not exist|no format"):
         read_captions(tmp_path / f"not-{name}", source)

@@ -126,7 +126,8 @@ def embed_corpus(corpus: TextShards, encoder: TextEncoder, folder: Path, *, batc
         RunDirectoryError: If those that are there are of another model or corpus.
     """
     missing = from_main(lambda: _missing(corpus, encoder, folder, batch_size))
-    log.say(f"  shards   {len(corpus.rows):,} of sentences, {len(corpus.rows) - len(missing):,} done before")
+    done = len(corpus.rows) - len(missing)
+    log.say(f"  shards   {len(corpus.rows):,} of {max(corpus.rows):,} sentences, {done:,} done before")
     own = missing[rank() :: world_size()]
     batches = written_vectors(encoder.encode, corpus, own, folder, batch_size=batch_size)
     total = sum(corpus.rows[number] for number in own)
