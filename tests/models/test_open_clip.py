@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attar.errors import ModelReferenceError, ShapeError, WeightsError
 from attar.models import Preprocess, load_backbone
+from attar.models.references import Reference
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -298,14 +299,14 @@ def test_statistics_are_those_of_the_published_weights(name, mean, std):
     """ViT-L-14 has published weights with one and with the other; without a tag it is OpenAI's."""
     from attar.models.open_clip import _preprocess
 
-    assert _preprocess(open_clip, name, None) == Preprocess(mean, std)
+    assert _preprocess(open_clip, Reference("open_clip", name), None) == Preprocess(mean, std)
 
 
 def test_statistics_follow_the_tag():
     from attar.models.open_clip import _preprocess
 
-    assert _preprocess(open_clip, "ViT-L-14", "laion2b_s32b_b82k").mean == (0.5, 0.5, 0.5)
-    assert _preprocess(open_clip, "ViT-L-14", "openai").mean == MEAN
+    assert _preprocess(open_clip, Reference("open_clip", "ViT-L-14"), "laion2b_s32b_b82k").mean == (0.5, 0.5, 0.5)
+    assert _preprocess(open_clip, Reference("open_clip", "ViT-L-14"), "openai").mean == MEAN
 
 
 def test_published_weights_without_a_network_fail_soon(tmp_path, monkeypatch):

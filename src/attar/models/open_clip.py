@@ -1,7 +1,8 @@
-"""`open_clip:NAME`: image towers of open_clip as they are, with the projection that its embeddings go through."""
+"""Image towers of open_clip, by name or folder, as they are, with the projection that its embeddings go through."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from attar.models.files import StateDict, noted
 from attar.models.layouts import Converted, convert
 from attar.models.masking import patch_embedding
 from attar.models.official import OPEN_CLIPS_OWN
-from attar.models.open_clip_files import model_config, open_clip_library, open_weights, published_tag
+from attar.models.open_clip_files import (
+    described_in,
+    folder_in,
+    model_config,
+    open_clip_library,
+    open_weights,
+    published_tag,
+)
 from attar.models.positions import resample_positions
 from attar.models.references import Reference
 from attar.models.tower import Tower
@@ -27,11 +35,17 @@ _TABLES = {"positional_embedding", "attnpool.positional_embedding"}  # of a ViT;
 
 
 class OpenClipTower(Tower):
-    """An image tower of open_clip, whose own output is the embedding."""
+    """An image tower of open_clip, whose own output is the embedding.
 
-    def __init__(self, visual: Any) -> None:
+    Attributes:
+        visual: open_clip's module; its state dict is what ships.
+        config: What of open_clip's description of a model builds it: `embed_dim`, `vision_cfg` and `quick_gelu`. None
+            for a trunk of timm with a projection of attar's.
+    """
+
+    def __init__(self, visual: Any, config: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.visual = visual
+        self.visual, self.config = visual, config
 
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, E): the image embedding after its projection, not normalised."""
@@ -41,8 +55,8 @@ class OpenClipTower(Tower):
 class VisionTransformerTower(OpenClipTower):
     """open_clip's own `VisionTransformer`: `cls` is what it pools and norms before its projection."""
 
-    def __init__(self, visual: Any) -> None:
-        super().__init__(visual)
+    def __init__(self, visual: Any, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(visual, config)
         self.depth = len(visual.transformer.resblocks)
         self.patch_size = visual.patch_size[0]
 
@@ -89,8 +103,8 @@ class ResNetTower(OpenClipTower):
 class TimmTower(OpenClipTower):
     """open_clip's `TimmModel`: the tokens of timm's trunk, the embedding of trunk and projection."""
 
-    def __init__(self, visual: Any) -> None:
-        super().__init__(visual)
+    def __init__(self, visual: Any, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(visual, config)
         self.depth = len(visual.trunk.feature_info)
         self.patch_size = int(visual.trunk.feature_info[-1]["reduction"])
 
@@ -120,7 +134,7 @@ def load_open_clip(
     """The image tower of an open_clip model as a `Backbone` on the CPU; its text tower is neither built nor kept.
 
     Args:
-        reference: `open_clip:NAME?pretrained=TAG`; the tag names published weights.
+        reference: `open_clip:NAME?pretrained=TAG`, whose tag names published weights; or a folder in place of the name.
         weights: `pretrained`, `random`, or a file with the state dict of the whole model or of `visual` alone.
         img_size: Input size in pixels; position tables are resampled as open_clip does.
         trust_torchscript: Read a file that is a TorchScript archive, which can run code.
@@ -132,14 +146,14 @@ def load_open_clip(
     """
     library = open_clip_library()
     config = model_config(library, reference)
-    tag = published_tag(library, reference, config, weights)
+    tag = published_tag(library, reference, weights)
     with seeded_torch(seed, "initialisation"):
         tower = _build(config, img_size, reference)
     source = Provenance(f"open_clip:{reference}")
     if weights != "random":
         has_gelu = isinstance(tower, VisionTransformerTower)
         file, state, part = open_weights(
-            library, reference.name, tag, weights, trust_torchscript=trust_torchscript, has_gelu=has_gelu
+            library, reference, tag, weights, trust_torchscript=trust_torchscript, has_gelu=has_gelu
         )
         converted = _load(tower.visual, file, state)
         source = Provenance.of_files(
@@ -148,38 +162,56 @@ def load_open_clip(
     if img_size is not None and isinstance(tower, TimmTower) and hasattr(tower.visual.trunk, "set_input_size"):
         tower.visual.set_input_size(img_size)
     size = img_size or config["vision_cfg"].get("image_size", 224)
-    return Backbone(tower, img_size=size, preprocess=_preprocess(library, reference.name, tag), source=source).eval()
+    return Backbone(tower, img_size=size, preprocess=_preprocess(library, reference, tag), source=source).eval()
 
 
-def _build(config: dict[str, Any], img_size: int | None, reference: Reference) -> OpenClipTower:
+def _build(config: Mapping[str, Any], img_size: int | None, reference: Reference) -> OpenClipTower:
     """The image tower with fresh weights."""
     vision = {**config["vision_cfg"], "timm_model_pretrained": False, "patch_dropout": 0.0, "output_tokens": False}
     if img_size is not None:
         vision["image_size"] = img_size
-    try:
-        from open_clip.model import ModifiedResNet, TimmModel, VisionTransformer, _build_vision_tower
+    own = {**{key: config[key] for key in ("embed_dim", "quick_gelu") if key in config}, "vision_cfg": vision}
+    visual: Any = build_vision(own, f"open_clip:{reference}")
+    from open_clip.model import ModifiedResNet, TimmModel, VisionTransformer
 
-        # the whole model would build its text tower too, for some with a download
-        visual = _build_vision_tower(config["embed_dim"], vision, quick_gelu=config.get("quick_gelu", False))
-    except Exception as error:  # constructors raise many kinds, other versions of open_clip ImportError
-        raise ModelReferenceError(f"model 'open_clip:{reference}' cannot be built: {error}.") from error
     if isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type != "none":
-        return VisionTransformerTower(visual)
+        return VisionTransformerTower(visual, own)
     if isinstance(visual, ModifiedResNet):
-        return ResNetTower(visual)
+        return ResNetTower(visual, own)
     if isinstance(visual, TimmModel) and hasattr(visual.trunk, "feature_info"):
-        return TimmTower(visual)
+        return TimmTower(visual, own)
     raise ModelReferenceError(
         f"model 'open_clip:{reference}' pools its patches into other tokens (CoCa), so that it has no class token to"
         " learn from. Wrap it in a factory of your own: module:package.mod:factory."
     )
 
 
-def _preprocess(library: Any, name: str, tag: str | None) -> Preprocess:
-    """Statistics of the published weights; for a file those of all published ones, or OpenAI's where these differ."""
-    tags = [tag] if tag else library.list_pretrained_tags_by_model(name)
-    default = library.transform.PreprocessCfg()
-    configs = [library.get_pretrained_cfg(name, known) for known in tags]
+def build_vision(config: Mapping[str, Any], reference: str) -> nn.Module:
+    """The image tower of open_clip's description of a model, with fresh weights of torch's global generator.
+
+    Raises:
+        ModelReferenceError: If open_clip can build none.
+    """
+    try:
+        from open_clip.model import _build_vision_tower
+
+        # the whole model would build its text tower too, for some with a download
+        visual: nn.Module = _build_vision_tower(
+            config["embed_dim"], dict(config["vision_cfg"]), quick_gelu=config.get("quick_gelu", False)
+        )
+    except Exception as error:  # constructors raise many kinds, other versions of open_clip ImportError
+        raise ModelReferenceError(f"model '{reference}' cannot be built: {error}.") from error
+    return visual
+
+
+def _preprocess(library: Any, reference: Reference, tag: str | None) -> Preprocess:
+    """Of a folder its own, or those of the published weights; for a file those of all, or OpenAI's if they differ."""
+    default, folder = library.transform.PreprocessCfg(), folder_in(reference)
+    if folder is not None:
+        configs = [described_in(folder, "preprocess_cfg")]
+    else:
+        tags = [tag] if tag else library.list_pretrained_tags_by_model(reference.name)
+        configs = [library.get_pretrained_cfg(reference.name, known) for known in tags]
     found = {(tuple(config.get("mean") or default.mean), tuple(config.get("std") or default.std)) for config in configs}
     mean, std = found.pop() if len(found) == 1 else (tuple(default.mean), tuple(default.std))
     return Preprocess(mean, std)

@@ -1,4 +1,4 @@
-"""What open_clip knows of a model by its name: its description, its published weights, and their activation."""
+"""What open_clip knows of a model by its name or folder: description, weights, and the activation they trained with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import Any
 from attar.errors import ModelReferenceError, did_you_mean
 from attar.models.files import StateDict, not_fetched, read_checkpoint
 from attar.models.official import is_openai
-from attar.models.references import Reference
+from attar.models.references import OPEN_CLIP_CONFIG, Reference
+from attar.utils.io import read_json
+
+_WEIGHTS = (  # as open_clip's own factory prefers them
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
 
 
 def open_clip_library() -> Any:
@@ -29,6 +39,30 @@ def open_clip_library() -> Any:
     return open_clip
 
 
+def folder_in(reference: Reference) -> Path | None:
+    """The folder that a reference names, if it holds open_clip's description of a model."""
+    folder = Path(reference.name).expanduser()
+    return folder if (folder / OPEN_CLIP_CONFIG).is_file() else None
+
+
+def described_in(folder: Path, part: str) -> dict[str, Any]:
+    """`model_cfg` or `preprocess_cfg` of a folder.
+
+    Raises:
+        ModelReferenceError: If there is none.
+    """
+    try:
+        found = read_json(folder / OPEN_CLIP_CONFIG)[part]
+        if part != "model_cfg" or all(found[key] for key in ("embed_dim", "vision_cfg", "text_cfg")):
+            return dict(found)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ModelReferenceError(
+        f"{folder / OPEN_CLIP_CONFIG} is not open_clip's description of a model (model_cfg with embed_dim, vision_cfg"
+        " and text_cfg, and preprocess_cfg). Copy the folder anew."
+    )
+
+
 def model_config(library: Any, reference: Reference) -> dict[str, Any]:
     """open_clip's description of the model.
 
@@ -38,6 +72,8 @@ def model_config(library: Any, reference: Reference) -> dict[str, Any]:
     unknown = [key for key in reference.arguments if key != "pretrained"]
     if unknown:
         raise ModelReferenceError(f"model 'open_clip:{reference}': '{unknown[0]}' is no argument. Only pretrained is.")
+    if (folder := folder_in(reference)) is not None:
+        return described_in(folder, "model_cfg")
     config = library.get_model_config(reference.name) if ":" not in reference.name else None
     if config is None:
         guess = did_you_mean(reference.name, library.list_models())
@@ -48,8 +84,8 @@ def model_config(library: Any, reference: Reference) -> dict[str, Any]:
     return dict(config)
 
 
-def published_tag(library: Any, reference: Reference, config: dict[str, Any], weights: str | Path) -> str | None:
-    """The published weights to load, None for a file or random weights.
+def published_tag(library: Any, reference: Reference, weights: str | Path) -> str | None:
+    """The published weights to load, None for a file, a folder's own or random weights.
 
     Raises:
         ModelReferenceError: If they are not named, or there are none of that name.
@@ -59,6 +95,12 @@ def published_tag(library: Any, reference: Reference, config: dict[str, Any], we
         if asked is not None:
             raise ModelReferenceError(
                 f"model 'open_clip:{reference}' names published weights, and weights={weights} names others. Keep one."
+            )
+        return None
+    if folder_in(reference) is not None:
+        if asked is not None:
+            raise ModelReferenceError(
+                f"model 'open_clip:{reference}' is a folder with weights of its own. Drop {asked}."
             )
         return None
     tags = library.list_pretrained_tags_by_model(reference.name)
@@ -71,15 +113,15 @@ def published_tag(library: Any, reference: Reference, config: dict[str, Any], we
 
 
 def open_weights(
-    library: Any, name: str, tag: str | None, weights: str | Path, *, trust_torchscript: bool, has_gelu: bool
+    library: Any, reference: Reference, tag: str | None, weights: str | Path, *, trust_torchscript: bool, has_gelu: bool
 ) -> tuple[Path, StateDict, str]:
-    """(file, tensors, a note on what of the file they are) of published weights or of a given file.
+    """(file, tensors, a note on what of the file they are) of published weights, of a folder's or of a given file.
 
     Args:
         library: The module `open_clip`.
-        name: Of the model.
+        reference: Of the model.
         tag: Of the published weights; None for a file.
-        weights: The file.
+        weights: The file, or `pretrained`.
         trust_torchscript: Read a TorchScript archive, which can run code.
         has_gelu: The tower computes the activation that open_clip's description says, GELU or QuickGELU.
 
@@ -88,23 +130,37 @@ def open_weights(
         WeightsError: If the file does not arrive or cannot be read.
     """
     if has_gelu and tag is not None:
-        is_quick = bool(library.get_pretrained_cfg(name, tag).get("quick_gelu", False))
-        _check_activation(library, name, is_quick=is_quick)
-    file = Path(weights).expanduser() if tag is None else _download(library, name, tag)
+        is_quick = bool(library.get_pretrained_cfg(reference.name, tag).get("quick_gelu", False))
+        _check_activation(library, reference, is_quick=is_quick)
+    folder = folder_in(reference)
+    if tag is not None:
+        file = _download(library, reference.name, tag)
+    elif weights == "pretrained" and folder is not None:
+        file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), folder / _WEIGHTS[0])
+    else:
+        file = Path(weights).expanduser()
     state, part = read_checkpoint(file, trust_torchscript=trust_torchscript)
     if has_gelu and is_openai(state, "visual."):
-        _check_activation(library, name, is_quick=True)
+        _check_activation(library, reference, is_quick=True)
     return file, state, part
 
 
-def _check_activation(library: Any, name: str, *, is_quick: bool) -> None:
+def _check_activation(library: Any, reference: Reference, *, is_quick: bool) -> None:
     """Refuse weights of another activation where open_clip has the model with theirs; the numbers would be wrong."""
-    other = f"{name}-quickgelu" if is_quick else name.removesuffix("-quickgelu")
-    asks_quick = bool(library.get_model_config(name).get("quick_gelu", False))
-    if is_quick != asks_quick and other in library.list_models():
-        names = ("QuickGELU", "GELU") if is_quick else ("GELU", "QuickGELU")
+    asks_quick = bool(model_config(library, reference).get("quick_gelu", False))
+    if is_quick == asks_quick:
+        return
+    names = ("QuickGELU", "GELU") if is_quick else ("GELU", "QuickGELU")
+    if (folder := folder_in(reference)) is not None:
         raise ModelReferenceError(
-            f"these weights were trained with {names[0]}, and {name} computes {names[1]}. Try open_clip:{other}."
+            f"these weights were trained with {names[0]}, and {folder / OPEN_CLIP_CONFIG} describes a model with"
+            f" {names[1]}. Take the model that they belong to."
+        )
+    other = f"{reference.name}-quickgelu" if is_quick else reference.name.removesuffix("-quickgelu")
+    if other in library.list_models():
+        raise ModelReferenceError(
+            f"these weights were trained with {names[0]}, and {reference.name} computes {names[1]}."
+            f" Try open_clip:{other}."
         )
 
 

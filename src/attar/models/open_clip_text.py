@@ -13,7 +13,7 @@ from attar.models.backbone import Provenance
 from attar.models.files import StateDict, noted
 from attar.models.layouts import Converted, convert
 from attar.models.official import OPEN_CLIP_TEXT
-from attar.models.open_clip_files import model_config, open_clip_library, open_weights, published_tag
+from attar.models.open_clip_files import folder_in, model_config, open_clip_library, open_weights, published_tag
 from attar.models.references import Reference
 from attar.models.text import TextTower, learned_scale, shown
 from attar.models.weights import check_keys
@@ -26,7 +26,7 @@ def load_open_clip_text(
     """The text tower of an open_clip model on the CPU, in eval mode; its image tower is neither built nor kept.
 
     Args:
-        reference: `open_clip:NAME?pretrained=TAG`, as for the image tower.
+        reference: `open_clip:NAME?pretrained=TAG` or a folder, as for the image tower.
         weights: `pretrained`, `random`, or a file with the state dict of the whole model or of the text tower alone.
         trust_torchscript: Read a file that is a TorchScript archive, which can run code.
         seed: Names the initialisation of random weights.
@@ -37,13 +37,13 @@ def load_open_clip_text(
     """
     library, name = open_clip_library(), f"open_clip:{reference}"
     config = model_config(library, reference)
-    tag = published_tag(library, reference, config, weights)
+    tag = published_tag(library, reference, weights)
     with seeded_torch(seed, "initialisation"):
         model = build_text(config, name)
     source, scale = Provenance(name), None
     if weights != "random":
         file, state, part = open_weights(
-            library, reference.name, tag, weights, trust_torchscript=trust_torchscript, has_gelu=not _is_foreign(config)
+            library, reference, tag, weights, trust_torchscript=trust_torchscript, has_gelu=not _is_foreign(config)
         )
         explained = _load(model, file, state).explained
         source = Provenance.of_files(
@@ -52,7 +52,7 @@ def load_open_clip_text(
         scale = learned_scale(state)
     return TextTower(
         model,
-        _tokeniser(library, reference.name),
+        _tokeniser(library, reference),
         embed_dim=config["embed_dim"],
         context_length=config["text_cfg"].get("context_length", library.tokenizer.DEFAULT_CONTEXT_LENGTH),
         logit_scale=scale,
@@ -96,12 +96,19 @@ def _load(model: nn.Module, file: Path, state: StateDict) -> Converted:
     return converted
 
 
-def _tokeniser(library: Any, name: str) -> Callable[[list[str]], Tensor]:
+def _tokeniser(library: Any, reference: Reference) -> Callable[[list[str]], Tensor]:
+    folder = folder_in(reference)
     try:
-        tokeniser: Callable[[list[str]], Tensor] = library.get_tokenizer(name)
+        tokeniser: Callable[[list[str]], Tensor] = library.get_tokenizer(
+            reference.name if folder is None else f"local-dir:{folder}"
+        )
     except Exception as error:  # hub, web and transformers raise many kinds
         raise ModelReferenceError(
-            f"the tokeniser of open_clip:{name} cannot be made ({shown(error)})."
-            " All but CLIP's own come from the model hub: fetch it once where there is a network."
+            f"the tokeniser of open_clip:{reference.name} cannot be made ({shown(error)})."
+            + (
+                " All but CLIP's own come from the model hub: fetch it once where there is a network."
+                if folder is None
+                else " All but CLIP's own lie beside the weights: copy tokenizer.json and tokenizer_config.json anew."
+            )
         ) from None
     return tokeniser

@@ -12,6 +12,7 @@ from attar.errors import ModelReferenceError, did_you_mean
 
 Kind = Literal["timm", "directory", "module", "open_clip", "hf"]
 _PREFIXES: tuple[Kind, ...] = ("timm", "open_clip", "hf", "module")
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 _WEIGHT_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
@@ -32,7 +33,7 @@ def parse_reference(text: str) -> Reference:
     """Parse what a user calls a model.
 
     `NAME` or `timm:NAME?key=value`, `open_clip:NAME?pretrained=TAG`, `hf:DIR` or `hf:OWNER/REPOSITORY[@REVISION]`,
-    `module:package.mod:factory?key=value`, or a directory with `config.json`.
+    `module:package.mod:factory?key=value`, or a directory with `config.json` or `open_clip_config.json`.
 
     Raises:
         ModelReferenceError: If the text is empty, has an unknown prefix or names a directory without a model.
@@ -60,20 +61,29 @@ def parse_reference(text: str) -> Reference:
 
 
 def _parse_folder(path: Path, query: str) -> Reference:
-    if not (path / "config.json").is_file():
+    arguments = _split_arguments(query)[1]
+    if (path / "config.json").is_file():
+        return Reference("directory", str(path), arguments)
+    if not (path / OPEN_CLIP_CONFIG).is_file():
         raise ModelReferenceError(
-            f"folder {path} holds no config.json, so it is no model that timm or attar wrote."
+            f"folder {path} holds no config.json and no {OPEN_CLIP_CONFIG}, so it is no model that attar, timm,"
+            " transformers or open_clip wrote."
             " Of a run, attar evaluate takes the directory, all else its student/ folder; for a weight file, name its"
             " architecture and give the weights."
             " For the timm model of that name, write timm:NAME."
         )
-    return Reference("directory", str(path), _split_arguments(query)[1])
+    return Reference("open_clip", str(path), arguments)
 
 
 def _parse_prefixed(prefix: str, rest: str, text: str) -> Reference:
     kind = next((known for known in _PREFIXES if known == prefix), None)
     if prefix == "local-dir":
         raise ModelReferenceError(f"model reference '{text}' is as timm has it; attar takes the folder alone: {rest}")
+    if kind == "open_clip" and rest.startswith("local-dir:"):
+        folder = rest.removeprefix("local-dir:")
+        raise ModelReferenceError(
+            f"model reference '{text}' is as open_clip has it; attar takes the folder alone: {folder}"
+        )
     if kind is None:
         raise ModelReferenceError(
             f"model reference '{text}' has an unknown prefix '{prefix}'.{did_you_mean(prefix, _PREFIXES)}"

@@ -57,6 +57,12 @@ class TextTower(nn.Module):
             return self(self.tokenise(texts).to(next(self.parameters()).device)).float()  # type: ignore[no-any-return]
 
 
+def ratio_of(hidden: int, width: int) -> float:
+    """The `mlp_ratio` of which open_clip makes so many hidden channels: it cuts the product off, not rounds it."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
 def learned_scale(state: Mapping[str, Tensor]) -> float | None:
     """The scale of cosines in a whole model's state dict, capped as in CLIP's training but not in SigLIP's."""
     state = {key.removeprefix("module."): value for key, value in state.items() if "logit_" in key}

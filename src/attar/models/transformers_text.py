@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from attar.errors import ModelReferenceError
 from attar.models.backbone import Provenance
 from attar.models.files import noted
 from attar.models.references import Reference
-from attar.models.text import TextTower, learned_scale, shown
+from attar.models.text import TextTower, learned_scale, ratio_of, shown
 from attar.models.transformers import import_transformers, quiet
 from attar.models.transformers_folder import (
     WHOLE_MODELS,
@@ -112,7 +111,26 @@ def load_transformers_text(reference: Reference, *, weights: str | Path = "pretr
     ).eval()
 
 
-def _tokeniser(library: Any, folder: Path, length: int, vocab_size: int) -> Callable[[list[str]], Tensor]:
+class Tokeniser:
+    """A tokeniser of transformers, from sentences to as many token numbers each; its files can be written again."""
+
+    def __init__(self, tokeniser: Any, length: int) -> None:
+        self.tokeniser, self.length = tokeniser, length
+        tokeniser.padding_side = "right"  # as all were trained; SigLIP 2's is told so by its directory alone
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(m, length) int64 of m sentences, cut or filled up."""
+        found = self.tokeniser(
+            texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        )
+        return found["input_ids"].to(torch.int64)  # type: ignore[no-any-return]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write its files, as open_clip's tokenisers do."""
+        self.tokeniser.save_pretrained(folder)
+
+
+def _tokeniser(library: Any, folder: Path, length: int, vocab_size: int) -> Tokeniser:
     # transformers would make one that knows no word
     if not any(file for pattern in _VOCABULARIES for file in folder.glob(pattern)):
         raise ModelReferenceError(
@@ -132,19 +150,7 @@ def _tokeniser(library: Any, folder: Path, length: int, vocab_size: int) -> Call
             f"the tokeniser in {folder} has {len(tokeniser):,} tokens, the text tower {vocab_size:,}: it is another"
             " model's. Copy tokenizer.json and tokenizer_config.json of this one."
         )
-
-    def tokenise(texts: list[str]) -> Tensor:
-        found = tokeniser(
-            texts,
-            padding="max_length",
-            padding_side="right",  # as all were trained; SigLIP 2's tokeniser is told so by its directory alone
-            truncation=True,
-            max_length=length,
-            return_tensors="pt",
-        )
-        return found["input_ids"].to(torch.int64)  # type: ignore[no-any-return]
-
-    return tokenise
+    return Tokeniser(tokeniser, length)
 
 
 def _in_open_clips_words(kind: str, config: Any, folder: Path) -> dict[str, Any]:
@@ -155,6 +161,7 @@ def _in_open_clips_words(kind: str, config: Any, folder: Path) -> dict[str, Any]
         "width": config.hidden_size,
         "heads": config.num_attention_heads,
         "layers": config.num_hidden_layers,
+        "mlp_ratio": ratio_of(config.intermediate_size, config.hidden_size),
         "hf_tokenizer_name": str(folder),
         "norm_kwargs": {"eps": config.layer_norm_eps},
     }

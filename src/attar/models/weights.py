@@ -108,7 +108,7 @@ def _check_heads(layout: Layout, model: nn.Module, path: Path) -> None:
 
 def _settle_activation(converted: Converted, layout: Layout, model: nn.Module, path: Path) -> None:
     """No file says which activation it was trained with: refuse one that is surely wrong, write down the rest."""
-    found = next((name for module in model.modules() if (name := _activation_name(module))), "no GELU")
+    found = next((name for module in model.modules() if (name := activation_name(module))), "no GELU")
     if layout.activation in (None, found) and layout.name != "open_clip":
         return
     if layout.activation == "quick_gelu":
@@ -122,7 +122,7 @@ def _settle_activation(converted: Converted, layout: Layout, model: nn.Module, p
     )
 
 
-def _activation_name(module: nn.Module) -> str | None:
+def activation_name(module: nn.Module) -> str | None:
     """timm's name of a GELU, None for modules that are none."""
     if isinstance(module, nn.GELU):
         return "gelu" if module.approximate == "none" else "gelu_tanh"
