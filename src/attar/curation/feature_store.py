@@ -48,10 +48,10 @@ class MappedRows:
         if len(widths) != 1:
             raise DataError(f"files in {files[0].parent} hold rows of different widths. Remove the folder.")
         self._ends = list(itertools.accumulate(len(part) for part in self._parts))
-        self.shape = (self._ends[-1], *widths.pop())
+        self.shape: tuple[int, int] = (self._ends[-1], *widths.pop())
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self._ends[-1]
 
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """(m, E) of m rows, in the order asked for."""

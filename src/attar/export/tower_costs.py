@@ -30,6 +30,12 @@ class Costs:
     milliseconds: tuple[float, float]
     conditions: str
 
+    @property
+    def told(self) -> str:
+        """In one line."""
+        cells = [", ".join(_cells(*pair)) for pair in zip(self.parameters, self.milliseconds, strict=True)]
+        return f"image tower {cells[0]}; text tower {cells[1]} ({self.conditions})"
+
 
 @torch.no_grad()
 def tower_costs(image: Backbone, text: TextTower) -> Costs:

@@ -186,15 +186,16 @@ def two_towers_card(title: str, facts: Mapping[str, str], table: str, costs: str
         title: Of the card.
         facts: Where it comes from, a row each.
         table: Markdown of what was measured.
-        costs: Markdown of `costs_table`.
+        costs: Markdown of `costs_table`; nothing where they were not measured yet.
     """
+    measured = f"## Costs\n\n{costs}\n\n" if costs else ""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return (
         f"# {title}\n\n"
         f"A model of images and sentences trained with attar. {_CARD}\n\n"
         f"| | |\n|---|---|\n{rows}\n\n"
         f"## Measured\n\n{table}\n\n"
-        f"## Costs\n\n{costs}\n\n"
+        f"{measured}"
         "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and those"
         " of the images and sentences used. attar claims no right in them.\n"
     )

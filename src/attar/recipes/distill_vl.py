@@ -15,7 +15,7 @@ from attar.config import DistillVlConfig
 from attar.data.references import shown
 from attar.data.sources import share_a_place
 from attar.evaluation.outputs import fingerprint
-from attar.export import check_ships, tower_costs, write_two_towers
+from attar.export import check_ships, costs_table, tower_costs, write_two_towers
 from attar.methods import DimeFm
 from attar.models import Backbone, TextTower, load_two_towers
 from attar.recipes.describe import say_damage, say_results, short
@@ -200,15 +200,15 @@ def _finish(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -
     if built.monitor is not None:
         _judge(built, run, "student", kept.image.to(built.device), kept.text.to(built.device))
     results = read_results(run.results)
-    costs = tower_costs(kept, built.teacher)
-    write_text(run.student / "README.md", towers_card(built, state.notes, best, results, costs))
-    rows = {f"{cost.role} {cost.tower}": cost.told for cost in costs}
-    write_json(run.path / "about.json", towers_facts(built, state.notes, best) | rows)
+    costs = [tower_costs(towers.image, towers.text) for towers in (kept, built.teacher)]
+    write_text(run.student / "README.md", towers_card(built, state.notes, best, results, costs_table(*costs)))
+    told = {f"cost of {name}": cost.told for name, cost in zip(("student", "teacher"), costs, strict=True)}
+    write_json(run.path / "about.json", towers_facts(built, state.notes, best) | told)
     page = write_page(run.path)
     sentence = verdict(results)
     say_results(log, results, best)
-    for cost in costs:
-        log.say(f"  {cost.role:8} {cost.tower:6} {cost.told}")
+    for name, words in told.items():
+        log.say(f"  {name}: {words}")
     log.say(f"\n  {sentence}\n")
     log.say(f"  student  {run.student}\n  report   {page}")
     return DistillVlReport(run.path, run.student, tuple(results), sentence)

@@ -9,7 +9,7 @@ from typing import Any
 from attar._version import __version__
 from attar.data.references import shown
 from attar.data.sources import named_places
-from attar.export import Cost, two_towers_card
+from attar.export import two_towers_card
 from attar.models import TextTower
 from attar.recipes.describe import describe, short, which
 from attar.recipes.vl_assembly import VlAssembly
@@ -77,7 +77,7 @@ def towers_card(
     notes: Mapping[str, Any],
     best: Mapping[str, Any],
     results: Sequence[Result] = (),
-    costs: Sequence[Cost] = (),
+    costs: str = "",
 ) -> str:
     """The model card."""
     title = f"{short(built.config.student)} from {short(built.config.teacher)}"
