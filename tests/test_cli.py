@@ -238,7 +238,7 @@ def test_two_values_and_underscores(capsys):
     [
         (
             ["distil"],
-            "no verb 'distil'. Did you mean 'distill'? Known: distill, transfer, predict, evaluate,",
+            "no verb 'distil'. Did you mean 'distill'? Known: distill, distill-vl, transfer, predict,",
         ),
         (["--seed", "3"], "no verb '--seed'. Known: distill"),
         (["doctor", "--out", "x"], "unknown flag '--out'"),

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("open_clip", reason="needs the extra vl")
 
 from PIL import Image
-from safetensors.torch import load_file
 
 from attar.config import DistillVlConfig
 from attar.config.files import to_yaml
 from attar.data.arrangements import render_arrangement
 from attar.data.playground_sentences import draw_sentence
+from attar.models import load_two_towers
 from small_clip import write_teacher
 from small_models import TINY
 from small_runs import environment
@@ -53,7 +54,7 @@ def run(places: Path, folder: Path, ranks: int, **changes) -> Path:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert done.stdout.count("  teacher  ") == 1  # one rank speaks
+    assert done.stdout.count("  plan  ") == 1  # one rank speaks
     return folder / "out"
 
 
@@ -76,9 +77,14 @@ def test_two_ranks_make_the_towers_of_one_process(views: str, places: Path, tmp_
     text = {"dime_fm": {"text_mode": "small_student"}, "text": {"depth": 1, "width": 8, "num_heads": 2}}
     changes = text if views == "fixed" else {"teacher_views": "matched", "cached_views": 2}
     alone, together = (run(places, tmp_path / str(ranks), ranks, **changes) for ranks in (1, 2))
-    ours, theirs = (load_file(out / "student/open_clip_model.safetensors") for out in (alone, together))
-    for name, tensor in ours.items():
-        assert (tensor - theirs[name]).abs().max() <= 1e-4 * max(1.0, tensor.abs().max().item()), name
+    ours, theirs = (load_two_towers(str(out / "student")) for out in (alone, together))
+    images, texts = torch.rand(8, 3, 32, 32), ["a red star", "two blue rings"]
+    # what they say and not their weights: the bias of attention keys has no gradient but rounding, which Adam enlarges
+    for one, other in (
+        (ours.image.embed(images), theirs.image.embed(images)),
+        (ours.text.encode(texts), theirs.text.encode(texts)),
+    ):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-4 * one.abs().max().item())
     for file in sorted((alone / "features").rglob("vectors-*.npy")):
         np.testing.assert_allclose(
             np.load(file), np.load(together / file.relative_to(alone)), atol=2e-3, err_msg=str(file)

@@ -75,7 +75,7 @@ def describe(backbone: Backbone) -> str:
     source = backbone.source
     words = [
         short(source.name),
-        f"{backbone.num_parameters / 1e6:.1f}M",
+        millions(backbone.num_parameters),
         f"{backbone.img_size} px, {backbone.grid[0]}x{backbone.grid[1]} tokens of {backbone.embed_dim}",
         source.weights,
     ]
@@ -84,6 +84,11 @@ def describe(backbone: Backbone) -> str:
     if source.explained:
         words.append(f"({len(source.explained)} keys unused: {', '.join(key for key, _ in source.explained[:3])})")
     return "  ".join(word for word in words if word)
+
+
+def millions(count: int) -> str:
+    """A number of parameters, in thousands where it is small."""
+    return f"{count / 1e6:.1f}M" if count >= 100_000 else f"{count / 1e3:.0f}k"
 
 
 def short(reference: str) -> str:
@@ -120,7 +125,7 @@ def facts(built: Assembly, notes: Mapping[str, Any], best: Mapping[str, Any]) ->
         "teacher weights": f"{Path(teacher.file).name}, sha256 {teacher.sha256}" if teacher.file else teacher.weights,
         "teacher licence": teacher.licence or ("none (random weights)" if teacher.weights == "random" else "unknown"),
         **classifier,
-        "student": f"{config.student}, {built.student.num_parameters / 1e6:.1f}M parameters, {config.img_size} px",
+        "student": f"{config.student}, {millions(built.student.num_parameters)} parameters, {config.img_size} px",
         "student started from": built.student.source.weights,
         "weights kept": which(best),
         "data": "; ".join(map(str, named_places(config.data, built.source))),

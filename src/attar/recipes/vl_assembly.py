@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from attar.config import DistillVlConfig
-from attar.data.labelled import open_labelled
+from attar.data.labelled import given_parts, open_parts
 from attar.data.loader import ViewDataset, default_workers
 from attar.data.sampler import ViewOrder
 from attar.data.sentence_stream import SentenceStream
@@ -192,10 +192,12 @@ def _check_shares(config: DistillVlConfig, ranks: int) -> None:
 def _open_monitor(config: DistillVlConfig, workers: int) -> ZeroShotMonitor | None:
     if config.monitor is None:
         return None
-    _, test = open_labelled(config.monitor, seed=config.seed, reindex=config.reindex)
-    settings = config.monitoring
+    given, settings = given_parts(config.monitor), config.monitoring
+    # nothing is learned from the monitor, so that all of it may judge where it has no parts
+    place = given.get("val") or given.get("test") or config.monitor
+    (images,) = open_parts([place], reindex=config.reindex)
     return ZeroShotMonitor(
-        test,
+        images,
         _templates(settings.templates),
         limit=settings.limit,
         seed=config.seed,

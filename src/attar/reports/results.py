@@ -88,10 +88,10 @@ def verdict(results: Sequence[Result]) -> str:
     if not {"student", "teacher", "random"} <= set(by_role):
         return "Nothing was measured: give labelled held-out images with --monitor to know whether it helped."
     student, teacher, random = by_role["student"], by_role["teacher"], by_role["random"]
-    share = student.value / max(teacher.value, 1e-9)
     rest = (
-        f"the student reaches {_percent(student.value)}, {share:.0%} of the teacher's {_percent(teacher.value)};"
-        f" a random student has {_percent(random.value)} ({PROTOCOLS[kind]}, {student.n:,} images)."
+        f"the student reaches {_percent(student.value)}{_share(student.value, teacher.value)}"
+        f" the teacher's {_percent(teacher.value)}; a random student has {_percent(random.value)}"
+        f" ({PROTOCOLS[kind]}, {student.n:,} images)."
     )
     if warning := caution(results):
         return f"Not proven: {rest} {warning} Give others with --monitor."
@@ -100,6 +100,10 @@ def verdict(results: Sequence[Result]) -> str:
     if student.ci95[1] - random.ci95[0] < _WORTH * max(teacher.value - random.value, 0.0):
         return f"It did not help: {rest} Train longer, or check the data and the learning rate."
     return f"Not proven: {rest} The intervals overlap; train longer or monitor more images."
+
+
+def _share(student: float, teacher: float) -> str:
+    return f", {student / teacher:.0%} of" if teacher else ", beside"
 
 
 def caution(results: Sequence[Result]) -> str:
