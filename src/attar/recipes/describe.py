@@ -70,8 +70,13 @@ def _where(built: Assembly) -> str:
     return f"{ranks} x {built.device.type} ({built.config.parallel.engine})" if ranks > 1 else str(built.device)
 
 
-def describe(backbone: Backbone) -> str:
-    """A backbone in one line: name, size, tokens, provenance of its weights."""
+def describe(backbone: Backbone, *, is_whole: bool = True) -> str:
+    """A backbone in one line: name, size, tokens, provenance of its weights.
+
+    Args:
+        backbone: The model.
+        is_whole: Keys of its file that it leaves unused are named; those of an image tower are its text tower's.
+    """
     source = backbone.source
     words = [
         short(source.name),
@@ -81,7 +86,7 @@ def describe(backbone: Backbone) -> str:
     ]
     if source.sha256:
         words += [f"sha256 {source.sha256[:8]}", f"licence {source.licence}"]
-    if source.explained:
+    if source.explained and is_whole:
         words.append(f"({len(source.explained)} keys unused: {', '.join(key for key, _ in source.explained[:3])})")
     return "  ".join(word for word in words if word)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from attar._version import __version__
 from attar.data.references import shown
 from attar.data.sources import named_places
 from attar.export import two_towers_card
-from attar.models import Backbone, TextTower
+from attar.models import TextTower
 from attar.recipes.describe import describe, millions, short, which
 from attar.recipes.vl_assembly import VlAssembly
 from attar.reports import Result, markdown_table
@@ -27,7 +25,7 @@ def say_towers(log: Log, built: VlAssembly) -> None:
     """Who teaches whom, on what, for how long."""
     config, teacher = built.config, built.teacher
     log.say(f"  method   {_TITLE}")
-    log.say(f"  teacher  {_of_both(teacher.image)}  frozen")
+    log.say(f"  teacher  {describe(teacher.image, is_whole=False)}  frozen")
     log.say(f"           text {describe_text(teacher.text)}")
     if teacher.image.source.weights == "random":
         log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
@@ -57,7 +55,7 @@ def towers_facts(built: VlAssembly, notes: Mapping[str, Any], best: Mapping[str,
     changes = {"changed meanwhile": "; ".join(notes["changes"])} if "changes" in notes else {}
     return {
         "method": _TITLE,
-        "teacher": _of_both(built.teacher.image),
+        "teacher": describe(built.teacher.image, is_whole=False),
         "teacher weights": f"{Path(source.file).name}, sha256 {source.sha256}" if source.file else source.weights,
         "teacher licence": source.licence or ("none (random weights)" if source.weights == "random" else "unknown"),
         "student": f"{config.student}, {millions(built.student.num_parameters)} parameters, {config.img_size} px",
@@ -84,13 +82,6 @@ def towers_card(
     """The model card."""
     title = f"{short(built.config.student)} from {short(built.config.teacher)}"
     return two_towers_card(title, towers_facts(built, notes, best), markdown_table(results), costs)
-
-
-def _of_both(image: Backbone) -> str:
-    """An image tower in one line, whose file's other keys are those of its text tower."""
-    shown = copy.copy(image)
-    shown.source = replace(image.source, explained=())
-    return describe(shown)
 
 
 def _images(built: VlAssembly) -> str:
