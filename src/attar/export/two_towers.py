@@ -18,6 +18,7 @@ from attar.models import Backbone, TextTower
 from attar.models.as_open_clip import InOpenClip, image_as_open_clip, text_as_open_clip
 from attar.models.files import StateDict
 from attar.models.open_clip_files import open_clip_library
+from attar.models.references import OPEN_CLIP_CONFIG
 from attar.utils.io import new_folder, read_json, write_json
 from attar.utils.seeding import seeded_torch, torch_generator
 
@@ -122,7 +123,7 @@ def _describe(folder: Path, towers: Mapping[str, InOpenClip], image: Backbone, t
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    write_json(folder / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": preprocess})
+    write_json(folder / OPEN_CLIP_CONFIG, {"model_cfg": model, "preprocess_cfg": preprocess})
 
 
 def _state(towers: Mapping[str, InOpenClip], scale: float) -> StateDict:
@@ -145,7 +146,7 @@ def _check_same(folder: Path, state: StateDict, image: Backbone, text: TextTower
             f"open_clip reads sentences otherwise than {text.source.name} does with the same tokeniser's files, so that"
             " the student would give other embeddings there. Take another teacher."
         )
-    config = read_json(folder / "open_clip_config.json")["model_cfg"]
+    config = read_json(folder / OPEN_CLIP_CONFIG)["model_cfg"]
     config.pop("custom_text")  # which names the class
     with seeded_torch(0, "initialisation"):
         model = library.CustomTextCLIP(**config).eval()

@@ -13,7 +13,7 @@ from attar.models.load import load_backbone
 from attar.models.open_clip_text import load_open_clip_text
 from attar.models.references import parse_reference
 from attar.models.text import TextTower
-from attar.models.transformers_folder import is_transformers_folder
+from attar.models.transformers_folder import WHOLE_MODELS, folder_of, is_transformers_folder, read_kind
 from attar.models.transformers_text import load_transformers_text
 
 
@@ -41,7 +41,8 @@ def load_two_towers(
     """Both towers on the CPU, in eval mode, each loaded strictly. Arguments as in `load_backbone`.
 
     Args:
-        reference: `open_clip:NAME?pretrained=TAG`, `hf:DIR` or `hf:OWNER/REPOSITORY` of a clip or siglip.
+        reference: `open_clip:NAME?pretrained=TAG`, a directory of open_clip, or `hf:DIR` or `hf:OWNER/REPOSITORY` of a
+            clip or siglip.
         weights: `pretrained`, `random`, or a file with the state dict of the whole model.
         img_size: Input size in pixels; the model's own by default.
         trust_torchscript: Read a TorchScript archive (OpenAI's CLIP), which can run code.
@@ -73,7 +74,8 @@ def load_text_tower(
     """The text tower of a model on the CPU, in eval mode; its image tower is neither built nor kept.
 
     Args:
-        reference: `open_clip:NAME?pretrained=TAG`, `hf:DIR` or `hf:OWNER/REPOSITORY`, as for the image tower.
+        reference: `open_clip:NAME?pretrained=TAG`, a directory of open_clip, `hf:DIR` or `hf:OWNER/REPOSITORY`, as for
+            the image tower.
         weights: `pretrained`, `random`, or a file with the state dict of the whole model (of open_clip, or of the text
             tower alone).
         trust_torchscript: Read a file that is a TorchScript archive, which can run code.
@@ -94,5 +96,19 @@ def load_text_tower(
     if parsed.kind == "hf" or (parsed.kind == "directory" and is_transformers_folder(parsed.name)):
         return load_transformers_text(parsed, weights=weights, seed=seed)
     raise ModelReferenceError(
-        f"'{reference}' has no text tower that attar reads. Give open_clip:NAME, or hf:DIR of a clip or siglip."
+        f"'{reference}' has no text tower that attar reads. Give open_clip:NAME, a directory of open_clip, or hf:DIR"
+        " of a clip or siglip."
     )
+
+
+def has_text_tower(reference: str) -> bool:
+    """Whether the model has a text tower that attar reads; of a repository on the hub the description is fetched.
+
+    Raises:
+        ModelReferenceError: If the reference names no model.
+        WeightsError: If the description does not arrive.
+    """
+    parsed = parse_reference(reference)
+    if parsed.kind == "hf" or (parsed.kind == "directory" and is_transformers_folder(parsed.name)):
+        return read_kind(folder_of(parsed, "random")) in WHOLE_MODELS
+    return parsed.kind == "open_clip"

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from attar.config import DistillConfig, EvaluateConfig
+from attar.config import DistillConfig, DistillVlConfig, EvaluateConfig
 from attar.config.files import read_settings
 from attar.data.sources import Source, open_source
 from attar.errors import ConfigError
-from attar.models import Backbone, Preprocess, TextTower, load_backbone, load_text_tower
-from attar.models.references import parse_reference
+from attar.models import Backbone, Preprocess, TextTower, load_backbone, load_text_tower, load_two_towers
+from attar.models.open_clip_files import folder_in
+from attar.models.references import OPEN_CLIP_CONFIG, parse_reference
+from attar.models.two_towers import has_text_tower
 from attar.recipes.assembly import load_student, load_teacher
+from attar.recipes.vl_assembly import start_image_tower
 from attar.reports import Role
 from attar.utils.io import read_json
 
@@ -59,12 +62,13 @@ def _of_model(config: EvaluateConfig) -> list[Candidate]:
     reference = parse_reference(config.model)
     is_published = reference.kind == "open_clip" and "pretrained" in reference.arguments
     untrained = f"open_clip:{reference.name}" if is_published else config.model  # whose tag names the weights
+    own_size = None if reference.kind == "open_clip" and folder_in(reference) else _IMG_SIZE
 
     def load(name: str, weights: str, img_size: int | None) -> Backbone:
         return load_backbone(
             name,
             weights=weights,
-            img_size=img_size or config.img_size or _IMG_SIZE,
+            img_size=img_size or config.img_size or own_size,
             pos_embed=config.pos_embed,
             trust_torchscript=config.trust_torchscript,
             seed=config.seed,
@@ -90,9 +94,13 @@ def _of_model(config: EvaluateConfig) -> list[Candidate]:
 def _of_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
     if config.weights != "pretrained":
         raise ConfigError(f"weights is {config.weights}, and {run} is a run with a student of its own. Leave it out.")
-    if not (run / "student" / "config.json").is_file():
+    settings = read_settings(run / "config.yaml")
+    has_two_towers = "sentences" in settings
+    if not (run / "student" / (OPEN_CLIP_CONFIG if has_two_towers else "config.json")).is_file():
         raise ConfigError(f"run {run} has no student yet. Let it end (the same command goes on), or name a model.")
-    trained = DistillConfig.build(read_settings(run / "config.yaml"))
+    if has_two_towers:
+        return _of_vl_run(config, run)
+    trained = DistillConfig.build(settings)
 
     def at(img_size: int | None) -> DistillConfig:
         size = img_size or config.img_size
@@ -118,8 +126,40 @@ def _of_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
     ]
 
 
+def _of_vl_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
+    """Of a run of two towers: all but the teacher read with the student's text tower."""
+    trained = DistillVlConfig.build(read_settings(run / "config.yaml"))
+    shipped = str(run / "student")
+
+    def student(img_size: int | None) -> Backbone:
+        return load_backbone(shipped, img_size=img_size or config.img_size)
+
+    def teacher(img_size: int | None) -> Backbone:
+        return load_backbone(
+            trained.teacher,
+            weights=trained.teacher_weights,
+            img_size=img_size or config.img_size,
+            trust_torchscript=trained.trust_torchscript,
+            seed=trained.seed,
+        )
+
+    def random(img_size: int | None) -> Backbone:
+        size = img_size or config.img_size or trained.img_size
+        return start_image_tower(trained.replace(img_size=size), "random", load_two_towers(shipped))
+
+    own = _text(shipped, "pretrained", trust_torchscript=False, seed=trained.seed)
+    weights, trust, seed = trained.teacher_weights, trained.trust_torchscript, trained.seed
+    text = _text(trained.teacher, weights, trust_torchscript=trust, seed=seed)
+    learned_from = cache(lambda: open_source(trained.images))
+    return [
+        Candidate("student", trained.student, student, own, learned_from),
+        Candidate("teacher", trained.teacher, teacher, text, learned_from),
+        Candidate("random", trained.student, random, own, learned_from),
+    ]
+
+
 def _text(reference: str, weights: str, *, trust_torchscript: bool, seed: int) -> Callable[[], TextTower] | None:
     """What loads the text tower of a reference, None for models without one that attar reads."""
-    if parse_reference(reference).kind != "open_clip":
+    if not has_text_tower(reference):
         return None
     return lambda: load_text_tower(reference, weights=weights, trust_torchscript=trust_torchscript, seed=seed)

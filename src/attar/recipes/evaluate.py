@@ -151,7 +151,7 @@ def _check_text(task: Task, judged: Sequence[Candidate], *, is_named: bool) -> N
     kind = ConfigError if is_named else _NoTextError
     raise kind(
         f"{task} compares images with sentences, and {short(judged[0].name)} has no text tower that attar reads."
-        " Judge open_clip:NAME, or leave the task out."
+        " Judge open_clip:NAME, a directory of open_clip, or hf:DIR of a clip or siglip; or leave the task out."
     )
 
 
