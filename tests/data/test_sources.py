@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 import attar.data.mapped as mapped_module
 import attar.data.parquet as parquet_module
 from attar.config import ViewsConfig
+from attar.data.arrangements import render_arrangement
 from attar.data.loader import ViewDataset, training_batches
 from attar.data.playground import CLASS_NAMES, render_scene
 from attar.data.sampler import ViewOrder
@@ -293,6 +294,45 @@ def test_playground_gives_its_scenes_and_their_classes():
     assert source.name(17) == "playground:3[17]"
     assert source.fingerprint != open_source("playground:4?n=40").fingerprint
     assert source.fingerprint != open_source("playground:3?n=41").fingerprint
+
+
+def test_arrangements_are_those_of_their_part_and_are_labelled_in_words():
+    source = open_source("playground:3?scenes=arrangements&part=held_out&things=1&n=40&size=32")
+    scenes = [render_arrangement(3, row, part="held_out", things=1, size=32) for row in range(40)]
+    labels, names = source.labels()
+    assert all(np.array_equal(source.read(row), scene.image) for row, scene in enumerate(scenes))
+    assert all(names[label] in scene.caption for label, scene in zip(labels, scenes, strict=True))
+    assert len(names) == 28
+    assert labels.tolist() == [row % 28 for row in range(40)]
+
+
+def test_arrangements_of_another_stream_are_other_images():
+    same = "playground:3?n=40&scenes=arrangements&part=seen"
+    base = open_source("playground:3?scenes=arrangements&n=40")
+    assert open_source(same).fingerprint == base.fingerprint
+    for option, shares in (("things=1", False), ("part=held_out", False), ("size=32", True)):
+        other = open_source(f"playground:3?scenes=arrangements&n=40&{option}")
+        assert other.fingerprint != base.fingerprint
+        assert (other.name(5) == base.name(5)) == (other.uri(5) == base.uri(5)) == shares
+        assert share_a_place(base, other) == shares
+    assert not share_a_place(base, open_source("playground:3?n=40"))
+    assert len(open_source("playground:3?images=0.5&scenes=arrangements&n=560")) == 280  # an option of any place
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("scenes=arangements", "scenes=arrangements&n=COUNT"),
+        ("scenes=arrangements&part=hold_out", "'part' is 'hold_out'"),
+        ("scenes=arrangements&things=3", "'things' is '3'"),
+        ("scenes=arrangements&size=8", "'size' is '8'"),
+        ("scenes=arrangements&variety=0", "unknown setting 'variety'"),
+        ("things=1", "unknown setting 'things'"),
+    ],
+)
+def test_a_wrong_option_of_the_playground_is_named(options, message):
+    with pytest.raises(DataError, match=message):
+        open_source(f"playground:1?{options}")
 
 
 # --- references that name nothing -----------------------------------------------------------------------------------

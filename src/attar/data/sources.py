@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from attar.data.base import Labels, Problem, Source
 from attar.data.files import File, find_files, is_url, local_path, printable, without_credentials
@@ -21,8 +18,8 @@ from attar.data.mapped import CachedFiles
 from attar.data.merged import MergedSource, Part
 from attar.data.pairs import PairSource
 from attar.data.parquet import parquet_rows
-from attar.data.playground import CLASS_NAMES, render_scene
 from attar.data.references import shown, split_reference
+from attar.data.scenes import ArrangementSource, PlaygroundSource, open_playground
 from attar.data.subset import SubsetSource, subset
 from attar.data.tar import shard_rows
 from attar.data.transfer_set import is_transfer_set, open_transfer_set
@@ -30,6 +27,7 @@ from attar.errors import DataError, DecodeError
 from attar.utils.progress import track
 
 __all__ = [
+    "ArrangementSource",
     "FolderSource",
     "Labels",
     "ParquetSource",
@@ -42,15 +40,13 @@ __all__ = [
     "share_a_place",
 ]
 
-_PLAYGROUND = re.compile(r"playground(?::(\d+)(?:\?n=(\d+)(?:&variety=([01](?:\.\d+)?))?)?)?", re.ASCII)
-
 
 def open_source(references: str | Sequence[str], *, reindex: bool = False) -> Source:
     """Open images by reference; several become one source, part after part.
 
     A reference is a place and options (`attar.data.references`). A place is a folder of images, a `.tar` or `.parquet`
     file, a pattern of such files as `x-{000..012}.tar`, a folder of them, a transfer set of `attar curate`, or
-    `playground:SEED` (with `?n=COUNT`).
+    `playground:SEED` (with `?n=COUNT`; `attar.data.scenes` has the rest).
 
     Args:
         references: One or several.
@@ -114,7 +110,7 @@ def _places_of(source: Source) -> set[str]:
         return set().union(*(_places_of(part.source) for part in source.parts))
     if isinstance(source, SubsetSource):
         return _places_of(source.source)
-    if isinstance(source, FolderSource | PlaygroundSource | ListedFiles):
+    if isinstance(source, FolderSource | PlaygroundSource | ArrangementSource | ListedFiles):
         return {source.root}
     return set(source.addresses) if isinstance(source, ParquetSource | TarSource | PairSource) else {source.fingerprint}
 
@@ -131,7 +127,7 @@ def _titles(places: Sequence[str]) -> list[str]:
 
 def _open_place(place: str, *, reindex: bool) -> Source:
     if place == "playground" or place.startswith("playground:"):
-        return PlaygroundSource.parse(place)
+        return open_playground(place)
     if is_url(place) and not reindex and (index := known_index(place)) is not None:
         return FolderSource(index)
     if not is_url(place) and is_transfer_set(folder := local_path(place)):
@@ -292,54 +288,3 @@ def _unlabelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _shown(files: Sequence[File]) -> str:
     return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1:,} more"
-
-
-@functools.lru_cache(maxsize=4096)  # 50 MB; drawing a scene costs as much as a small student's forward pass
-def _pixels(seed: int, row: int, variety: float) -> NDArray[np.uint8]:
-    image = render_scene(seed, row, variety=variety).image
-    image.setflags(write=False)
-    return image
-
-
-class PlaygroundSource:
-    """Procedural scenes with their classes: `playground:SEED?n=COUNT&variety=SHARE`."""
-
-    problems: tuple[Problem, ...] = ()
-
-    def __init__(self, seed: int, count: int, variety: float = 1.0) -> None:
-        self.seed, self.count, self.variety = seed, count, variety
-        self.root = f"playground:{seed}"
-        self.fingerprint = hashlib.sha256(f"playground:{seed}:{count}:{variety}".encode()).hexdigest()
-
-    @classmethod
-    def parse(cls, reference: str) -> PlaygroundSource:
-        """Read `playground`, `playground:SEED`, `playground:SEED?n=COUNT` or `…&variety=SHARE`."""
-        match = _PLAYGROUND.fullmatch(reference)
-        seed, count, variety = (
-            (int(match[1] or 0), int(match[2] or 10000), float(match[3] or 1)) if match else (0, 0, 0)
-        )
-        if count == 0 or variety > 1:
-            raise DataError(
-                f"'{reference}' must look like playground:SEED?n=COUNT, both whole numbers, COUNT at least 1;"
-                " &variety=SHARE may follow, from 0 to 1."
-            )
-        return cls(seed, count, variety)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, row: int) -> str:
-        """Seed and row."""
-        return f"playground:{self.seed}[{row}]"
-
-    def uri(self, row: int) -> str:
-        """Seed and row, as places are named."""
-        return f"{self.root}#{row}"
-
-    def read(self, row: int) -> NDArray[np.uint8]:
-        """Pixels of the scene, (64, 64, 3)."""
-        return _pixels(self.seed, row, self.variety)
-
-    def labels(self) -> tuple[Labels, list[str]]:
-        """Shape classes, as many as there are scenes at most."""
-        return np.arange(self.count, dtype=np.int64) % len(CLASS_NAMES), list(CLASS_NAMES[: self.count])
