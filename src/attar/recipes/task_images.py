@@ -69,6 +69,9 @@ def open_task_images(config: TransferConfig) -> TaskImages:
         rows = few_of_each_class(train.labels, config.labels_per_class, seed=config.seed, or_all=True)
         train = train.take(rows)
         origin = f"train: {config.labels_per_class} images of each class by seed {config.seed}"
+        short = int(np.count_nonzero(np.unique(train.labels, return_counts=True)[1] < config.labels_per_class))
+        if short:
+            origin += f", of {short} of {len(train.class_names)} classes all they have, which is fewer"
     if val is not None:
         return TaskImages(train, val, test, f"{origin}; val as given")
     try:
