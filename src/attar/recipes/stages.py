@@ -22,14 +22,14 @@ from attar._version import __version__
 from attar.config import Config, TransferConfig
 from attar.errors import CheckpointError
 from attar.recipes.training import Training, train
-from attar.train import Callback, Clock, EarlyStop, Metrics, TrainState, build_state, load_checkpoint
+from attar.train import Callback, Clock, EarlyStop, Metrics, TrainState, build_state, load_checkpoint, saved_notes
 from attar.train.state import Groups
 from attar.utils.distributed import from_main, is_main
-from attar.utils.io import new_folder, read_json, sha256_file, write_json
+from attar.utils.io import new_file, read_json, sha256_file, write_json
 from attar.utils.progress import Log
 from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
 
-_BEST = "best"  # folder of the weights that validation chose
+_BEST = "best"  # folder of the weights that validation chose, a file for each step that may be asked for
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Outcome:
         images: Views that were learned from.
         seconds: Of its steps, those before a resume too.
         steps: Optimizer steps.
-        best: Score on validation images and step of what was kept; None where nothing was validated.
+        best: Score on validation images and step of what was kept; None where validation chose nothing.
         looks: Images that a fitted head's features took, beside those of the steps.
     """
 
@@ -108,8 +108,10 @@ def run_stage(stage: Stage, config: TransferConfig, log: Log) -> Outcome:
             train(training, config, run, state, log, identity=identity, judges=judges)
         method.learner = learner
         best = state.notes.get("best")
-        if stage.keeps_best and best is not None:
-            learner.load_state_dict(load_file(run.path / _BEST / "learner.safetensors"), strict=True)
+        if best is not None:
+            _take_back(run, learner, best["step"])
+            if best["step"] == 0:
+                log.say(f"  {stage.folder.name:8} ships what it started from: no step scored as high on the val images")
         learner.eval()
     seconds = round(state.notes.get("seconds", 0.0), 1)
     return Outcome(state.step * training.batch_size, seconds, state.step, best)
@@ -123,7 +125,7 @@ def _judges(
         total = stage.training.total_steps
         early = EarlyStop(
             stage.judge,
-            partial(_keep, run.path / _BEST, learner) if stage.keeps_best else _keep_nothing,
+            partial(_keep, run, learner) if stage.keeps_best else None,
             metrics,
             log,
             every=stage.every or max(1, math.ceil(total / 20)),
@@ -135,14 +137,28 @@ def _judges(
     return callbacks
 
 
-def _keep(folder: Path, learner: torch.nn.Module) -> None:
-    with new_folder(folder) as temporary:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in learner.state_dict().items()}
-        save_file(tensors, temporary / "learner.safetensors")
+def _keep(run: RunDirectory, learner: torch.nn.Module, step: int) -> None:
+    """Keep what has been learned, beside what checkpoints name: after an interruption the run goes back to one."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in learner.state_dict().items()}
+    with new_file(_kept(run, step)) as temporary:
+        save_file(tensors, temporary)
+    steps = {step, *(notes["best"]["step"] for notes in saved_notes(run.checkpoints) if "best" in notes)}
+    for old in set((run.path / _BEST).glob("step-*")) - {_kept(run, step) for step in steps}:
+        old.unlink()
 
 
-def _keep_nothing() -> None:
-    return
+def _take_back(run: RunDirectory, learner: torch.nn.Module, step: int) -> None:
+    path = _kept(run, step)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is not there: the weights that validation chose at step {step:,}. Restore the file, or choose a"
+            " new --out."
+        )
+    learner.load_state_dict(load_file(path), strict=True)
+
+
+def _kept(run: RunDirectory, step: int) -> Path:
+    return run.path / _BEST / f"step-{step:08d}.safetensors"
 
 
 def finished(folder: Path, identity: Mapping[str, Any], *, anyway: bool) -> dict[str, Any] | None:

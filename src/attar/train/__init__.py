@@ -11,7 +11,7 @@ from attar.train.callbacks import (
     TensorBoard,
     most_bad,
 )
-from attar.train.checkpoint import load_checkpoint, save_checkpoint
+from attar.train.checkpoint import load_checkpoint, save_checkpoint, saved_notes
 from attar.train.groups import embeddings_spared, layer_decay_groups
 from attar.train.loop import Callback, LoopSettings, StepRecord, fit
 from attar.train.parallel import is_sharded, shard
@@ -42,5 +42,6 @@ __all__ = [
     "load_checkpoint",
     "most_bad",
     "save_checkpoint",
+    "saved_notes",
     "shard",
 ]

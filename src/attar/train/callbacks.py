@@ -261,9 +261,13 @@ class Clock(NoEffect):
 class EarlyStop(NoEffect):
     """Judges what learns on validation images, keeps the best, and ends the run when it gets no better.
 
+    Of equal scores the later is kept: with few validation images ties are common, and what has learned longer, at a
+    falling rate, is the safer guess; what a run starts from never wins one. An equal score is none the better, though:
+    patience runs on, or a perfect score would train to the last step.
+
     Args:
         judge: The score now, in [0, 1], more is better.
-        keep: Called when a score is higher than any before it.
+        keep: Called with the step of a score that none before it exceeds; None chooses nothing and calls none best.
         metrics: Where scores are written.
         log: Where they are said.
         every: Steps between judgements.
@@ -275,7 +279,7 @@ class EarlyStop(NoEffect):
     def __init__(
         self,
         judge: Callable[[], float],
-        keep: Callable[[], None],
+        keep: Callable[[int], None] | None,
         metrics: Metrics,
         log: Log,
         *,
@@ -300,22 +304,24 @@ class EarlyStop(NoEffect):
         if not is_due or state.notes.get("judged") == state.step:
             return
         score = from_main(self.judge)
-        best = state.notes.get("best")
-        if best is None or score > best["score"]:
-            state.notes["best"] = {"score": score, "step": state.step}
-            state.notes["worse"] = 0
-            from_main(self.keep)
-        else:
-            state.notes["worse"] += 1
+        said = f"  val      {100 * score:.1f} at step {state.step:,}"
+        if self.keep is not None:
+            best = self._choose(state, score, self.keep)
+            said += f" (best {100 * best['score']:.1f} at step {best['step']:,})"
         state.notes["judged"] = state.step
-        state.notes["converged"] = self.patience is not None and state.notes["worse"] >= self.patience
         if is_main():
             self.metrics.write({"step": state.step, "val": score})
-            best = state.notes["best"]
-            self.log.say(
-                f"  val      {100 * score:.1f} at step {state.step:,}"
-                f" (best {100 * best['score']:.1f} at step {best['step']:,})"
-            )
+            self.log.say(said)
+
+    def _choose(self, state: TrainState, score: float, keep: Callable[[int], None]) -> Mapping[str, Any]:
+        """Score and step of the best so far, which is kept if it is this one."""
+        notes, best = state.notes, state.notes.get("best")
+        notes["worse"] = 0 if best is None or score > best["score"] else notes["worse"] + 1
+        notes["converged"] = self.patience is not None and notes["worse"] >= self.patience
+        if best is None or score >= best["score"]:
+            best = notes["best"] = {"score": score, "step": state.step}
+            from_main(partial(keep, state.step))
+        return best
 
 
 class Checkpoints(NoEffect):

@@ -7,6 +7,7 @@ Tensors are full (not sharded): what learns is small beside its teacher, so the 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -110,6 +111,15 @@ def load_checkpoint(
         say(f"  resume   anyway: {path.name} was made with {change}")
         state.notes.setdefault("changes", []).append(f"up to step {state.step:,} with {change}")
     return path
+
+
+def saved_notes(folder: Path) -> list[dict[str, Any]]:
+    """Notes of all checkpoints in a folder: a run may go back to any of them, should newer ones be damaged."""
+    found = []
+    for path in _numbered(folder):
+        with contextlib.suppress(OSError, ValueError):  # a damaged one
+            found.append(read_json(path / "state.json")["notes"])
+    return found
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
