@@ -1,10 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attar.curation.grounding import assignment_greedy, short_of, topk_union
+from attar.curation.grounding import assignment_greedy, facility_location, short_of, topk_union
 from attar.curation.search import Found
 from attar.curation.select import Gate, as_lists, best_match
 
@@ -102,7 +104,39 @@ def test_more_candidates_change_nothing_where_no_image_is_short(seed, k):
         assert chosen.image.tolist() == whole.image.tolist()
 
 
+def served_by(scores, sentences):
+    """The sum over images of the best similarity to one of the sentences."""
+    return np.maximum(np.asarray(scores)[:, list(sentences)].max(axis=1), 0).sum()
+
+
+def test_facility_location_is_that_of_the_specification():
+    chosen = facility_location(found_in(SCORES, 4), count=2)
+    assert chosen.sentence.tolist() == [0, 2]  # 0.9 + 0.85 + 0.1, then 0.5 more
+    assert served_by(SCORES, chosen.sentence) == pytest.approx(2.35)
+    assert chosen.image.tolist() == [0, 2]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 4))
+def test_lazy_greedy_is_greedy_and_near_the_best_choice(seed, count):
+    # catches gains that are kept from an earlier round
+    scores = np.random.default_rng(seed).normal(size=(6, 9))
+    chosen = facility_location(found_in(scores, 9), count=count).sentence.tolist()
+    by_hand = []
+    for _ in range(len(chosen)):
+        by_hand.append(max(range(9), key=lambda sentence: served_by(scores, [*by_hand, sentence])))
+    assert chosen == by_hand
+    best = max(served_by(scores, choice) for choice in itertools.combinations(range(9), count))
+    assert served_by(scores, chosen) >= (1 - 1 / np.e) * best
+
+
+def test_a_duplicate_adds_nothing():
+    doubled = np.hstack([SCORES, SCORES])
+    assert facility_location(found_in(doubled, 8), count=8).sentence.tolist() == [0, 2]
+
+
 def test_nothing_found_is_nothing_chosen():
+    assert len(facility_location(Found.nothing(3, 2), count=2)) == 0
     for choose in (topk_union, assignment_greedy):
         assert len(choose(Found.nothing(3, 2))) == 0
         assert len(choose(Found.nothing(3, 2), count=5)) == 0

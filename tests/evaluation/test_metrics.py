@@ -184,3 +184,18 @@ def test_what_is_undefined_is_an_error_and_not_a_number() -> None:
         roc_auc(torch.rand(2), torch.tensor([1, 1]))
     with pytest.raises(DataError, match="undefined on these 2 rows"):
         mean_average_precision(torch.rand(2, 2), torch.zeros(2, 2))
+
+
+def test_always_the_same_class() -> None:
+    # oracle 6.7 of spec dime_fm: accuracy 0.75 where the mean per class is 0.5; no order at all is an AUC of 0.5
+    targets = torch.tensor([0, 0, 0, 1])
+    constant = one_hot([0, 0, 0, 0], 2)
+    assert top1(constant, targets) == 0.75
+    assert mean_per_class(constant, targets) == 0.5
+    assert roc_auc(constant, targets) == 0.5
+
+
+def test_auc_of_two_classes_looks_at_the_second() -> None:
+    # oracle 6.7: with the first column it would be 0
+    scores = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+    assert roc_auc(scores, torch.tensor([0, 0, 1])) == 1.0

@@ -94,3 +94,21 @@ def test_what_makes_no_classifier_is_refused() -> None:
         zero_shot_logits(torch.ones(2, 4), torch.ones(3, 8))
     with pytest.raises(ConfigError, match="logit scale is 0"):
         zero_shot_logits(torch.ones(2, 4), torch.ones(3, 4), scale=0)
+
+
+def test_class_vectors_have_length_1_and_one_template_is_the_plain_encoding() -> None:
+    # oracle 6.7 of spec dime_fm
+    found = text_classifier(hashed, NAMES, TEMPLATES)
+    assert found.norm(dim=1) == pytest.approx(torch.ones(3), abs=1e-6)
+    alone = text_classifier(hashed, ["cat"], ["a photo of a {}."])
+    torch.testing.assert_close(alone, F.normalize(hashed(["a photo of a cat."]), dim=1))
+
+
+@pytest.mark.parametrize("length", [1.0, float("nan")])
+def test_sentences_that_cancel_out_are_no_class(length: float) -> None:
+    # oracle 6.7: NaN, or a class that every image is equally near to
+    def encode(texts: list[str]) -> Tensor:
+        return torch.tensor([[length, 0.0] if "photo" in text else [-length, 0.0] for text in texts])
+
+    with pytest.raises(ConfigError, match="class 'cat' cancel"):
+        text_classifier(encode, ["cat"], ["a photo of a {}.", "a drawing of a {}."])

@@ -90,6 +90,7 @@ def test_suites_hold_the_papers_tasks() -> None:
     assert Task("linear", "imagenet-c") in SUITES["proteus19"]
     assert len(SUITES["elevater20"]) == 40
     assert [len(tasks) for tasks in means().values()] == [12, 20, 20, 5]
+    assert not any(task.endswith(":imagenet") for name, tasks in means().items() if "levater" in name for task in tasks)
     assert {task.place for task in SUITES["robustness5"]} < set(SHIFTS)
     assert len(SUITES["proteus19"]) == 19
     assert {Task("upernet", "ade20k"), Task("dpt", "nyuv2")} < set(SUITES["proteus19"])

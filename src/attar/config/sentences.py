@@ -21,15 +21,17 @@ class SentencesConfig(Config):
     teacher: str = Field(min_length=1, description="reference of a model with two towers, such as open_clip:ViT-B-32")
     out: str = Field(min_length=1, description="folder of the choice; the same command in the same folder goes on")
     teacher_weights: str = Field("pretrained", min_length=1, description="pretrained, random, or a weight file")
-    strategy: Literal["topk_union", "assignment_greedy"] = Field(
+    strategy: Literal["topk_union", "assignment_greedy", "facility_location"] = Field(
         "topk_union",
-        description="the nearest sentences of every image; or each image its own, which no other has (approximate)",
+        description="the nearest of every image; each image its own; or those that serve all images (approximate)",
     )
     per_image: int = Field(
         10, ge=1, description="sentences of an image; topk_union with a budget goes beyond if it must"
     )
     budget: int | None = Field(None, ge=1, description="sentences in all; none: as many as come")
-    candidates: int = Field(100, ge=1, description="assignment_greedy: nearest sentences that an image may get")
+    candidates: int = Field(
+        100, ge=1, description="assignment_greedy, facility_location: nearest sentences that an image may get"
+    )
     column: str = Field("text", min_length=1, description="key of JSONL, or column of Parquet, with the sentences")
     lowercase: bool = Field(True, description="sentences that differ in case are one, in lower case as CLIP reads them")
     min_words: int = Field(3, ge=1, description="fewest words of a sentence")
@@ -63,6 +65,8 @@ class SentencesConfig(Config):
             least, most = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
             if least > most:
                 raise ConfigError(f"min_{unit} is {least}, more than max_{unit}, {most}: no sentence is left.")
+        if self.strategy == "facility_location" and self.budget is None:
+            raise ConfigError("strategy facility_location chooses a number of sentences. Give --budget.")
         if self.strategy == "assignment_greedy" and self.candidates < self.per_image:
             raise ConfigError(
                 f"candidates is {self.candidates}, less than per_image, {self.per_image}: an image cannot get more"

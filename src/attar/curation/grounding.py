@@ -6,6 +6,7 @@ DIME-FM selects visually grounded sentences with images as queries; its algorith
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +89,52 @@ def assignment_greedy(found: Found, *, per_image: int = 1, count: int | None = N
             is_free[mine] = 0
             left[image] -= 1
             taken.append(pair)
+    return _part(pairs, np.array(taken, dtype=np.int64))
+
+
+def facility_location(found: Found, *, count: int) -> Grounded:
+    """Sentences that together say something of every image: the sum of each image's best similarity is made large.
+
+    Lazy greedy (Minoux 1978): each time the sentence that adds most to the sum, of equal ones the first. Similarities
+    below 0 count as 0, so that the sum is at least 1 - 1/e of the best one among the candidates; a sentence that is no
+    candidate of an image counts as 0 for it, which makes this approximate. A sentence is that of the image it adds most
+    to.
+
+    Args:
+        found: Candidates of each image.
+        count: How many to choose; fewer where no sentence adds anything.
+
+    Example:
+        >>> import torch
+        >>> found = Found(torch.tensor([[0.9, 0.8], [0.85, 0.3]]), torch.tensor([[0, 1], [0, 2]]))
+        >>> facility_location(found, count=1).sentence.tolist()  # what it adds after that is nothing
+        [0]
+    """
+    pairs = _pairs(found)
+    pairs = _part(pairs, np.lexsort((pairs.image, pairs.sentence)))
+    names, firsts = np.unique(pairs.sentence, return_index=True)
+    ends = np.append(firsts[1:], len(pairs))
+    served = np.zeros(len(found.place))  # each image's best similarity so far
+
+    def gains(number: int) -> NDArray[np.float64]:
+        own = slice(firsts[number], ends[number])
+        return np.maximum(pairs.similarity[own] - served[pairs.image[own]], 0)
+
+    waiting = [(-float(gains(number).sum()), number) for number in range(len(names))]
+    heapq.heapify(waiting)
+    taken: list[int] = []
+    while waiting and len(taken) < count:
+        _, number = heapq.heappop(waiting)
+        added = gains(number)
+        now = (-float(added.sum()), number)
+        if waiting and now > waiting[0]:  # gains only fall: where it is still the first, no other can be more
+            heapq.heappush(waiting, now)
+        elif now[0] == 0:
+            break
+        else:
+            own = slice(firsts[number], ends[number])
+            taken.append(int(firsts[number] + added.argmax()))
+            served[pairs.image[own]] = np.maximum(served[pairs.image[own]], pairs.similarity[own])
     return _part(pairs, np.array(taken, dtype=np.int64))
 
 

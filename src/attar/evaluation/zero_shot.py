@@ -19,6 +19,8 @@ EncodeText = Callable[[list[str]], Tensor]
 LOGIT_SCALE = 100.0
 """What CLIP, ELEVATER and CLIP_benchmark multiply cosines by, whatever was learned."""
 
+_NOTHING = 1e-6  # length of a mean of unit vectors that has no direction
+
 _PLACE = re.compile(r"\{c?\}")  # {} as CLIP writes it, {c} as CLIP_benchmark does
 
 
@@ -40,7 +42,8 @@ def text_classifier(
         (K, E) float32 on the CPU.
 
     Raises:
-        ConfigError: If there is no name or template, or a template has no place for the name.
+        ConfigError: If there is no name or template, a template has no place for the name, or the mean of a class is
+            nothing.
         ShapeError: If `encode_text` gives another number of rows than it was given sentences.
 
     Example:
@@ -65,6 +68,12 @@ def text_classifier(
         owner = torch.arange(done, done + len(batch)) // len(templates)
         encoded.index_add_(0, owner, F.normalize(rows, dim=1) / len(templates))
         done += len(batch)
+    empty = [name for name, row in zip(class_names, encoded, strict=True) if not row.norm() > _NOTHING]
+    if empty:
+        raise ConfigError(
+            f"the sentences of class '{empty[0]}' cancel each other out, or one is not finite: their mean has no"
+            " direction. Give other templates, or other weights."
+        )
     return F.normalize(encoded, dim=1)
 
 

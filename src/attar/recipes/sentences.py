@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attar.config import EmbedConfig, SentencesConfig
 from attar.curation.corpus import Corpus, Phrases, Rules
-from attar.curation.grounding import Grounded, assignment_greedy, topk_union
+from attar.curation.grounding import Grounded, assignment_greedy, facility_location, topk_union
 from attar.curation.index import PoolIndex
 from attar.curation.pool import Pool, shard_name
 from attar.curation.search import search
@@ -223,13 +223,16 @@ def _choose(
 ) -> tuple[Grounded, int]:
     """What is chosen, and how many candidates each image had in the end."""
     most = min(len(corpus), max(1, _ENTRIES // len(queries)))
-    depth = min(config.candidates if config.strategy == "assignment_greedy" else config.per_image, most)
+    depth = min(config.per_image if config.strategy == "topk_union" else config.candidates, most)
     while True:
         blocks = track(vector_blocks(corpus, folder), "comparing", total=len(corpus.rows), unit="shards")
         found = search(blocks, queries, k=depth, device=device)
         stop_if_requested("choosing sentences")
         if config.strategy == "assignment_greedy":
             return assignment_greedy(found, per_image=config.per_image, count=config.budget), depth
+        if config.strategy == "facility_location":
+            assert config.budget is not None, "the settings were checked"
+            return facility_location(found, count=config.budget), depth
         chosen = topk_union(found, count=config.budget)
         if config.budget is None or len(chosen) == config.budget or depth == most:
             return chosen, depth
