@@ -51,7 +51,9 @@ def tower_costs(image: Backbone, text: TextTower) -> Costs:
     device = image.mean.device
     with evaluating(text):
         times = _median_ms(lambda: image.embed(images), device), _median_ms(lambda: text(tokens), weight.device)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
     conditions = f"one image of {image.img_size} px, one sentence of {text.context_length} tokens,"
     conditions += f" {str(weight.dtype).removeprefix('torch.')}, {where}"
     return Costs((image.num_parameters, sum(p.numel() for p in text.parameters())), times, conditions)

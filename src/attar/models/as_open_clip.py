@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import timm.layers
 import torch
 import torch.nn.functional as F
@@ -106,11 +107,17 @@ def _descriptions(tower: OpenClipTower, img_size: int) -> Iterator[Mapping[str, 
     if tower.config is not None:
         yield tower.config
     elif isinstance(tower, TimmTower):
-        said = tower.visual.trunk.pretrained_cfg
-        for name in dict.fromkeys(
-            [said["architecture"], f"{said['architecture']}.{said.get('tag') or ''}".rstrip(".")]
-        ):
+        for name in _names(tower.visual.trunk, img_size):
             yield {"vision_cfg": {"timm_model_name": name, "timm_pool": "", "image_size": img_size}}
+
+
+def _names(trunk: Any, img_size: int) -> Iterator[str]:
+    """Names in timm that may build the trunk: its architecture's, or with the tag that means another input size."""
+    architecture, tag = trunk.pretrained_cfg["architecture"], trunk.pretrained_cfg.get("tag")
+    for name in dict.fromkeys([architecture, f"{architecture}.{tag}" if tag else architecture]):
+        said = timm.get_pretrained_cfg(name)
+        if said is not None and (not said.fixed_input_size or said.input_size[-1] == img_size):
+            yield name
 
 
 def _trunk(visual: Any) -> nn.Module:
