@@ -59,7 +59,7 @@ WITHOUT_TORCH = """
 import sys
 from attar.cli import main
 for words in ([], ["--help"], ["--version"], ["distill", "--help"], ["distill", "--list-recipes"], ["doctor", "-h"],
-              ["evaluate", "--help"],
+              ["evaluate", "--help"], ["distill-vl", "--help"], ["distill-vl", "--list-recipes"],
               ["quickstart", "-h"], "distill --recipe proteus_s --data d --out o --print-config".split()):
     assert main(words) == 0, words
     heavy = {"torch", "timm", "torchvision", "sklearn", "pyarrow"} & set(sys.modules)
@@ -74,7 +74,7 @@ def test_help_version_and_settings_need_no_torch():
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.mark.parametrize("words", [(), ("distill",), ("evaluate",), ("quickstart",), ("doctor",)])
+@pytest.mark.parametrize("words", [(), ("distill",), ("distill-vl",), ("evaluate",), ("quickstart",), ("doctor",)])
 def test_help_takes_less_than_a_second(words):
     def seconds():
         """Processor time of the child: what the clock says on a machine with nothing else to do."""
@@ -149,6 +149,17 @@ def test_pinned_flags_arrive_in_the_settings(name, capsys):
 
 def test_epochs_arrive_in_the_settings(capsys):
     assert printed(capsys, *NEEDED, "--epochs", "2.5")["epochs"] == 2.5
+
+
+def test_the_flags_of_distill_vl_are_as_the_design_says(capsys):
+    words = {"teacher": "open_clip:a", "student": "b", "images": "c", "sentences": "d", "out": "e"}
+    flags = [word for name, value in words.items() for word in (f"--{name}", value)]
+    assert main(["distill-vl", *flags, "--print-config"]) == 0
+    settings = yaml.safe_load(capsys.readouterr().out)
+    assert {name: settings[name] for name in words} == words
+    assert main(["distill-vl", "--help"]) == 0
+    shown = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", capsys.readouterr().out))
+    assert {"--monitor", "--features", "--teacher-views", "--dime-fm.vl-weight", "--text.depth", "--recipe"} <= shown
 
 
 @pytest.mark.parametrize("name", RECIPES)
