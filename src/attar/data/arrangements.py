@@ -27,7 +27,11 @@ _OPPOSITE: Mapping[Relation, Relation] = {
     "above": "below",
     "below": "above",
 }
-_RADII = {"small": (0.18, 0.22), "large": (0.32, 0.36)}  # of half the image
+_SIZES = ("small", "large")
+_RADII = {  # of half the image, by how many things it holds: one alone is seen from nearer
+    1: {"small": (0.34, 0.40), "large": (0.58, 0.66)},
+    2: {"small": (0.18, 0.22), "large": (0.32, 0.36)},
+}
 _REACH = 1.2  # of the farthest corner of any shape, in radii
 _EDGE, _GAP = 0.96, 0.05  # how near to the border a thing may come, and to another
 _EVERY = 6  # one pair in so many is held out: two colours of each shape
@@ -119,7 +123,7 @@ def render_arrangement(
     image = paint(x, y, content.ground, "shading", 0.5, rng)
     depth = (0.9 + rng.uniform(-0.1, 0.1) * y).clip(0.75, 1.0).astype(np.float32)
     mask = np.zeros((size, size), dtype=np.uint8)
-    radii = [float(rng.uniform(*_RADII[thing.size])) for thing in content.things]
+    radii = [float(rng.uniform(*_RADII[len(content.things)][thing.size])) for thing in content.things]
     nearness = rng.permutation([0.25, 0.5])[: len(radii)]
     for number, (thing, radius, centre) in enumerate(
         zip(content.things, radii, _centres(content.relation, radii, rng), strict=True)
@@ -160,7 +164,7 @@ def draw_content(
     grounds = [colour for colour in COLOUR_NAMES if colour not in [colour for colour, _ in chosen]]
     relations: list[Relation] = list(_OPPOSITE)
     return Content(
-        things=tuple(Thing(str(rng.choice(list(_RADII))), colour, shape) for colour, shape in chosen),
+        things=tuple(Thing(str(rng.choice(_SIZES)), colour, shape) for colour, shape in chosen),
         relation=relations[int(rng.integers(len(relations)))] if count == 2 else None,
         ground=grounds[int(rng.integers(len(grounds)))],
     )
