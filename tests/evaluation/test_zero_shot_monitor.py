@@ -67,3 +67,19 @@ def test_templates_and_images_that_make_no_monitor_are_refused(images):
     with pytest.raises(DataError, match="1 image"):
         monitor_of(images.take(np.arange(1)))
     assert monitor_of(images).protocol["prompts"] != monitor_of(images, templates=["one {}"]).protocol["prompts"]
+
+
+def test_numbers_are_no_names_and_wordnets_are_read(images):
+    def called(*names):
+        return Labelled(images.source, images.rows, images.labels, names)
+
+    with pytest.raises(ConfigError, match="called 0, 1, 2"):
+        monitor_of(called("0", "1", "2"))
+    assert monitor_of(called("n01440764", "n01443537", "n01484850")).names == ["tench", "goldfish", "great white shark"]
+
+
+def test_other_images_are_another_protocol(images):
+    part = images.take(np.arange(0, 27, 2))
+    other = images.take(np.arange(1, 27, 2))
+    assert monitor_of(part, limit=12).protocol["select"] == monitor_of(other, limit=12).protocol["select"]
+    assert monitor_of(part, limit=12).protocol != monitor_of(other, limit=12).protocol

@@ -27,6 +27,7 @@ from attar.models import (  # noqa: E402
     small_text_tower,
     with_projection,
 )
+from attar.recipes.quickstart import playground_teacher  # noqa: E402
 
 STUDENTS = [(small_models.TINY, 32), (f"{small_models.TINY}&init_values=0.1&global_pool=avg", 32), ("resnet10t", 64)]
 TEXTS = ["a photo of a cat.", "A PHOTO of two dogs & a bird", "many more words than twelve tokens can ever hold, cut"]
@@ -178,3 +179,9 @@ def test_what_would_embed_otherwise_is_noticed(tmp_path, monkeypatch) -> None:
     head.register_forward_hook(lambda module, given, output: output * 1.01)
     with pytest.raises(ConfigError, match=r"embeds otherwise, by 0\.0"):
         check_ships(image, teacher_text())
+
+
+def test_a_trunk_from_a_folder_with_a_name_of_its_own_ships() -> None:
+    # timm knows no weights of the folder's tag, and says so by raising
+    trunk = load_backbone(str(playground_teacher()), img_size=64)
+    check_ships(with_projection(trunk, 16), teacher_text())

@@ -238,6 +238,13 @@ def test_parts_that_do_not_go_with_the_config_are_refused(config, parts, message
     assert message in str(caught.value)
 
 
+def test_pieces_and_batch_norms_do_not_go_together():
+    # their statistics would be those of a piece, and counted twice
+    method_of(student="resnet10t", img_size=64)
+    with pytest.raises(ConfigError, match="batch norms"):
+        method_of(student="resnet10t", img_size=64, pieces=2)
+
+
 def test_widths_that_differ_are_named():
     with pytest.raises(ShapeError, match=r"teacher's sentences 16.*projection to the teacher's"):
         DimeFm(stored_targets(torch.zeros(4, 16)), SentenceStream(sentences(width=16), 4, seed=0), tower(), RELEASED)

@@ -14,13 +14,14 @@ from attar.curation.feature_store import seal
 from attar.data.arrangements import COMBINATIONS, render_arrangement
 from attar.data.playground_sentences import draw_sentence
 from attar.errors import ConfigError, DataError, RunDirectoryError, WeightsError
-from attar.models import load_two_towers
+from attar.models import load_two_towers, small_text_tower
 from small_models import TINY
 
 pytest.importorskip("open_clip", reason="needs the extra vl")
 import small_clip
 
 SMALL_TEXT = {"dime_fm": {"text_mode": "small_student"}, "text": {"depth": 1, "width": 8, "num_heads": 2}}
+DEEP = {"student": TINY + "&drop_path_rate=0.5"}
 MATCHED = {"teacher_views": "matched"}
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -104,8 +105,8 @@ def test_the_frozen_text_tower_ships_as_it_is(places, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, MATCHED, MATCHED | {"cached_views": 2}, SMALL_TEXT, {"optim": {"accumulate": 2}}],
-    ids=["fixed", "online", "cached", "small text", "pieces"],
+    [{}, MATCHED, MATCHED | {"cached_views": 2}, SMALL_TEXT, {"optim": {"accumulate": 2}}, DEEP],
+    ids=["fixed", "online", "cached", "small text", "pieces", "stochastic depth"],
 )
 def test_a_run_goes_on_exactly(changes, places, tmp_path):
     wanted = config(places, tmp_path / "run", **changes)
@@ -161,10 +162,26 @@ def test_runs_share_the_teachers_features(places, tmp_path):
 
 
 def test_pairs_can_teach_too(places, tmp_path):
+    # another caption an image is another run, and the text tower leaves its start
     only = {"vl_weight": 0, "pvl_weight": 0, "contrastive_weight": 1.0, "text_mode": "small_student"}
-    changes = {"captions": str(places / "captions.tsv"), "dime_fm": only, "text": SMALL_TEXT["text"]}
-    report = attar.distill_vl(config(places, tmp_path / "run", **changes))
-    assert "contrastive" in (report.run / "log.txt").read_text()
+    changes = {"dime_fm": only, "text": SMALL_TEXT["text"]}
+    lines = (places / "captions.tsv").read_text().splitlines()
+    names, said = zip(*(line.split("\t") for line in lines), strict=True)
+    (tmp_path / "shifted.tsv").write_text(
+        "".join(f"{n}\t{t}\n" for n, t in zip(names, said[1:] + said[:1], strict=True))
+    )
+    given = {"own": places / "captions.tsv", "others": tmp_path / "shifted.tsv"}
+    towers = {
+        name: load_two_towers(
+            str(attar.distill_vl(config(places, tmp_path / name, captions=str(file), **changes)).student)
+        )
+        for name, file in given.items()
+    }
+    teacher = load_two_towers(small_clip.REFERENCE, weights="random").text
+    start = small_text_tower(teacher, depth=1, width=8, num_heads=2)
+    texts = ["a red star"]
+    assert not torch.allclose(towers["own"].text.encode(texts), start.encode(texts))
+    assert not torch.allclose(towers["own"].text.encode(texts), towers["others"].text.encode(texts))
 
 
 class TestStoresThatDoNotMatch:
@@ -215,7 +232,7 @@ class TestStoresThatDoNotMatch:
 
 
 def test_what_could_not_ship_is_told_before_the_first_step(places, tmp_path):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="reg"):
         attar.distill_vl(config(places, tmp_path / "run", student=TINY + "&reg_tokens=2"))
     assert not (tmp_path / "run/checkpoints").exists()
 
@@ -224,3 +241,12 @@ def test_a_step_that_ranks_cannot_share_is_refused(places, tmp_path, monkeypatch
     monkeypatch.setattr("attar.recipes.vl_assembly.world_size", lambda: 3)
     with pytest.raises(ConfigError, match="--batch-size 9"):
         attar.distill_vl(config(places, tmp_path / "run"))
+
+
+def test_refused_settings_are_not_written_into_the_run(places, tmp_path):
+    # what was refused must not be what the next command is compared with
+    first = config(places, tmp_path / "run")
+    attar.distill_vl(first)
+    with pytest.raises(WeightsError):
+        attar.distill_vl(first.replace(seed=1, resume_anyway=True))
+    attar.distill_vl(first)

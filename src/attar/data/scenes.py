@@ -137,13 +137,22 @@ class ArrangementSource:
         return np.arange(self.count, dtype=np.int64) % len(names), names[: self.count]
 
 
+_KEPT_SIZE = 64  # pixels up to which scenes are kept: more would take more memory than time
+
+
 @functools.lru_cache(maxsize=4096)  # 50 MB; drawing a scene costs as much as a small student's forward pass
 def _scene_pixels(seed: int, row: int, variety: float) -> NDArray[np.uint8]:
     return _frozen(render_scene(seed, row, variety=variety).image)
 
 
-@functools.lru_cache(maxsize=4096)
 def _arrangement_pixels(seed: int, row: int, part: Part, things: int | None, size: int) -> NDArray[np.uint8]:
+    if size > _KEPT_SIZE:
+        return render_arrangement(seed, row, part=part, things=things, size=size).image
+    return _kept_pixels(seed, row, part, things, size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept_pixels(seed: int, row: int, part: Part, things: int | None, size: int) -> NDArray[np.uint8]:
     return _frozen(render_arrangement(seed, row, part=part, things=things, size=size).image)
 
 

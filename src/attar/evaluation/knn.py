@@ -17,6 +17,7 @@ from attar.errors import DataError
 from attar.evaluation.embedding import MonitorViews, embed
 from attar.evaluation.neighbours import Features, nearest
 from attar.types import FrozenBackbone
+from attar.utils.io import sha256_text
 from attar.utils.seeding import numpy_generator
 
 TEMPERATURE = 0.07  # DINO's
@@ -221,8 +222,10 @@ class KnnMonitor:
     @property
     def protocol(self) -> dict[str, Any]:
         """Settings that shape the figures."""
-        sizes = {"bank": len(self.bank), "select": len(self.select), "report": len(self.report)}
-        return {"k": self.k, "temperature": TEMPERATURE, "crop_pct": self.crop_pct, **sizes}
+        parts = self._views.parts
+        images = sha256_text(" ".join(part.fingerprint for part in parts.values()))[:16]
+        sizes = {name: len(part) for name, part in parts.items()}
+        return {"k": self.k, "temperature": TEMPERATURE, "crop_pct": self.crop_pct, "images": images, **sizes}
 
     def describe(self) -> dict[str, Any]:
         """Which rows of which images are bank, selection and report: the split, to be written down."""

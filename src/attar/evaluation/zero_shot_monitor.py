@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from attar.data.labelled import Labelled
-from attar.errors import DataError
+from attar.errors import ConfigError, DataError
+from attar.evaluation.datasets import find_dataset, prompt_names
 from attar.evaluation.embedding import MonitorViews, seen
 from attar.evaluation.zero_shot import check_prompts, text_classifier, zero_shot_logits
 from attar.models import Backbone, TextTower
 from attar.utils.io import sha256_text
 from attar.utils.seeding import numpy_generator
+
+_WORDNET = re.compile(r"n\d{8}")
 
 
 class ZeroShotMonitor:
@@ -29,14 +33,14 @@ class ZeroShotMonitor:
         workers: Loader processes.
 
     Raises:
-        ConfigError: If a template has no place for the name.
+        ConfigError: If a template has no place for the name, or classes are called by numbers.
         DataError: If there are fewer than two images.
     """
 
     def __init__(
         self, images: Labelled, templates: Sequence[str], *, limit: int, seed: int, crop_pct: float, workers: int
     ) -> None:
-        self.names = [name.replace("_", " ") for name in images.class_names]
+        self.names = _in_words(images.class_names)
         self.templates, self.crop_pct = list(templates), crop_pct
         check_prompts(self.names, self.templates)
         if len(images) < 2:
@@ -66,6 +70,7 @@ class ZeroShotMonitor:
             "classes": len(self.names),
             "templates": len(self.templates),
             "prompts": prompts,
+            "images": sha256_text(" ".join(part.fingerprint for part in self._views.parts.values()))[:16],
             "crop_pct": self.crop_pct,
             **sizes,
         }
@@ -76,6 +81,18 @@ class ZeroShotMonitor:
             name: {"images": part.source.fingerprint, "rows": sorted(part.rows.tolist())}
             for name, part in self._views.parts.items()
         }
+
+
+def _in_words(names: Sequence[str]) -> list[str]:
+    """What a sentence can call the classes; ImageNet's folders have numbers of WordNet for names."""
+    if all(_WORDNET.fullmatch(name) for name in names):
+        return list(prompt_names(find_dataset("imagenet"), names))
+    if all(name.isdigit() for name in names):
+        raise ConfigError(
+            f"the monitor's classes are called {', '.join(names[:3])}, which says nothing to a text tower."
+            " Name the folders by what the images show."
+        )
+    return [name.replace("_", " ") for name in names]
 
 
 class ZeroShotOf:

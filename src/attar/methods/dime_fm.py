@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from attar.config import DimeFmConfig
@@ -158,7 +159,7 @@ class DimeFm(Method):
             second forward pass, and the step must come as one batch.
 
     Raises:
-        ConfigError: If a part that the config needs is not there, or one is of no use.
+        ConfigError: If a part that the config needs is not there, one is of no use, or pieces meet batch norms.
         ShapeError: If widths do not agree, or patches leave a rest.
     """
 
@@ -177,6 +178,7 @@ class DimeFm(Method):
     ) -> None:
         check_patches(student)
         _check_parts(sentences.sentences, config, text, captions)
+        _check_pieces(student, pieces)
         _check_widths(sentences.sentences, student, text, captions)
         self.targets, self.sentences, self.student = targets, sentences, student
         self.config, self.captions = config, captions
@@ -239,6 +241,15 @@ def _check_parts(
     if learns and not all(part.has_tokens for part in (sentences, captions) if part is not None):
         raise ConfigError(
             "a text tower learns from token numbers, and the sentences have none. Store them with tokens."
+        )
+
+
+def _check_pieces(student: Backbone, pieces: int) -> None:
+    """Batch norms see a piece and not the step, and would count it twice."""
+    if pieces > 1 and any(isinstance(module, _BatchNorm) for module in student.modules()):
+        raise ConfigError(
+            f"a step in {pieces} pieces (optim.accumulate) is another one for {student.source.name}, which has batch"
+            " norms. Set it to 1 with a smaller --batch-size, or choose a student without (a ViT, ConvNeXt, Swin)."
         )
 
 

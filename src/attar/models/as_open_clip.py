@@ -115,7 +115,10 @@ def _names(trunk: Any, img_size: int) -> Iterator[str]:
     """Names in timm that may build the trunk: its architecture's, or with the tag that means another input size."""
     architecture, tag = trunk.pretrained_cfg["architecture"], trunk.pretrained_cfg.get("tag")
     for name in dict.fromkeys([architecture, f"{architecture}.{tag}" if tag else architecture]):
-        said = timm.get_pretrained_cfg(name)
+        try:
+            said = timm.get_pretrained_cfg(name)
+        except RuntimeError:  # a tag of a directory's own, which timm does not know
+            continue
         if said is not None and (not said.fixed_input_size or said.input_size[-1] == img_size):
             yield name
 

@@ -127,7 +127,7 @@ def _of_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
 
 
 def _of_vl_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
-    """Of a run of two towers: all but the teacher read with the student's text tower."""
+    """Of a run of two towers; a random image tower stands beside the teacher's text tower, as in the run itself."""
     trained = DistillVlConfig.build(read_settings(run / "config.yaml"))
     shipped = str(run / "student")
 
@@ -154,7 +154,7 @@ def _of_vl_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
     return [
         Candidate("student", trained.student, student, own, learned_from),
         Candidate("teacher", trained.teacher, teacher, text, learned_from),
-        Candidate("random", trained.student, random, own, learned_from),
+        Candidate("random", trained.student, random, text, learned_from),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,14 @@ def say_header(log: Log, built: Assembly) -> None:
             f"           the student is wider than its teacher ({built.student.embed_dim} and"
             f" {built.teacher.embed_dim} channels): it will cost more than it can learn"
         )
+
+
+def places_in_words(references: Sequence[str], source: Source) -> dict[str, str]:
+    """What each place holds, by name: a checkpoint that does not fit any more is told by these."""
+    return {
+        place.name: f"{place.images:,} images (fingerprint {place.fingerprint[:16]})"
+        for place in named_places(references, source)
+    }
 
 
 def say_damage(log: Log, source: Source, bad_files: Path) -> None:

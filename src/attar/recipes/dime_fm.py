@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attar.config import WITH_REGULARISER, DistillVlConfig
-from attar.config.flags import merge
-from attar.errors import ConfigError, did_you_mean
+from attar.recipes.named import over_recipe
 
 Recipe = Callable[..., DistillVlConfig]
 
@@ -64,13 +63,4 @@ def from_recipe(settings: Mapping[str, Any]) -> DistillVlConfig:
     Raises:
         ConfigError: If there is no such recipe, or a setting is unknown, missing or out of bounds.
     """
-    name = settings.get("recipe")
-    if name is None:
-        return DistillVlConfig.build(settings)
-    if not isinstance(name, str) or name not in RECIPES:
-        raise ConfigError(f"no recipe {name!r}.{did_you_mean(str(name), RECIPES)} Known: {', '.join(RECIPES)}.")
-    places = ("images", "sentences", "out")
-    start = RECIPES[name](**dict.fromkeys(places, "-")).model_dump(exclude=set(places))
-    if settings.get("max_steps") is not None:
-        start["epochs"] = None  # the recipe's length gives way to the one asked for
-    return DistillVlConfig.build(merge(start, dict(settings)))
+    return DistillVlConfig.build(over_recipe(settings, RECIPES, ("images", "sentences", "out")))

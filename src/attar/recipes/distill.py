@@ -13,11 +13,10 @@ from typing import Any
 from attar._version import __version__
 from attar.config import DistillConfig
 from attar.data.loader import ViewDataset
-from attar.data.sources import named_places
 from attar.export import write_student
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly, assemble, load_student
-from attar.recipes.describe import card, facts, say_damage, say_header, say_results
+from attar.recipes.describe import card, facts, places_in_words, say_damage, say_header, say_results
 from attar.recipes.judging import judge, judge_baselines
 from attar.recipes.training import Training, train
 from attar.reports import Result, read_results, verdict, write_page
@@ -177,10 +176,7 @@ def _identity(built: Assembly, run: RunDirectory) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "run_id": run.run_id,
         "data_fingerprint": built.source.fingerprint,
-        "places": {
-            place.name: f"{place.images:,} images (fingerprint {place.fingerprint[:16]})"
-            for place in named_places(built.config.data, built.source)
-        },
+        "places": places_in_words(built.config.data, built.source),
     }
     if built.config.method != "labels":
         identity["teacher"] = built.teacher.source.sha256

@@ -18,7 +18,7 @@ from attar.evaluation.outputs import fingerprint
 from attar.export import check_ships, costs_table, tower_costs, write_two_towers
 from attar.methods import DimeFm
 from attar.models import Backbone, TextTower, load_two_towers
-from attar.recipes.describe import say_damage, say_results, short
+from attar.recipes.describe import places_in_words, say_damage, say_results, short
 from attar.recipes.judging import Question, measured
 from attar.recipes.training import Training, train
 from attar.recipes.vl_assembly import VlAssembly, assemble_towers, build_method, start_image_tower
@@ -81,8 +81,6 @@ def distill_vl(config: DistillVlConfig) -> DistillVlReport:
         log = Log(run.log, is_silent=not is_main())
         say_towers(log, built)
         say_damage(log, built.source, run.bad_files)
-        if is_main():
-            record_settings(run, config, version=__version__)
         features = Path(config.features).expanduser() if config.features else run.path / "features"
         method, texts = build_method(built, features, log)
         state = build_state(method.learner, built.student, config.optim, device=device, groups=embeddings_spared)
@@ -94,6 +92,8 @@ def distill_vl(config: DistillVlConfig) -> DistillVlReport:
             log.say(f"  resume   from {resumed.name}{done}")
         elif not run.is_new:
             log.say("  resume   no checkpoint is whole: from the beginning")
+        if is_main():
+            record_settings(run, config, version=__version__)
         beside = from_main(lambda: _judge_baselines(built, run, state, log))
         is_unjudged = built.monitor is not None and state.notes.get("judged") != state.step
         if state.step < built.total_steps or is_unjudged:
@@ -166,6 +166,7 @@ def _judge_baselines(built: VlAssembly, run: RunDirectory, state: TrainState, lo
         state.notes["protocol"] = monitor.protocol
     teacher = _judge(built, run, "teacher", built.teacher.image, built.teacher.text)
     untrained = start_image_tower(built.config, "random", built.teacher).to(built.device)
+    untrained.normalise_with(built.student.preprocess)
     random = _judge(built, run, "random", untrained, built.teacher.text)
     line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
     log.say(f"  monitor  {shown(built.config.monitor or '')}  zero-shot  {line}  (selection half)")
@@ -197,8 +198,9 @@ def _finish(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -
         _write(run.student, built, state.plain("student"), towers_card(built, state.notes, best))
     # the files that ship are what is reported, not what stood in memory when they were written
     kept = load_two_towers(str(run.student))
+    kept.image.to(built.device), kept.text.to(built.device)
     if built.monitor is not None:
-        _judge(built, run, "student", kept.image.to(built.device), kept.text.to(built.device))
+        _judge(built, run, "student", kept.image, kept.text)
     results = read_results(run.results)
     costs = [tower_costs(towers.image, towers.text) for towers in (kept, built.teacher)]
     write_text(run.student / "README.md", towers_card(built, state.notes, best, results, costs_table(*costs)))
@@ -219,6 +221,7 @@ def _identity(built: VlAssembly, run: RunDirectory, texts: str) -> dict[str, Any
     return {
         "run_id": run.run_id,
         "data_fingerprint": built.source.fingerprint,
+        "places": places_in_words(built.config.images, built.source),
         "sentences": texts,
         "teacher": built.teacher.image.source.sha256 or fingerprint(built.teacher.image),
     }

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attar.config import DistillConfig
-from attar.config.flags import merge
-from attar.errors import ConfigError, did_you_mean
+from attar.recipes.named import over_recipe
 
 Recipe = Callable[..., DistillConfig]
 
@@ -132,14 +131,9 @@ def from_recipe(settings: Mapping[str, Any]) -> DistillConfig:
     Raises:
         ConfigError: If there is no such recipe, or a setting is unknown, missing or out of bounds.
     """
-    name = settings.get("recipe")
-    if name is None:
-        return DistillConfig.build(settings)
-    if not isinstance(name, str) or name not in RECIPES:
-        raise ConfigError(f"no recipe {name!r}.{did_you_mean(str(name), RECIPES)} Known: {', '.join(RECIPES)}.")
-    start = RECIPES[name](data="-", out="-").model_dump(exclude={"data", "out"})
-    if settings.get("max_steps") is not None:
-        start["epochs"] = None  # the recipe's length gives way to the one asked for
-    if settings.get("method", start["method"]) != start["method"]:
-        del start["proteus"]  # and so do its method and what that is set to
-    return DistillConfig.build(merge(start, dict(settings)))
+
+    def drop(start: dict[str, Any]) -> None:
+        if settings.get("method", start["method"]) != start["method"]:
+            del start["proteus"]  # another method has no use for it
+
+    return DistillConfig.build(over_recipe(settings, RECIPES, ("data", "out"), drop=drop))

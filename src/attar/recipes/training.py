@@ -41,6 +41,8 @@ class RunSettings(Protocol):
     """What a verb's settings say of how any training runs."""
 
     @property
+    def seed(self) -> int: ...
+    @property
     def precision(self) -> Literal["auto", "bf16", "fp32"]: ...
     @property
     def log_every(self) -> int | None: ...
@@ -130,6 +132,7 @@ def train(
     loop = LoopSettings(
         total_steps=training.total_steps,
         micro_batches=training.micro_batches,
+        seed=settings.seed,
         clip_norm=training.optim.clip_norm,
         device=training.device,
         bf16=uses_bf16(settings.precision, training.device),

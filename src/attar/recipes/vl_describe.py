@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from attar._version import __version__
+from attar.config import DimeFmConfig
 from attar.data.references import shown
 from attar.data.sources import named_places
 from attar.export import two_towers_card
+from attar.methods import DimeFm
 from attar.models import TextTower
 from attar.recipes.describe import describe, millions, short, which
 from attar.recipes.vl_assembly import VlAssembly
@@ -17,14 +19,13 @@ from attar.reports import Result, markdown_table
 from attar.utils.distributed import world_size
 from attar.utils.progress import Log
 
-_TITLE = "DIME-FM (ICCV 2023)"
 _TEXT = {"frozen_teacher": "the teacher's, as it is", "small_student": "a small one, which learns"}
 
 
 def say_towers(log: Log, built: VlAssembly) -> None:
     """Who teaches whom, on what, for how long."""
     config, teacher = built.config, built.teacher
-    log.say(f"  method   {_TITLE}")
+    log.say(f"  method   {DimeFm.title}")
     log.say(f"  teacher  {describe(teacher.image, is_whole=False)}  frozen")
     log.say(f"           text {describe_text(teacher.text)}")
     if teacher.image.source.weights == "random":
@@ -54,7 +55,8 @@ def towers_facts(built: VlAssembly, notes: Mapping[str, Any], best: Mapping[str,
     config, source = built.config, built.teacher.image.source
     changes = {"changed meanwhile": "; ".join(notes["changes"])} if "changes" in notes else {}
     return {
-        "method": _TITLE,
+        "method": DimeFm.title,
+        "terms": _terms(config.dime_fm),
         "teacher": describe(built.teacher.image, is_whole=False),
         "teacher weights": f"{Path(source.file).name}, sha256 {source.sha256}" if source.file else source.weights,
         "teacher licence": source.licence or ("none (random weights)" if source.weights == "random" else "unknown"),
@@ -64,6 +66,7 @@ def towers_facts(built: VlAssembly, notes: Mapping[str, Any], best: Mapping[str,
         "weights kept": which(best),
         "images": _images(built),
         "sentences": "; ".join(map(shown, config.sentences)),
+        **({"captions": shown(config.captions)} if config.captions else {}),
         "teacher saw": "each image once, whole" if config.teacher_views == "fixed" else "the student's views",
         **changes,
         "monitor": _judged_on(built),
@@ -82,6 +85,12 @@ def towers_card(
     """The model card."""
     title = f"{short(built.config.student)} from {short(built.config.teacher)}"
     return two_towers_card(title, towers_facts(built, notes, best), markdown_table(results), costs)
+
+
+def _terms(objectives: DimeFmConfig) -> str:
+    """What was learned by, with weights."""
+    weights = {name: getattr(objectives, f"{name}_weight") for name in ("vl", "pvl", "udist", "feature", "contrastive")}
+    return ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight)
 
 
 def _images(built: VlAssembly) -> str:

@@ -19,7 +19,8 @@ from attar.train.parallel import whole, without_sync
 from attar.train.schedule import Schedule
 from attar.train.state import TrainState
 from attar.types import BadFile, Batch, StepOutput
-from attar.utils.distributed import gather, largest_over_ranks, sum_over_ranks, world_size
+from attar.utils.distributed import gather, largest_over_ranks, rank, sum_over_ranks, world_size
+from attar.utils.seeding import seeded_torch
 from attar.utils.signals import stop_requested
 
 _SAME = 1e-5  # relative difference between gradient norms of ranks that rounding may explain
@@ -66,10 +67,15 @@ class Callback(Protocol):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Settings of the loop itself. `micro_batches` is the number of pieces in which a step's batch comes."""
+    """Settings of the loop itself.
+
+    `micro_batches` is the number of pieces in which a step's batch comes; `seed` names what the learner draws in its
+    forward pass (dropout, stochastic depth), each piece on each rank something of its own.
+    """
 
     total_steps: int
     micro_batches: int = 1
+    seed: int = 0
     clip_norm: float | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bf16: bool = False
@@ -130,7 +136,8 @@ def _accumulate(method: Method, batches: Iterator[Batch], settings: LoopSettings
         batch = next(batches)
         if batch.step != record.step - 1:
             raise AssertionError(f"the loader is at step {batch.step}, the loop at {record.step - 1}")
-        with without_sync(method.learner, last=number == settings.micro_batches - 1), _autocast(settings):
+        draws = seeded_torch(settings.seed, "dropout", batch.step, number, rank(), device=settings.device)
+        with without_sync(method.learner, last=number == settings.micro_batches - 1), _autocast(settings), draws:
             output = method.training_step(batch.to(settings.device))
             _add_up(output, batch, record)
             (output.loss * world_size()).backward()  # type: ignore[no-untyped-call]  # wrappers average over ranks
