@@ -10,7 +10,7 @@ import pytest
 import attar
 from attar import PredictConfig
 from attar.cli import main
-from attar.errors import DataError, ModelReferenceError
+from attar.errors import ConfigError, DataError, ModelReferenceError
 from attar.export import write_task_model
 from attar.models import TaskModel, load_backbone
 from attar.recipes.predict import predict
@@ -90,3 +90,10 @@ def test_a_module_of_ones_own_is_named_and_then_predicts(tmp_path, monkeypatch):
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert {row["class"] for row in rows} <= {"cat", "dog"}
     assert len(rows) == 2
+
+
+def test_a_reference_is_refused_where_the_folder_needs_none(tmp_path):
+    write_model(tmp_path / "model")
+    write_pictures(tmp_path / "images", 2)
+    with pytest.raises(ConfigError, match=r"reference is resnet18, and .*model says all"):
+        predict(config(tmp_path / "model", tmp_path, reference="resnet18"))

@@ -52,13 +52,18 @@ def write_task_model(folder: Path, model: TaskModel, *, card: str, facts: Mappin
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
+def builds_itself(folder: Path) -> bool:
+    """Whether the folder says all of its backbone, so that a reference would be of no use."""
+    return _own_description(folder) is None
+
+
 def read_task_model(folder: Path, *, reference: str | None = None) -> TaskModel:
     """The task model of a folder, on the CPU, in eval mode.
 
     Args:
         folder: What `write_task_model` wrote.
-        reference: Of a backbone that its folder does not build by itself (`module:`, `open_clip:`); loading a
-            `module:` runs that module's code, so that only the user can name it.
+        reference: Of a backbone that its folder does not build by itself (`module:`, `open_clip:`), of no use where
+            it does; loading a `module:` runs that module's code, so that only the user can name it.
 
     Raises:
         ModelReferenceError: If the folder holds no task model, or its backbone needs a reference.
@@ -66,7 +71,7 @@ def read_task_model(folder: Path, *, reference: str | None = None) -> TaskModel:
     """
     about = _about(folder)
     weights = folder / "model.safetensors"
-    own = read_json(folder / "config.json").get("attar") if (folder / "config.json").is_file() else None
+    own = _own_description(folder)
     if own is None:
         backbone = load_backbone(str(folder), img_size=about["img_size"])
     elif reference is None and parse_reference(own["reference"]).kind == "module":
@@ -92,6 +97,13 @@ _HEADS: dict[str, Callable[[Backbone, Mapping[str, Any]], TaskModel]] = {
     "classification": lambda backbone, about: TaskModel.classifier(backbone, about["class_names"]),
     "segmentation": _segmenter,
 }
+
+
+def _own_description(folder: Path) -> dict[str, Any] | None:
+    """What attar wrote of a backbone that neither timm nor transformers describes."""
+    file = folder / "config.json"
+    own: dict[str, Any] | None = read_json(file).get("attar") if file.is_file() else None
+    return own
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from attar.data.views import EvaluationView
 from attar.errors import ConfigError, DataError, DecodeError, ModelReferenceError
 from attar.evaluation.dense.windows import predict as predict_image
 from attar.evaluation.predictions import geometry_of, pixel_logits
-from attar.export import read_task_model
+from attar.export import builds_itself, read_task_model
 from attar.models import TaskModel
 from attar.reports.transfer import STAGES
 from attar.utils.distributed import pick_device
@@ -62,6 +62,8 @@ def predict(config: PredictConfig) -> PredictReport:
     with polite_stop():
         folder = _model_folder(Path(config.model).expanduser())
         model = read_task_model(folder, reference=config.reference).to(device)
+        if config.reference is not None and builds_itself(folder):
+            raise ConfigError(f"reference is {config.reference}, and {folder} says all of its backbone. Leave it out.")
         source = open_source(config.data)
         out = Path(config.out).expanduser()
         with storage_errors(out):
