@@ -99,6 +99,19 @@ def test_a_missing_data_set_is_skipped_loudly_and_the_rest_is_done(tmp_path: Pat
     assert list(results(tmp_path / "out")) == [(f"knn:{folder}", "model")]
 
 
+def test_reasons_to_skip_are_told_once_and_of_many_the_first(tmp_path: Path, capsys) -> None:
+    folder = write_classes(tmp_path / "mine")
+    names = ("cifar10", "cifar100", "dtd", "flowers102", "food101")
+    tasks = [f"{protocol}:{name}" for name in names for protocol in ("knn", "logistic")]
+    arguments = ("--data-root", str(tmp_path))
+    assert main(words(tmp_path / "out", *arguments, tasks=",".join([*tasks, f"knn:{folder}"]))) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  skipped  ")]
+    assert said[0].startswith("  skipped  knn:cifar10, logistic:cifar10: CIFAR-10 is not below")
+    assert said[3].startswith(f"  skipped  {', '.join(tasks[6:])}: likewise")
+    assert len(said) == 5  # with the number at the end
+    assert list(json.loads((tmp_path / "out/skipped.json").read_text())) == tasks
+
+
 def test_dense_tasks_ask_the_backbone_itself(tmp_path: Path, capsys) -> None:
     place = "playground:1?n=20&variety=0"
     assert main(words(tmp_path / "out", tasks=f"segmentation:{place}")) == 0
@@ -125,6 +138,19 @@ def test_images_that_cannot_be_read_are_told_and_limited(tmp_path: Path, capsys)
     assert "cannot be read, such as cat/3.png" in capsys.readouterr().err
     assert main(words(tmp_path / "out", "--max-bad-share", "0.2", tasks=f"knn:{folder}")) == 0
     assert "cannot be read, such as cat/3.png" in capsys.readouterr().out
+    assert main(words(tmp_path / "out", "--max-bad-share", "0.2", tasks=f"knn:{folder}")) == 0
+    assert "measured before" in capsys.readouterr().out
+    assert main(words(tmp_path / "out", tasks=f"knn:{folder}")) == 2  # a kept figure is not a licence
+    assert "more than --max-bad-share 0.01 allows" in capsys.readouterr().err
+
+
+def test_paper_mode_on_images_of_ones_own_says_that_it_flatters(tmp_path: Path, capsys) -> None:
+    folder = write_classes(tmp_path / "mine", 12)
+    tasks = f"knn:{folder},logistic:{folder}"
+    warning = f"knn:{folder}: chosen by the images reported on"  # a penalty is chosen on val in the paper too
+    for mode, count in (("paper", 1), ("paper", 1), ("honest", 0)):
+        assert main(words(tmp_path / mode, "--mode", mode, tasks=tasks)) == 0
+        assert capsys.readouterr().out.count(warning) == count
 
 
 def test_the_directory_of_a_run_is_refused(tmp_path: Path, capsys) -> None:

@@ -106,7 +106,10 @@ def millions(count: int) -> str:
 
 def short(reference: str) -> str:
     """A folder by its own name, anything else as it was given."""
-    return Path(reference).name if "/" in reference and Path(reference.partition("?")[0]).is_dir() else reference
+    prefix = "hf:" if reference.startswith("hf:") else ""
+    path = reference.removeprefix(prefix)
+    is_folder = "/" in path and Path(path.partition("?")[0]).expanduser().is_dir()
+    return f"{prefix}{Path(path).name}" if is_folder else reference
 
 
 def say_results(log: Log, results: list[Result], best: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from attar.evaluation.protocols import FeatureProtocol, Need, TaskData
 from attar.evaluation.splits import images_hash
 from attar.evaluation.store import OUTPUT_IMPLEMENTATION, Features, FeatureStore
 from attar.evaluation.suite import DENSE, READS_TEXT, Task, means, parse_tasks, protocol_of
-from attar.evaluation.task_data import open_learned
+from attar.evaluation.task_data import is_benchmark, open_learned
 from attar.models import Backbone
 from attar.recipes.candidates import Candidate, candidates
 from attar.recipes.describe import describe, short
@@ -39,6 +40,8 @@ from attar.utils.distributed import (
 from attar.utils.io import cache_dir, read_json, sha256_text, storage_errors, write_json
 from attar.utils.progress import Log
 from attar.utils.signals import polite_stop
+
+_REASONS = 3  # that are told in full for which tasks are skipped
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,24 @@ def _open(
             data = protocol.open(task.place)
         except (MissingDatasetError, _NoTextError) as error:
             skipped[str(task)] = str(error)
-            log.say(f"  skipped  {task}: {error}")
             continue
         opened.append(_Opened(task, data, protocol))
         for warning in (w for part in data.parts.values() for w in getattr(part, "warnings", ())):
             log.say(f"  {task}: {warning}")
+    _say_skipped(skipped, log)
     return opened, skipped
+
+
+def _say_skipped(skipped: Mapping[str, str], log: Log) -> None:
+    """Each reason once, with its tasks; of many reasons the first ones."""
+    reasons: dict[str, list[str]] = {}
+    for task, reason in skipped.items():
+        reasons.setdefault(reason, []).append(task)
+    for reason, tasks in list(reasons.items())[:_REASONS]:
+        log.say(f"  skipped  {', '.join(tasks)}: {reason}")
+    rest = [task for tasks in list(reasons.values())[_REASONS:] for task in tasks]
+    if rest:
+        log.say(f"  skipped  {', '.join(rest)}: likewise; skipped.json says where each is expected and how to get it")
 
 
 class _NoTextError(ConfigError):
@@ -148,11 +163,11 @@ class _NoTextError(ConfigError):
 def _check_text(task: Task, judged: Sequence[Candidate], *, is_named: bool) -> None:
     if not READS_TEXT.get(task.protocol) or any(candidate.load_text for candidate in judged):
         return
-    kind = ConfigError if is_named else _NoTextError
-    raise kind(
-        f"{task} compares images with sentences, and {short(judged[0].name)} has no text tower that attar reads."
-        " Judge open_clip:NAME, a directory of open_clip, or hf:DIR of a clip or siglip; or leave the task out."
-    )
+    reason = f"{short(judged[0].name)} has no text tower that attar reads, to compare images with sentences."
+    remedy = "Judge open_clip:NAME, a directory of open_clip, or hf:DIR of a clip or siglip"
+    if is_named:
+        raise ConfigError(f"{task}: {reason} {remedy}; or leave the task out.")
+    raise _NoTextError(f"{reason} {remedy}.")
 
 
 def _judge_all(candidate: Candidate, opened: Sequence[_Opened], config: EvaluateConfig, out: Path, log: Log) -> None:
@@ -171,7 +186,8 @@ def _judge_all(candidate: Candidate, opened: Sequence[_Opened], config: Evaluate
     embedded = _embed(store, needs, config, log)
     for one in wanted:
         features = {name: embedded.get(_key(need)) for name, need in needs[one.task].items()}
-        from_main(lambda o=one, f=features: _judge(out, candidate, o, f, config, model, log))  # type: ignore[misc]
+        lost = max((_lost(features[name], need) for name, need in needs[one.task].items()), default=0.0)
+        from_main(partial(_judge, out, candidate, one, features, config, model, log, lost=lost))
 
 
 def _model(candidate: Candidate, backbone: Backbone, device: torch.device) -> _Model:
@@ -235,6 +251,11 @@ def _tell_room(store: FeatureStore, groups: Sequence[Sequence[Need]], log: Log) 
         log.say(f"           {told}")
 
 
+def _lost(features: Features | None, need: Need) -> float:
+    """Share of the images that could not be read; the main rank knows it."""
+    return 0.0 if features is None else (len(need.images) - len(features)) / len(need.images)
+
+
 def _check_readable(features: Features | None, need: Need, config: EvaluateConfig, log: Log) -> None:
     """A figure on half of the images is another figure."""
     if features is None or len(features) == len(need.images):
@@ -260,6 +281,8 @@ def _judge(
     config: EvaluateConfig,
     model: _Model,
     log: Log,
+    *,
+    lost: float,
 ) -> None:
     started = time.perf_counter()
     known = {name: found for name, found in features.items() if found is not None}
@@ -277,7 +300,7 @@ def _judge(
         seed=config.seed,
         seconds=round(time.perf_counter() - started, 1),
         source=asdict(model.backbone.source)
-        | {"fingerprint": model.fingerprint, "judged": _judged(one, config, model)},
+        | {"fingerprint": model.fingerprint, "judged": _judged(one, config, model), "unreadable": lost},
         held_out=_is_held_out(candidate, one),
         details=score.details,
     )
@@ -286,13 +309,14 @@ def _judge(
 
 
 def _is_known(out: Path, candidate: Candidate, one: _Opened, config: EvaluateConfig, model: _Model) -> bool:
-    """Whether the same weights were judged the same way on the same images before."""
+    """Whether the same weights were judged the same way on the same images before, and on no fewer than are asked."""
     path = out / "results" / f"{_file(one.task, candidate, config, model)}.json"
     if not path.is_file():
         return False
     source = read_json(path)["source"]
     judged = _judged(one, config, model)
-    return bool(source.get("fingerprint") == model.fingerprint and source.get("judged") == judged)
+    is_same = source.get("fingerprint") == model.fingerprint and source.get("judged") == judged
+    return bool(is_same and source.get("unreadable", 0.0) <= config.max_bad_share)
 
 
 def _judged(one: _Opened, config: EvaluateConfig, model: _Model) -> dict[str, Any]:
@@ -324,11 +348,22 @@ def _file(task: Task, candidate: Candidate, config: EvaluateConfig, model: _Mode
     return f"{readable}-{candidate.role}-{config.mode}-{told_apart}"
 
 
+def _chose_by_reported(task: Task, results: Sequence[Result]) -> bool:
+    choices = (str(result.protocol.get("chosen_on")) for result in results if result.task == str(task))
+    return any(choice == "test" or choice.endswith("images reported on") for choice in choices)
+
+
 def _finish(out: Path, tasks: Sequence[Task], skipped: Mapping[str, str], log: Log) -> EvaluateReport:
     results = tuple(read_results(out / "results"))
     wanted = {str(task) for task in tasks}
     table = comparison_table([result for result in results if result.task in wanted], suites=means())
     log.say(f"\n{table}\n")
+    flattered = [str(task) for task in tasks if not is_benchmark(task.place) and _chose_by_reported(task, results)]
+    if flattered:
+        log.say(
+            f"  paper    {', '.join(flattered)}: chosen by the images reported on, as in the paper. That flatters the"
+            " figure, the more the fewer images there are; --mode honest chooses by others."
+        )
     if skipped:
         log.say(
             f"  skipped  {len(skipped)} of {len(tasks)} tasks, for which something is missing (skipped.json says what)"

@@ -16,6 +16,7 @@ from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.metrics import METRICS
 from attar.models import Backbone, TaskModel
 from attar.models.compute import forward_macs
+from attar.recipes.describe import short
 from attar.recipes.stages import Outcome
 from attar.recipes.tasks import OpenedTask, Rows
 from attar.reports import Result, Role, caution, read_results, write_result
@@ -68,7 +69,7 @@ class Judge:
                 result = replace(
                     result,
                     role=role,
-                    model=reference,
+                    model=short(reference),
                     seconds=round(time.perf_counter() - started, 1),
                     source=asdict(model.backbone.source),
                 )
@@ -200,7 +201,7 @@ def task_card(
         heading, *rows = transfer_rows(results, compute)
         table = "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows))
     return (
-        f"# {Path(config.out).name}: {config.student}\n\n{sentence}\n\n{task.usage}\n\n"
+        f"# {Path(config.out).name}: {short(config.student)}\n\n{sentence}\n\n{task.usage}\n\n"
         f"Task {config.task}, {len(task.class_names)} classes. Teacher {config.teacher or 'none'}, pretrain"
         f" {config.pretrain}, seed {config.seed}.\n\n"
         f"## Measured\n\n{table}\n\n"
