@@ -107,14 +107,6 @@ def test_a_certain_teacher_that_is_right_teaches_as_labels_do():
     torch.testing.assert_close(taught.learner.head.weight.grad, labelled.learner.head.weight.grad)
 
 
-def test_finetuning_starts_from_what_was_transferred_head_included():
-    student = TaskModel.classifier(backbone(), "abc")
-    steps(method_of(student), None)
-    finetuned = Supervised(student, TASK)
-    assert finetuned.learner.head is student.head
-    assert finetuned.learner.student is student.backbone
-
-
 # --- O10: points in a plane ------------------------------------------------------------------------------------------
 
 MEANS = torch.tensor([[[-1.0, -1.0], [1.0, 1.0]], [[-1.0, 1.0], [1.0, -1.0]]])  # of two classes, two places each

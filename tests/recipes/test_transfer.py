@@ -154,6 +154,17 @@ def test_mobile_students_with_batch_norm_learn_and_ship(student, tmp_path):
     torch.testing.assert_close(logits, ours.logits(images), atol=1e-4, rtol=1e-3)
 
 
+def test_finetuning_starts_from_what_was_transferred_head_included(tmp_path):
+    still = {"max_steps": 1, "batch_size": 8, "optim": {"lr": 1e-30}}  # what comes out is what went in
+    report = attar.transfer(config_of(tmp_path / "run", finetune=still, scratch=False))
+    transferred, finetuned = (
+        load_file(report.run / name / "student/model.safetensors") for name in ("transfer", "finetune")
+    )
+    assert "head.weight" in transferred
+    for name, tensor in transferred.items():
+        torch.testing.assert_close(finetuned[name], tensor, rtol=0, atol=0)
+
+
 def test_labels_on_the_pool_change_nothing(tmp_path):
     # a folder of classes and the same files without: other paths, equal images in equal order
     for number, name in enumerate(("a", "b")):
