@@ -280,6 +280,27 @@ def test_settings_that_a_row_has_no_use_for_are_left_to_those_that_have(tmp_path
     assert all(stage.max_steps == 2 for stage in stages.values())
 
 
+@pytest.mark.parametrize(
+    ("rows", "unused"),
+    [
+        (("scratch",), ("adapt", "transfer.contrastive_temperature", "sets")),
+        (("task",), ("transfer.contrastive_temperature", "sets")),
+        (("scratch", "contrastive:random"), ("adapt",)),
+        (("task:random", "contrastive"), ()),
+    ],
+)
+def test_settings_that_no_row_has_a_use_for_are_told(rows, unused, tmp_path):
+    given = {"adapt": {"mode": "lora"}, "transfer": SHORT | {"contrastive_temperature": 0.1}}
+    assert config_of(tmp_path, rows=rows, **given).unused == unused
+
+
+def test_help_says_which_settings_the_study_sets_itself(capsys):
+    assert main(["transfer", "--study", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for rest in ("--rows says what", "--labels says how many", "--seeds says which"):
+        assert f"set by the study: {rest}" in said
+
+
 def test_the_command_line_reads_it(tmp_path, capsys):
     config = config_of(tmp_path / "out", rows=("scratch",), seeds=0)
     file = tmp_path / "study.yaml"
@@ -287,4 +308,5 @@ def test_the_command_line_reads_it(tmp_path, capsys):
     assert main(["transfer", "--study", "--config", str(file), "--rows", "scratch", "task", "--print-config"]) == 0
     assert "- task" in capsys.readouterr().out
     assert main(["transfer", "--study", "--config", str(file)]) == 0
+    assert "of no use to any of these rows: sets" in capsys.readouterr().out
     assert "scratch" in (tmp_path / "out" / "study.md").read_text()

@@ -107,6 +107,10 @@ class StudyConfig(TransferConfig):
     seeds: Annotated[tuple[int, ...], _OneOrMore] = Field(
         (0, 1, 2), min_length=1, description="of the draw of labels, the sets and the training; one run each"
     )
+    pretrain: Pretraining = Field("task", description="set by the study: --rows says what")
+    labels_per_class: int | None = Field(None, ge=1, description="set by the study: --labels says how many")
+    scratch: bool = Field(True, description="set by the study: the row scratch is such a student")
+    seed: int = Field(0, ge=0, description="set by the study: --seeds says which")
     sets: SetsConfig = SetsConfig()
     row_settings: dict[str, dict[str, Any]] = Field(
         {}, description="settings of attar transfer that a row has for its own, by its name (in --config)"
@@ -116,6 +120,12 @@ class StudyConfig(TransferConfig):
     def table(self) -> tuple[Row, ...]:
         """The rows."""
         return tuple(Row.parse(name) for name in self.rows)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Settings that are given though none of the rows has a use for them."""
+        given = [name for name in _OF_ROWS if functools.reduce(getattr, name.split("."), self) != _default(name)]
+        return tuple(name for name in given if not any(map(_OF_ROWS[name], self.table)))
 
     def cell(self, row: Row, labels: int, seed: int, *, pool: str | None, out: str) -> TransferConfig:
         """Settings of one run; those of a kind of transfer that the row is not are left out.
@@ -206,6 +216,22 @@ _OF_SOME: dict[str, Callable[[Pretraining], bool]] = {
 """Settings that `TransferConfig` refuses beside another pretrain, and whether one has a use for them."""
 
 
+_OF_ROWS: dict[str, Callable[[Row], bool]] = {
+    "adapt": lambda row: row.pretrain == "task",
+    "transfer.temperature": lambda row: row.pretrain == "task",
+    "transfer.feature_weight": lambda row: row.pretrain == "task",
+    "transfer.contrastive_temperature": lambda row: row.pretrain == "contrastive",
+    "sets": lambda row: row.fetching is not None,
+}
+"""Settings that are read for some rows alone, and whether a row is one."""
+
+
+def _default(name: str) -> Any:
+    """What a setting is where it is not given, by its dotted name."""
+    first, *path = name.split(".")
+    return functools.reduce(getattr, path, StudyConfig.model_fields[first].default)
+
+
 def _default_of(name: str) -> dict[str, Any]:
     """A setting by its dotted name as nested settings, with the value that leaves it out.
 
@@ -213,7 +239,6 @@ def _default_of(name: str) -> dict[str, Any]:
         >>> _default_of("transfer.optim.accumulate")
         {'transfer': {'optim': {'accumulate': 1}}}
     """
-    path = name.split(".")
-    default = functools.reduce(getattr, path[1:], TransferConfig.model_fields[path[0]].default)
+    default = _default(name)
     value = default.model_dump() if isinstance(default, Config) else default
-    return functools.reduce(lambda inner, key: {key: inner}, reversed(path), value)
+    return functools.reduce(lambda inner, key: {key: inner}, reversed(name.split(".")), value)

@@ -85,6 +85,8 @@ def study(config: StudyConfig) -> StudyReport:
         runs = [(row, _Cell(n, seed)) for n in config.labels for seed in config.seeds for row in config.table]
         done, places = _done(out), _Places(config)
         log.say(f"  study    {len(config.rows)} rows, labels {_words(config.labels)}, seeds {_words(config.seeds)}")
+        if config.unused:
+            log.say(f"           given, and of no use to any of these rows: {_words(config.unused)}")
         if any(row.fetching for row in config.table):
             _embed_pool(config, out)
         for number, (row, cell) in enumerate(runs, 1):
