@@ -10,9 +10,9 @@ that a sentence with the name of an image's class belongs to it (cross-entropy a
 tower knows 36 names and 79 ways to say them, and no more. It has never seen the sentences it is asked with. Its linear
 probe stands beside its zero-shot: the difference is what this text tower costs.
 
-The student learns from other images of CIFAR-10 train and a photo of each ImageNet class, all without labels, and from
-sentences that belong to none of them: the 36 names in ImageNet's templates, the names of ImageNet's classes, and
-sentences that show nothing. No prompt that it is judged by is among them. All of it runs through the verbs; a finished
+The student learns from other images of CIFAR-10 train (the teacher's image tower once learned from them) and a photo of
+each ImageNet class, all without labels, and from sentences that belong to none of them: the 36 names in ImageNet's
+templates, the names of ImageNet's classes, and sentences that show nothing. No prompt that it is judged by is among them. All of it runs through the verbs; a finished
 run is not done again, so the same command does what is missing.
 """
 
@@ -52,7 +52,7 @@ from machine import machine
 from playground_clip import fresh_text_tower
 from proteus_small import is_held_back
 
-STUDENT, IMG_SIZE, EMBED_DIM = "test_byobnet", 64, 128
+STUDENT, IMG_SIZE, EMBED_DIM = "test_resnet", 64, 128
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CLASSES_SEEN, TAUGHT, IMAGES = 26, 10_000, 15_000  # of Caltech; images of CIFAR-10 train for each of teacher, student
