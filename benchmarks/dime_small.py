@@ -9,11 +9,11 @@ one thing, each class called "a red star", the 28 held-out combinations among th
 
 Images are scenes of one or two things of the part `seen`. Sentences come from another draw, of which half could be
 seen in a scene, so that nothing is paired; the row of pairs has the captions of the same images instead, no teacher,
-and a text tower of the teacher's shape that learns from scratch. Rows of sentence selection draw on a second corpus of
-which a tenth could be seen: as many of its sentences, chosen by `attar curate --sentences` or at random. All rows share
-student, steps, batches and learning rate. The student's image tower, a quarter of the teacher's, starts from the
-student of `attar quickstart`, which tells large upright shapes apart and knows no word: so a row takes a minute. Nothing
-chooses a step: the last student is judged.
+and a text tower of the teacher's shape that learns from scratch. Rows of sentence selection draw on a second corpus
+of which a tenth could be seen: as many of its sentences, chosen by `attar curate --sentences` or at random. All rows
+share student, steps, batches and learning rate. The student's image tower, a quarter of the teacher's, starts from
+the student of `attar quickstart`, which tells large upright shapes apart and knows no word: so a row takes a minute.
+Nothing chooses a step: the last student is judged.
 
 Seeds name initialisation, views, orders and the random sentences; teacher, images and corpora are those of seed 0. A
 finished cell is a file in `--out`, so the same command does what is missing; seed 0 of all rows comes first.
