@@ -10,10 +10,10 @@ that a sentence with the name of an image's class belongs to it (cross-entropy a
 tower knows 36 names and 79 ways to say them, and no more. It has never seen the sentences it is asked with. Its linear
 probe stands beside its zero-shot: the difference is what this text tower costs.
 
-The student learns from other images of CIFAR-10 train (the teacher's image tower once learned from them) and a photo
-of each ImageNet class, all without labels, and from sentences that belong to none of them: the 36 names in ImageNet's
-templates, the names of ImageNet's classes, and sentences that show nothing. No prompt that it is judged by is among
-them. All of it runs through the verbs; a finished run is not done again, so the same command does what is missing.
+The student learns from other images of CIFAR-10 train, without labels (the image tower once had theirs), a photo of
+each ImageNet class, and from sentences that belong to none of them: the 36 names in ImageNet's templates, the names of
+ImageNet's classes, and sentences that show nothing. No prompt that it is judged by is among them. All of it runs
+through the verbs; a finished run is not done again, so the same command does what is missing.
 """
 
 from __future__ import annotations
@@ -164,6 +164,7 @@ class Study:
                 "device": "cpu",
                 "views": VIEWS,
                 "optim": {"lr": self.args.lr},
+                "dime_fm": {"scale": read_json(self.teacher / "fit.json")["scale"]},  # as it was learned
             }
         )
 
