@@ -9,6 +9,14 @@ import numpy as np
 from PIL import Image
 
 MODEL = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=1&num_heads=2"
+HOLDER = """
+import sys, time
+from pathlib import Path
+from attar.utils.locks import alone_at
+with alone_at(Path(sys.argv[1])):
+    print("here", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
 
 
 def distill_words(folder, *more):
@@ -45,3 +53,12 @@ def attar_process(*words, before=(), **changes):
     """Run `python -m attar.cli` to its end, behind the command `before`, with `changes` of the environment."""
     command = [*before, sys.executable, "-m", "attar.cli", *words]
     return subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=120, check=False)
+
+
+def holder(path: Path, seconds: float) -> subprocess.Popen[str]:
+    """A process that is alone at a file for so long, once it is there."""
+    words = [sys.executable, "-c", HOLDER, str(path), str(seconds)]
+    process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    return process

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attar.curation.corpus import Corpus, Phrases, Rules, normalise, write_corpus
+from attar.curation.corpus import Corpus, Phrases, Rules, normalise, write_corpus, write_texts
 from attar.errors import DataError
 
 LINES = [("b.txt" if number % 3 else "a.txt", f"sentence number {number % 40}", number) for number in range(100)]
@@ -131,3 +131,15 @@ def test_a_damaged_corpus_is_named(tmp_path):
     (tmp_path / "c/corpus.json").write_text("{}")
     with pytest.raises(DataError, match=r"corpus.json is damaged"):
         Corpus.open(tmp_path / "c")
+
+
+def test_texts_stay_as_they_are_and_in_their_order(tmp_path):
+    lines = [("c.tsv", text, 10 - row) for row, text in enumerate(["B  b", "a", "a", "B  b", "é"])]
+    for name, texts in (("one", lines), ("same", lines), ("other", lines[::-1])):
+        (tmp_path / name).mkdir()
+        corpus = write_texts(texts, tmp_path / name, shard_size=2)
+        assert every(corpus) == [text for _, text, _ in texts]
+        assert corpus.rows == (2, 2, 1)
+    assert corpus.rows_at(np.array([4, 0])).column("line").to_pylist() == [10, 6]
+    one, same, other = (Corpus.open(tmp_path / name).fingerprint for name in ("one", "same", "other"))
+    assert one == same != other

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from attar.curation.feature_store import MappedRows, check_fresh, check_sealed, is_sealed, seal, sealed_rows
+from attar.curation.feature_store import (
+    MappedRows,
+    begin,
+    check_fresh,
+    check_sealed,
+    is_sealed,
+    replace_rows,
+    seal,
+    sealed_rows,
+    write_rows,
+    zero_rows,
+)
 from attar.errors import DataError, WeightsError
 
 MADE_BY = {"teacher": {"fingerprint": "abc", "mean": (0.5, 0.5)}, "images": "def"}
@@ -16,9 +27,10 @@ MADE_BY = {"teacher": {"fingerprint": "abc", "mean": (0.5, 0.5)}, "images": "def
 def folder(tmp_path):
     """Rows 0 to 9 in three files, row i being (i, -i)."""
     rows = np.stack([np.arange(10), -np.arange(10)], 1).astype(np.float16)
+    assert begin(tmp_path, MADE_BY, "images")
     for number, part in enumerate(np.split(rows, [4, 5])):
-        np.save(tmp_path / f"vectors-{number:05}.npy", part)
-    seal(tmp_path, MADE_BY)
+        write_rows(tmp_path / f"vectors-{number:05}.npy", part)
+    seal(tmp_path, 10)
     return tmp_path
 
 
@@ -96,3 +108,56 @@ def test_another_width_is_told(tmp_path):
 
 def test_what_it_was_made_by_is_kept_as_json(folder):
     assert json.loads((folder / "sealed.json").read_text())["made_by"]["teacher"]["mean"] == [0.5, 0.5]
+
+
+def test_what_a_killed_run_has_made_is_gone_on_with_by_its_like_alone(tmp_path):
+    assert begin(tmp_path, MADE_BY, "images")
+    write_rows(tmp_path / "vectors-00000.npy", np.ones((2, 2), np.float16))
+    (tmp_path / ".vectors-00001.npy.left").touch()
+    with pytest.raises(WeightsError, match="images was def, now other"):
+        begin(tmp_path, MADE_BY | {"images": "other"}, "images")
+    assert begin(tmp_path, MADE_BY, "images")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["made_by.json", "vectors-00000.npy"]
+    seal(tmp_path, 2)
+    assert not begin(tmp_path, MADE_BY, "images")
+
+
+def test_files_of_unknown_making_are_not_adopted(tmp_path):
+    np.save(tmp_path / "vectors-00000.npy", np.ones((2, 2)))
+    with pytest.raises(DataError, match="nobody knows what"):
+        begin(tmp_path, MADE_BY, "images")
+
+
+@pytest.mark.parametrize("count", [9, 11])
+def test_too_few_or_too_many_rows_are_not_sealed(count, folder):
+    (folder / "sealed.json").unlink()
+    with pytest.raises(DataError, match=f"holds 10 rows in 3 files, and should hold {count}"):
+        seal(folder, count)
+    assert not is_sealed(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"made_by": {}, "sha256": []}'])
+def test_a_damaged_seal_is_told_in_words(text, folder):
+    (folder / "sealed.json").write_text(text)
+    with pytest.raises(DataError, match=r"sealed\.json is damaged .*Remove"):
+        check_sealed(folder, MADE_BY, "images")
+
+
+def test_rows_are_replaced_and_the_folder_stays_sealed(folder):
+    before = sealed_rows(folder)[np.arange(10)]
+    assert zero_rows(sealed_rows(folder)).tolist() == [0]
+    replace_rows(folder, np.array([4, 0, 9]), np.array([[7, 1], [7, 2], [7, 3]], np.float16))
+    check_sealed(folder, MADE_BY, "images")
+    after = sealed_rows(folder)[np.arange(10)]
+    assert after[[4, 0, 9]].tolist() == [[7, 1], [7, 2], [7, 3]]
+    untouched = [1, 2, 3, 5, 6, 7, 8]
+    assert after[untouched].tolist() == before[untouched].tolist()
+    assert after.dtype == np.float16
+
+
+def test_files_of_different_types_are_refused(tmp_path):
+    # rows of the second would be cut to the type of the first
+    np.save(tmp_path / "a.npy", np.zeros((2, 2), np.uint16))
+    np.save(tmp_path / "b.npy", np.full((2, 2), 70_000, np.int32))
+    with pytest.raises(DataError, match="different widths or types"):
+        MappedRows([tmp_path / "a.npy", tmp_path / "b.npy"])

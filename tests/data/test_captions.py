@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from attar.data.captions import read_captions
+from attar.data.captions import caption_file, read_captions
 from attar.data.sources import open_source
 from attar.errors import DataError
 from small_runs import write_pictures
@@ -26,26 +26,45 @@ def lines(source, form):
 @pytest.mark.parametrize("form", ["tsv", "jsonl"])
 def test_each_image_has_its_first_caption(form, source, tmp_path):
     (tmp_path / f"c.{form}").write_text(lines(source, form))
-    assert read_captions(tmp_path / f"c.{form}", source) == ["picture 0", "picture 1", "picture 2"]
+    found = list(read_captions(tmp_path / f"c.{form}", source))
+    assert found == [("picture 0", 2), ("picture 1", 3), ("picture 2", 1)]
+
+
+@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+def test_empty_lines_and_ends_of_lines_of_windows_are_no_captions(form, source, tmp_path):
+    plain = lines(source, form)
+    (tmp_path / f"c.{form}").write_bytes((plain.replace("\n", "\r\n\r\n") + "  \n").encode())
+    assert [text for text, _ in read_captions(tmp_path / f"c.{form}", source)] == [f"picture {row}" for row in range(3)]
 
 
 def test_an_image_without_one_is_named(source, tmp_path):
     (tmp_path / "c.tsv").write_text(f"{source.name(0)}\tone\n{source.name(2)}\ttwo\n")
     with pytest.raises(DataError, match=f"1 of 3 images have no caption.*{source.name(1)}"):
-        read_captions(tmp_path / "c.tsv", source)
+        list(read_captions(tmp_path / "c.tsv", source))
 
 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("c.tsv", "only one column\n", "line 1"),
-        ("c.jsonl", '{"image": "a"}\n', "line 1"),
-        ("c.txt", "a\tb\n", "no format"),
+        ("c.tsv", b"only one column\n", r"line 1 of .* is no IMAGE<TAB>CAPTION"),
+        ("c.tsv", b"a\tone\nb\t \n", "line 2"),
+        ("c.tsv", b"a\tone\nb\tcaf\xe9\n", r"line 2 of .* is no UTF-8"),
+        ("c.jsonl", b'{"image": "a"}\n', "line 1"),
+        ("c.jsonl", b'\n{"image": "a", "text": ""}\n', "line 2"),
+        ("c.jsonl", b'{"image": "a", "text": "\\ud800"}\n', "line 1"),
+        ("c.jsonl", b'{"image": "a", "text": "caf\xe9"}\n', r"line 1 of .* is no UTF-8"),
     ],
 )
 def test_what_cannot_be_read_is_told(name, text, said, source, tmp_path):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text)
     with pytest.raises(DataError, match=said):
-        read_captions(tmp_path / name, source)
-    with pytest.raises(DataError, match=r"do not exist|no format"):
-        read_captions(tmp_path / f"not-{name}", source)
+        list(read_captions(tmp_path / name, source))
+
+
+def test_the_file_must_be_there_and_of_a_known_format(tmp_path):
+    (tmp_path / "c.tsv").touch()
+    assert caption_file(tmp_path / "c.tsv") == tmp_path / "c.tsv"
+    with pytest.raises(DataError, match="do not exist"):
+        caption_file(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="no format"):
+        caption_file(tmp_path / "c.txt")

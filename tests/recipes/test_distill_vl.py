@@ -1,6 +1,7 @@
 """`attar distill-vl` from images and text files to two towers that ship, with a CLIP of random weights as teacher."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -13,9 +14,11 @@ from attar import DistillVlConfig
 from attar.curation.feature_store import seal
 from attar.data.arrangements import COMBINATIONS, render_arrangement
 from attar.data.playground_sentences import draw_sentence
-from attar.errors import ConfigError, DataError, RunDirectoryError, WeightsError
+from attar.errors import CheckpointError, ConfigError, DataError, RunDirectoryError, WeightsError
+from attar.export import write_two_towers
 from attar.models import load_two_towers, small_text_tower
 from small_models import TINY
+from small_runs import holder
 
 pytest.importorskip("open_clip", reason="needs the extra vl")
 import small_clip
@@ -129,9 +132,20 @@ def test_each_mode_learns_something_of_its_own(places, tmp_path):
     assert len(set(found)) == 4
 
 
-def test_cached_views_are_those_that_the_teacher_would_see_online(places, tmp_path):
-    # one view an image: asked about in the first epoch, read in the next two; online it is asked each time
-    changes = MATCHED | {"cached_views": 1, "max_steps": 9}
+@pytest.mark.parametrize("count", [1, 2])
+def test_cached_views_are_those_that_the_teacher_would_see_online(count, places, tmp_path):
+    # three steps an epoch: until its views come again, a run with a cache sees what one without sees
+    changes = MATCHED | {"max_steps": 3 * count}
+    online = attar.distill_vl(config(places, tmp_path / "online", **changes))
+    cached = attar.distill_vl(config(places, tmp_path / "cached", cached_views=count, **changes))
+    assert weights_of(cached) == weights_of(online)
+    again = config(places, tmp_path / "again", cached_views=count, features=str(cached.run / "features"), **changes)
+    assert weights_of(attar.distill_vl(again)) == weights_of(online)
+
+
+def test_cached_views_come_again_as_they_were(places, tmp_path):
+    # two views an image: asked about in the first two epochs, read in the next two
+    changes = MATCHED | {"cached_views": 2, "max_steps": 12}
     cached = attar.distill_vl(config(places, tmp_path / "cached", **changes))
     again = attar.distill_vl(config(places, tmp_path / "again", features=str(cached.run / "features"), **changes))
     assert weights_of(again) == weights_of(cached)
@@ -223,12 +237,117 @@ class TestStoresThatDoNotMatch:
     def test_other_preprocessing_that_no_hash_tells(self, places, made, kind):
         # vectors as another way to resize, or another tokeniser, would have given them, sealed anew
         folder = made / f"{kind}-vectors"
-        file, about = folder / "vectors-00000.npy", json.loads((folder / "sealed.json").read_text())
+        file = folder / "vectors-00000.npy"
         np.save(file, np.roll(np.load(file), 1, axis=0))
         (folder / "sealed.json").unlink()
-        seal(folder, about["made_by"])
+        seal(folder, 24 if kind == "image" else len(np.load(file)))
         with pytest.raises(WeightsError, match="a cosine of"):
             self.run(places, made)
+
+
+class TestKeptViewsThatDoNotMatch:
+    """Check (f) for `matched` with `cached_views`."""
+
+    @pytest.fixture
+    def made(self, places, tmp_path):
+        """The folder of features after five of six steps, with a teacher that no seed changes."""
+        small_clip.write_teacher(tmp_path / "teacher")
+        self.run(places, tmp_path, "first", max_steps=5)
+        return tmp_path
+
+    def run(self, places, root, name="second", **changes):
+        teacher = {
+            "teacher": str(root / "teacher"),
+            "teacher_weights": "pretrained",
+            "features": str(root / "features"),
+        }
+        settings = MATCHED | {"cached_views": 2} | teacher | changes
+        return attar.distill_vl(config(places, root / name, **settings))
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"seed": 1}, r"view\.seed was 0, now 1"),
+            ({"cached_views": 3}, "views was 2, now 3"),
+            ({"img_size": 40, "student": TINY}, r"view\.img_size was 32, now 40"),
+            ({"views": {"crop_scale": (0.5, 1.0)}}, r"view\.settings\.crop_scale"),
+        ],
+        ids=["seed", "views", "size", "crops"],
+    )
+    def test_other_views(self, changes, said, places, made):
+        with pytest.raises(WeightsError, match=f"the teacher's views in .*{said}.*--features"):
+            self.run(places, made, **changes)
+
+    def test_another_teacher(self, places, made):
+        towers = load_two_towers(str(made / "teacher"))
+        with torch.no_grad():
+            next(towers.image.parameters()).add_(0.1)
+        write_two_towers(made / "teacher", towers.image, towers.text, card="", scale=100.0)
+        with pytest.raises(WeightsError, match=r"the teacher's views in .*teacher\.fingerprint was"):
+            self.run(places, made)
+
+    def test_answers_that_the_teacher_would_not_give(self, places, made):
+        # whole answers with their checksums, of other views: as another way to make views would have left them
+        values = np.memmap(made / "features/views/values.f32", np.float32, "r+").reshape(48, 16)
+        sums = np.memmap(made / "features/views/sums.u32", np.uint32, "r+")
+        kept = np.flatnonzero(sums)
+        values[kept], sums[kept] = values[np.roll(kept, 1)], sums[np.roll(kept, 1)]
+        with pytest.raises(WeightsError, match=r"view \d of \d\d\.png has a cosine of"):
+            self.run(places, made)
+
+    def test_a_damaged_description_is_no_reason_to_stop(self, places, made):
+        (made / "features/views/about.json").write_text("{")
+        (made / "features/views/values.f32").unlink()
+        assert self.run(places, made).run.name == "second"
+
+
+def test_an_image_that_can_be_read_again_is_asked_about(places, tmp_path):
+    shutil.copytree(places / "images", tmp_path / "images")
+    file = tmp_path / "images/07.png"
+    whole = file.read_bytes()
+    changes = {"images": str(tmp_path / "images"), "features": str(tmp_path / "features"), "max_bad_share": 0.1}
+    file.write_bytes(b"not yet there")
+    attar.distill_vl(config(places, tmp_path / "one", **changes))
+    stored = tmp_path / "features/image-vectors/vectors-00000.npy"
+    assert np.flatnonzero(~np.load(stored).any(axis=1)).tolist() == [7]
+    file.write_bytes(whole)
+    second = attar.distill_vl(config(places, tmp_path / "two", **changes))
+    assert "1 could not be read before" in (second.run / "log.txt").read_text()
+    fresh = attar.distill_vl(config(places, tmp_path / "three", **changes | {"features": None}))
+    np.testing.assert_allclose(
+        np.load(stored), np.load(fresh.run / "features/image-vectors/vectors-00000.npy"), atol=1e-3
+    )
+
+
+def test_a_text_file_that_was_touched_or_moved_is_the_same_text(places, tmp_path):
+    shared = {"features": str(tmp_path / "features")}
+    shutil.copy(places / "text.txt", tmp_path / "text.txt")
+    one = attar.distill_vl(config(places, tmp_path / "one", sentences=str(tmp_path / "text.txt"), **shared))
+    os.utime(tmp_path / "text.txt", (1, 1))
+    two = attar.distill_vl(config(places, tmp_path / "two", sentences=str(tmp_path / "text.txt"), **shared))
+    moved = attar.distill_vl(config(places, tmp_path / "three", **shared))
+    assert weights_of(one) == weights_of(two) == weights_of(moved)
+
+
+def test_other_captions_are_another_run(places, tmp_path):
+    changes = {"dime_fm": {"contrastive_weight": 1.0}, "captions": str(tmp_path / "captions.tsv")}
+    shutil.copy(places / "captions.tsv", tmp_path / "captions.tsv")
+    report = attar.distill_vl(config(places, tmp_path / "run", **changes))
+    text = (tmp_path / "captions.tsv").read_text()
+    (tmp_path / "captions.tsv").write_text(text.replace(" a ", " some "))
+    with pytest.raises(RunDirectoryError, match=r"file\.bytes was .*--features"):
+        attar.distill_vl(config(places, tmp_path / "run", **changes))
+    shutil.rmtree(report.run / "features")
+    with pytest.raises(CheckpointError, match="captions"):
+        attar.distill_vl(config(places, tmp_path / "run", **changes))
+
+
+def test_a_run_waits_for_another_that_makes_the_same_features(places, tmp_path):
+    (tmp_path / "features").mkdir()
+    with holder(tmp_path / "features/.features-lock", 1.0) as other:
+        report = attar.distill_vl(config(places, tmp_path / "run", features=str(tmp_path / "features")))
+        assert other.poll() == 0
+    assert "by another run: waiting for it" in (report.run / "log.txt").read_text()
 
 
 def test_what_could_not_ship_is_told_before_the_first_step(places, tmp_path):

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
 from attar.errors import ConfigError
 from attar.utils.distributed import _agree_on_name, pick_device
+from small_runs import environment
+
+SLOW_MAIN = """
+import sys, time, torch
+from attar.utils.distributed import from_main, process_group, rank
+def slow():
+    time.sleep(4)
+    return "done"
+with process_group(torch.device("cpu"), timeout_s=2):
+    found = [from_main(slow, patience_s=60), from_main(lambda: "soon", patience_s=60), from_main(lambda: "now")]
+    sys.stdout.write(f"<{rank()} {' '.join(found)}>\\n")
+"""
 
 
 def start(store: dist.Store, size: int, *, late: int = 0) -> set[str]:
@@ -46,3 +61,19 @@ def test_a_numbered_device_is_not_shared_by_ranks(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError, match=r"'cuda:0' would serve several of the 2 ranks\. Try --device cuda"):
         pick_device("cuda:0")
     assert pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.slow
+def test_the_main_rank_may_take_longer_than_the_groups_timeout(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_MAIN)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "slow.py")]
+    done = subprocess.run(
+        [sys.executable, *launcher],
+        env=environment(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all(f"<{rank} done soon now>" in done.stdout for rank in (0, 1))

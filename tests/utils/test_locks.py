@@ -1,29 +1,10 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from attar.utils.locks import alone_at, take_lock
-from small_runs import environment
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from attar.utils.locks import alone_at
-with alone_at(Path(sys.argv[1])):
-    print("here", flush=True)
-    time.sleep(float(sys.argv[2]))
-"""
-
-
-def holder(path: Path, seconds: float) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", HOLDER, str(path), str(seconds)]
-    process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "here\n"
-    return process
+from small_runs import holder
 
 
 def test_one_process_waits_for_the_other(tmp_path: Path) -> None:

@@ -184,24 +184,23 @@ def write_corpus(
     spread = folder / "spread"
     spread.mkdir()
     counts = _spread(lines, spread, rules)
-    digest, rows, held = hashlib.sha256(), list[int](), list[tuple[str, str, int]]()
-    for path in sorted(spread.iterdir()):
-        for key, text, source, line in _unique(path, counts):
-            digest.update(f"{key}{len(text)}".encode())
-            held.append((text, source, line))
-            if len(held) == shard_size:
-                rows.append(_write_shard(folder / shard_name(len(rows)), held))
-                held.clear()
-        path.unlink()
-    if held:
-        rows.append(_write_shard(folder / shard_name(len(rows)), held))
+    unique = (record for path in sorted(spread.iterdir()) for record in _unique(path, counts))
+    rows, digest = _write_shards(unique, folder, shard_size)
     spread.rmdir()
-    counts["kept"] = sum(rows)
-    write_json(
-        folder / "corpus.json",
-        {"rows": rows, "counts": dict(sorted(counts.items())), "fingerprint": digest.hexdigest()},
-    )
-    return Corpus.open(folder)
+    return _described(folder, rows, counts, digest)
+
+
+def write_texts(lines: Iterable[tuple[str, str, int]], folder: Path, *, shard_size: int = 16384) -> Corpus:
+    """Write texts as they come into shards in an empty folder, none cleaned or left out: row i is the i-th.
+
+    Args:
+        lines: (file, text, number of the line).
+        folder: Where they shall be.
+        shard_size: Texts of each shard but the last.
+    """
+    records = ((_key(text), text, source, line) for source, text, line in lines)
+    rows, digest = _write_shards(records, folder, shard_size)
+    return _described(folder, rows, Counter(read=sum(rows)), digest)
 
 
 def _words(text: str) -> list[str]:
@@ -220,7 +219,7 @@ def _spread(lines: Iterable[tuple[str, str | None, int]], folder: Path, rules: R
             counts["read"] += 1
             text = None if raw is None else normalise(raw, lowercase=rules.lowercase)
             try:
-                key = hashlib.blake2b((text or "").encode(), digest_size=16).hexdigest()
+                key = _key(text or "")
             except UnicodeEncodeError:  # half a character, as JSON can have it
                 text = None
             if text is None:
@@ -233,9 +232,10 @@ def _spread(lines: Iterable[tuple[str, str | None, int]], folder: Path, rules: R
 
 
 def _unique(path: Path, counts: Counter[str]) -> Iterator[tuple[str, str, str, int]]:
-    """(hash, text, file, line) of each text of a file, in the order of hashes; of equal texts the first."""
+    """(hash, text, file, line) of each text of a file, by their hashes, of equal ones the first; the file goes."""
     with path.open(encoding="utf-8") as file:
         records = sorted(json.loads(line) for line in file)
+    path.unlink()
     before = None
     for key, text, source, line in records:
         if text == before:
@@ -243,6 +243,31 @@ def _unique(path: Path, counts: Counter[str]) -> Iterator[tuple[str, str, str, i
             continue
         before = text
         yield key, text, source, line
+
+
+def _key(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _write_shards(records: Iterable[tuple[str, str, str, int]], folder: Path, shard_size: int) -> tuple[list[int], str]:
+    """(rows of each shard, digest of the texts in their order) of records of (hash, text, file, line)."""
+    digest, rows, held = hashlib.sha256(), list[int](), list[tuple[str, str, int]]()
+    for key, text, source, line in records:
+        digest.update(f"{key}{len(text)}".encode())
+        held.append((text, source, line))
+        if len(held) == shard_size:
+            rows.append(_write_shard(folder / shard_name(len(rows)), held))
+            held.clear()
+    if held:
+        rows.append(_write_shard(folder / shard_name(len(rows)), held))
+    return rows, digest.hexdigest()
+
+
+def _described(folder: Path, rows: Sequence[int], counts: Counter[str], fingerprint: str) -> Corpus:
+    counts["kept"] = sum(rows)
+    about = {"rows": rows, "counts": dict(sorted(counts.items())), "fingerprint": fingerprint}
+    write_json(folder / "corpus.json", about)
+    return Corpus.open(folder)
 
 
 def _write_shard(path: Path, rows: Sequence[tuple[str, str, int]]) -> int:

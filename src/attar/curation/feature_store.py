@@ -1,8 +1,10 @@
 """Arrays that training draws rows from: `.npy` files one behind the other, mapped and never held, and never wrong.
 
-A folder is sealed when all of its files are there: `sealed.json` says what they were made by and the SHA-256 of each.
-Who opens it says what they should be made by; another teacher, other images or an edited file are refused. What no
-hash can tell (a tokeniser, a library that resizes otherwise) shows when the teacher is asked about a few of them anew.
+What a folder's files are made by stands in `made_by.json` before the first of them, so that those of a run that was
+stopped are not mixed with others. When all are there the folder is sealed: `sealed.json` says the same, and the SHA-256
+of each file. Who opens it says what they should be made by; another teacher, other images or an edited file are
+refused. What no hash can tell (a tokeniser, a library that resizes otherwise) shows when the teacher is asked about a
+few of them anew.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from attar.errors import DataError, WeightsError
 from attar.utils.io import new_file, read_json, sha256_file, write_json
 from attar.utils.run_directory import flat_changes
 
-_SEALED = "sealed.json"
+_BEGUN, _SEALED = "made_by.json", "sealed.json"
+_BLOCK = 65536  # rows looked at together
 FRESH = 64
 """How many rows are asked about anew (spec dime_fm §6.5)."""
 _LEAST_COSINE = 0.999
@@ -34,7 +37,7 @@ class MappedRows:
     """Rows of arrays of one width, memory-mapped, by their number in all of them together.
 
     Args:
-        files: `.npy` files of (n_i, E), in order.
+        files: One or more `.npy` files of (n_i, E), in order.
 
     Raises:
         DataError: If one cannot be read, or they do not fit together.
@@ -44,11 +47,14 @@ class MappedRows:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._parts = [_mapped(file) for file in files]
-        widths = {part.shape[1:] for part in self._parts}
-        if len(widths) != 1:
-            raise DataError(f"files in {files[0].parent} hold rows of different widths. Remove the folder.")
+        kinds = {(part.dtype, part.shape[1]) for part in self._parts}
+        if len(kinds) != 1:
+            raise DataError(
+                f"files in {files[0].parent} hold rows of different widths or types. Remove the folder and give the"
+                " same command again."
+            )
         self._ends = list(itertools.accumulate(len(part) for part in self._parts))
-        self.shape: tuple[int, int] = (self._ends[-1], *widths.pop())
+        self.shape: tuple[int, int] = (self._ends[-1], self._parts[0].shape[1])
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -69,21 +75,78 @@ def write_pool_vectors(pool: Pool, folder: Path) -> None:
     for number in range(len(pool.firsts)):
         file = folder / vectors_name(number)
         if not file.is_file():
-            vectors = np.concatenate([block.numpy() for _, block in pool.blocks(shards=[number])])
-            with new_file(file) as temporary, temporary.open("wb") as stream:
-                np.save(stream, vectors)
+            write_rows(file, np.concatenate([block.numpy() for _, block in pool.blocks(shards=[number])]))
 
 
-def seal(folder: Path, made_by: Mapping[str, Any], pattern: str = "*.npy") -> None:
-    """Write down what the files of a folder were made by, and their hashes, once."""
-    if not (folder / _SEALED).is_file():
-        hashes = {file.name: sha256_file(file) for file in sorted(folder.glob(pattern))}
-        write_json(folder / _SEALED, {"made_by": made_by, "sha256": hashes})
+def begin(folder: Path, made_by: Mapping[str, Any], what: str) -> bool:
+    """Whether files of a folder are still to be made; what they are made by is then written down.
+
+    Args:
+        folder: Of the store; it may not be there yet.
+        made_by: What its files should be made by.
+        what: They are called, in the plural.
+
+    Raises:
+        WeightsError: If files that are there were made by something else.
+        DataError: If nobody knows what they were made by.
+    """
+    if (folder / _SEALED).is_file():
+        return False
+    if (folder / _BEGUN).is_file():
+        check_made_by(folder, _read(folder / _BEGUN), made_by, what)
+    elif file := next(folder.glob("*.npy"), None):
+        raise DataError(
+            f"nobody knows what {file} was made by. Remove {folder} and give the same command again, or give another"
+            " --features folder."
+        )
+    else:
+        write_json(folder / _BEGUN, made_by)
+    for leftover in folder.glob(".*.npy.*"):  # of a killed process
+        leftover.unlink()
+    return True
+
+
+def seal(folder: Path, count: int) -> None:
+    """Write down, once all of a folder's files are there, that they are, and their hashes.
+
+    Raises:
+        DataError: If they do not have so many rows, or one is damaged.
+    """
+    files = sorted(folder.glob("*.npy"))
+    rows = len(MappedRows(files)) if files else 0
+    if rows != count:
+        raise DataError(
+            f"{folder} holds {rows:,} rows in {len(files):,} files, and should hold {count:,}. Remove it and give the"
+            " same command again."
+        )
+    hashes = {file.name: sha256_file(file) for file in files}
+    write_json(folder / _SEALED, {"made_by": _read(folder / _BEGUN), "sha256": hashes})
 
 
 def is_sealed(folder: Path) -> bool:
     """Whether all of a folder's files were made."""
     return (folder / _SEALED).is_file()
+
+
+def check_made_by(folder: Path, before: Mapping[str, Any], made_by: Mapping[str, Any], what: str) -> None:
+    """Refuse what was made by something else.
+
+    Args:
+        folder: Where it lies.
+        before: What it was made by.
+        made_by: What it should be made by.
+        what: It is called, in the plural.
+
+    Raises:
+        WeightsError: With what differs.
+    """
+    now = json.loads(json.dumps(made_by))
+    changes = [f"{key} was {old}, now {new}" for key, (old, new) in flat_changes(dict(before), now).items()]
+    if changes:
+        raise WeightsError(
+            f"the teacher's {what} in {folder} were made otherwise: {'; '.join(changes[:6])}."
+            f" Give another --features folder, or the teacher and data of before; or remove {folder}."
+        )
 
 
 def check_sealed(folder: Path, made_by: Mapping[str, Any], what: str) -> None:
@@ -98,15 +161,9 @@ def check_sealed(folder: Path, made_by: Mapping[str, Any], what: str) -> None:
         WeightsError: If they were made by something else: another teacher, other images or text.
         DataError: If a file is missing, or was changed since.
     """
-    about = read_json(folder / _SEALED)
-    now = json.loads(json.dumps(made_by))
-    changes = [f"{key} was {old}, now {new}" for key, (old, new) in flat_changes(about["made_by"], now).items()]
-    if changes:
-        raise WeightsError(
-            f"the teacher's {what} in {folder} were made otherwise: {'; '.join(changes[:6])}."
-            " Give another --features folder, or the teacher and data of before."
-        )
-    for name, digest in about["sha256"].items():
+    before, hashes = _sealed(folder)
+    check_made_by(folder, before, made_by, what)
+    for name, digest in hashes.items():
         file = folder / name
         if not file.is_file():
             raise DataError(f"{file} is gone. Remove {folder} and give the same command again.")
@@ -119,7 +176,37 @@ def check_sealed(folder: Path, made_by: Mapping[str, Any], what: str) -> None:
 
 def sealed_rows(folder: Path) -> MappedRows:
     """The rows of a folder that was checked."""
-    return MappedRows([folder / name for name in read_json(folder / _SEALED)["sha256"]])
+    return MappedRows([folder / name for name in _sealed(folder)[1]])
+
+
+def zero_rows(rows: MappedRows) -> NDArray[np.int64]:
+    """Numbers of the rows that are zero: of images that could not be read when the teacher was asked."""
+    starts = range(0, len(rows), _BLOCK)
+    blocks = (np.arange(start, min(start + _BLOCK, len(rows))) for start in starts)
+    return np.concatenate([block[~rows[block].any(axis=1)] for block in blocks])
+
+
+def replace_rows(folder: Path, places: NDArray[np.int64], values: NDArray[Any]) -> None:
+    """Write other values (m, E) into m rows of a sealed folder; if it is stopped, the folder is to be sealed anew."""
+    before, hashes = _sealed(folder)
+    write_json(folder / _BEGUN, before)
+    (folder / _SEALED).unlink()
+    first = 0
+    for name in hashes:
+        part = np.array(_mapped(folder / name))
+        here = (first <= places) & (places < first + len(part))
+        first += len(part)
+        if here.any():
+            part[places[here] - (first - len(part))] = values[here]
+            write_rows(folder / name, part)
+            hashes[name] = sha256_file(folder / name)
+    write_json(folder / _SEALED, {"made_by": before, "sha256": hashes})
+
+
+def write_rows(file: Path, rows: NDArray[Any]) -> None:
+    """One `.npy` file, whole or not at all."""
+    with new_file(file) as temporary, temporary.open("wb") as stream:
+        np.save(stream, rows)
 
 
 def check_fresh(stored: Tensor, fresh: Tensor, name: Callable[[int], str], what: str, folder: Path) -> None:
@@ -150,11 +237,33 @@ def check_fresh(stored: Tensor, fresh: Tensor, name: Callable[[int], str], what:
         )
 
 
+def _sealed(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """(what the files were made by, the hash of each)."""
+    about = _read(folder / _SEALED)
+    if not all(isinstance(about.get(key), dict) for key in ("made_by", "sha256")) or not about["sha256"]:
+        raise _damaged(folder / _SEALED, "it names no files")
+    return about["made_by"], about["sha256"]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = read_json(file)
+    except (OSError, ValueError) as error:
+        raise _damaged(file, str(error)) from None
+    if not isinstance(found, dict):
+        raise _damaged(file, "it is no object")
+    return found
+
+
+def _damaged(file: Path, reason: str) -> DataError:
+    return DataError(f"{file} is damaged ({reason}). Remove {file.parent} and give the same command again.")
+
+
 def _mapped(file: Path) -> NDArray[Any]:
     try:
         found: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file} is damaged ({error}). Remove it and give the same command again.") from None
+        raise _damaged(file, str(error)) from None
     if found.ndim != 2:
         raise DataError(f"{file} holds an array of shape {found.shape}, not of rows. Remove it.")
     return found

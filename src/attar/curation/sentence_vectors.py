@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,36 +18,18 @@ Encode = Callable[[list[str]], Tensor]
 """Sentences to (n, D) embeddings, of any length, on any device."""
 
 
-class TextShards(Protocol):
-    """Texts in parts, such as a `Corpus`."""
-
-    @property
-    def rows(self) -> Sequence[int]:
-        """Texts of each part."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for equal texts."""
-        ...
-
-    def texts(self, number: int) -> list[str]:
-        """Those of a part."""
-        ...
-
-
 def vectors_name(number: int) -> str:
     """File name of a shard's vectors."""
     return f"vectors-{number:05}.npy"
 
 
-def missing_vectors(corpus: TextShards, folder: Path) -> list[int]:
+def missing_vectors(corpus: Corpus, folder: Path) -> list[int]:
     """Numbers of the shards whose vectors are not there."""
     return [number for number in range(len(corpus.rows)) if not (folder / vectors_name(number)).is_file()]
 
 
 def written_vectors(
-    encode: Encode, corpus: TextShards, numbers: Sequence[int], folder: Path, *, batch_size: int = 256
+    encode: Encode, corpus: Corpus, numbers: Sequence[int], folder: Path, *, batch_size: int = 256
 ) -> Iterator[int]:
     """Write the vectors of these shards, and say of each batch how many sentences it had.
 

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from attar.data.base import Source
 from attar.errors import DataError
 
+_SCHEMA = pa.schema([("image", pa.large_string()), ("text", pa.large_string()), ("line", pa.int64())])
+_ROWS = 65536  # handled as Python's objects at a time: in Arrow they take a small share of that
 
-def read_captions(path: str | Path, source: Source) -> list[str]:
-    """The caption of each image, in the order of the source; of several the first.
+
+def caption_file(path: str | Path) -> Path:
+    """The file of captions that a word names.
+
+    Raises:
+        DataError: If there is none, or it is in no format known here.
+    """
+    path = Path(path).expanduser()
+    if path.suffix not in (".tsv", ".jsonl"):
+        raise DataError(f"captions {path} are in no format known here. Give .tsv (image, caption) or .jsonl.")
+    if not path.is_file():
+        raise DataError(f"captions {path} do not exist. Give a file.")
+    return path
+
+
+def read_captions(path: Path, source: Source) -> Iterator[tuple[str, int]]:
+    """(caption, its line from 1) of each image, in the order of the source; of several captions the first.
+
+    The file and the names of all images are held meanwhile, as Arrow holds text.
 
     Args:
         path: `.tsv` with a line IMAGE<TAB>CAPTION, or `.jsonl` with objects of `image` and `text`.
@@ -20,40 +44,57 @@ def read_captions(path: str | Path, source: Source) -> list[str]:
     Raises:
         DataError: If the file cannot be read, or an image has none.
     """
-    path = Path(path).expanduser()
-    if path.suffix not in (".tsv", ".jsonl"):
-        raise DataError(f"captions {path} are in no format known here. Give .tsv (image, caption) or .jsonl.")
-    if not path.is_file():
-        raise DataError(f"captions {path} do not exist. Give a file.")
-    known: dict[str, str] = {}
-    for image, text in _objects(path) if path.suffix == ".jsonl" else _lines(path):
-        known.setdefault(image, text)
-    names = [source.name(row) for row in range(len(source))]
-    without = [name for name in names if name not in known]
-    if without:
+    known = _table(path)
+    names = pa.array(map(source.name, range(len(source))), pa.large_string())
+    places = pc.index_in(names, value_set=known.column("image"))  # of the first that is equal
+    if places.null_count:
+        first = names[places.is_null().index(True).as_py()]
         raise DataError(
-            f"{len(without):,} of {len(names):,} images have no caption in {path}, such as {without[0]}."
+            f"{places.null_count:,} of {len(names):,} images have no caption in {path}, such as {first}."
             " Call them there as attar does, or leave them out of --images."
         )
-    return [known[name] for name in names]
+    for start in range(0, len(places), _ROWS):
+        found = known.take(places[start : start + _ROWS])
+        yield from zip(found.column("text").to_pylist(), found.column("line").to_pylist(), strict=True)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            image, tab, text = line.rstrip("\n").partition("\t")
-            if not tab or not text.strip():
-                raise DataError(f"line {number} of {path} is no IMAGE<TAB>CAPTION: '{line.strip()[:60]}'.")
-            yield image, text.strip()
+def _table(path: Path) -> Any:
+    """All lines as an Arrow table (image, text, line)."""
+    lines, parse = _lines(path), _object if path.suffix == ".jsonl" else _pair
+    found = ((*parse(path, number, line), number) for number, line in lines)
+    parts = []
+    while rows := list(itertools.islice(found, _ROWS)):
+        columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), _SCHEMA.types, strict=True)]
+        parts.append(pa.Table.from_arrays(columns, schema=_SCHEMA))
+    return pa.concat_tables([_SCHEMA.empty_table(), *parts]).combine_chunks()
 
 
-def _objects(path: Path) -> Iterator[tuple[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, line) of all but empty ones."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
             try:
-                found = json.loads(line)
-                yield str(found["image"]), str(found["text"])
-            except (ValueError, KeyError, TypeError):
-                raise DataError(f"line {number} of {path} is no object of image and text: '{line[:60]}'.") from None
+                line = raw.decode().rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise DataError(f"line {number} of {path} is no UTF-8. Save the file as UTF-8.") from None
+            if line.strip():
+                yield number, line
+
+
+def _pair(path: Path, number: int, line: str) -> tuple[str, str]:
+    image, _, text = line.partition("\t")
+    if not text.strip():
+        raise DataError(f"line {number} of {path} is no IMAGE<TAB>CAPTION: '{line.strip()[:60]}'. Mend or remove it.")
+    return image, text.strip()
+
+
+def _object(path: Path, number: int, line: str) -> tuple[str, str]:
+    try:
+        found = json.loads(line)
+        image, text = str(found["image"]), str(found["text"]).strip()
+        (image + text).encode()  # no half characters, as JSON can have them
+        if text:
+            return image, text
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise DataError(f"line {number} of {path} is no object of image and text: '{line[:60]}'. Mend or remove it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zlib
 from collections.abc import Callable, Mapping
@@ -60,11 +61,38 @@ class TeacherCache:
         self._files.write(rows, answers)
         return answers
 
-    def _known_files(self, shapes: list[list[int]]) -> _Files | None:
-        """Those that are there, if they are of this identity."""
-        about = self.folder / _ABOUT
-        is_same = about.is_file() and read_json(about) == {"identity": self.identity, "shapes": shapes}
-        return self._mapped(shapes, "r+") if is_same else None
+    def kept_identity(self) -> Mapping[str, Any] | None:
+        """What answers that are there depend on, whether or not they are of this identity; None if none are there."""
+        identity: Mapping[str, Any] | None = self._about().get("identity")
+        return identity
+
+    def num_kept(self) -> int:
+        """How many answers are there, of this identity."""
+        files = self._known_files()
+        return 0 if files is None else int(np.count_nonzero(files.sums))
+
+    def kept(self, sample: int, view_id: int) -> Answers | None:
+        """The answer to one view, (1, ...) each, on the CPU; None if it is not there. Any rank may call it alone."""
+        files = self._known_files()
+        row = np.array([sample * self.num_views + view_id])
+        return None if files is None else files.read(row, torch.device("cpu"))
+
+    def _about(self) -> dict[str, Any]:
+        """What the folder says of its answers; nothing where it is damaged, so that they are begun anew."""
+        with contextlib.suppress(OSError, ValueError):
+            about = read_json(self.folder / _ABOUT)
+            return about if isinstance(about, dict) else {}
+        return {}
+
+    def _known_files(self, shapes: list[list[int]] | None = None) -> _Files | None:
+        """Those that are there, if they are of this identity, and of these shapes where they are known."""
+        about = self._about()
+        wanted = about.get("shapes", []) if shapes is None else shapes
+        if about != {"identity": self.identity, "shapes": wanted}:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return self._mapped(wanted, "r+")
+        return None
 
     def _new_files(self, shapes: list[list[int]]) -> _Files:
         with storage_errors(self.folder):

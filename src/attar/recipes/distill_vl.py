@@ -216,12 +216,12 @@ def _finish(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -
     return DistillVlReport(run.path, run.student, tuple(results), sentence)
 
 
-def _identity(built: VlAssembly, run: RunDirectory, texts: str) -> dict[str, Any]:
-    """What a checkpoint belongs to: the run, its images and sentences, and the weights that teach."""
+def _identity(built: VlAssembly, run: RunDirectory, texts: Mapping[str, str]) -> dict[str, Any]:
+    """What a checkpoint belongs to: the run, its images, sentences and captions, and the weights that teach."""
     return {
         "run_id": run.run_id,
         "data_fingerprint": built.source.fingerprint,
         "places": places_in_words(built.config.images, built.source),
-        "sentences": texts,
+        **texts,
         "teacher": built.teacher.image.source.sha256 or fingerprint(built.teacher.image),
     }

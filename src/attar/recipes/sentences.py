@@ -28,15 +28,23 @@ from attar.evaluation.datasets import DATASETS, find_dataset, listed_names, prom
 from attar.models import load_text_tower
 from attar.recipes.embed import embed
 from attar.recipes.sentence_results import chosen_manifest, chosen_table, examples
-from attar.recipes.text_features import TextEncoder, check_plan, clean_corpus, embed_corpus, say_corpus, text_encoder
+from attar.recipes.text_features import (
+    TextEncoder,
+    clean_corpus,
+    embed_corpus,
+    hold_plan,
+    say_corpus,
+    text_encoder,
+)
 from attar.reports.sentences import write_sentences_page
 from attar.utils.distributed import launched_ranks, pick_device
-from attar.utils.io import new_file, read_json, sha256_text, write_json
+from attar.utils.io import new_file, sha256_text, write_json
 from attar.utils.progress import Log, track
 from attar.utils.run_directory import held_directory
 from attar.utils.signals import polite_stop, stop_if_requested
 
 SENTENCES = "sentences.parquet"
+_ANOTHER = "Choose another --out, or give the settings and files of before."
 _ENTRIES = 50_000_000  # of all lists together, 800 MB: where a corpus is nearly used up they could outgrow memory
 
 
@@ -73,14 +81,23 @@ def curate_sentences(config: SentencesConfig) -> SentencesReport:
         log, device = Log(), pick_device(config.device)
         files, rules = sentence_files(config.sentences), _rules(config)
         plan = _corpus_plan(config, files)
-        _check_folder(out, plan)
+        _check_folder(out)
         tower, pool = _encoder(config, device), _given_pool(config)
         if pool is not None:
             _check_pair(config, pool, tower)
-        corpus = clean_corpus(files, out / "corpus", rules, plan, column=config.column, shard_size=config.shard_size)
-        say_corpus(log, corpus, len(files))
+        corpus = clean_corpus(
+            files, out / "corpus", rules, plan, column=config.column, shard_size=config.shard_size, remedy=_ANOTHER
+        )
+        widen = "Widen the bounds (--min-words, --max-chars), or exclude less."
+        say_corpus(log, corpus, len(files), remedy=widen)
         if pool is None:
             pool = _embed_images(config, out)
+        made_by = {
+            "model": dict(tower.about),
+            "corpus": corpus.fingerprint,
+            "text_batch_size": config.text_batch_size,
+        }
+        hold_plan(out / "vectors", made_by, remedy=_ANOTHER)
         embed_corpus(corpus, tower, out / "vectors", batch_size=config.text_batch_size, log=log)
         index = PoolIndex(pool)
         images, queries = _queries(index)
@@ -145,17 +162,15 @@ def _corpus_plan(config: SentencesConfig, files: list[File]) -> dict[str, Any]:
     }
 
 
-def _check_folder(out: Path, plan: Mapping[str, Any]) -> None:
-    """See that nothing stands in the folder but an earlier choice from this corpus, and clear what was left half.
+def _check_folder(out: Path) -> None:
+    """See that nothing stands in the folder but an earlier choice, and clear what was left half.
 
     Raises:
         RunDirectoryError: If something else stands there.
     """
     for leftover in out.glob(".corpus.*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    if (out / "corpus").is_dir():
-        check_plan(out, read_json(out / "corpus/plan.json"), plan)
-    elif any(not entry.name.startswith(".") for entry in out.iterdir()):
+    if not (out / "corpus").is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise RunDirectoryError(f"--out {out} is not empty and holds no sentences of attar. Choose a new folder.")
 
 

@@ -1,60 +1,90 @@
 """What a teacher says of images and sentences: made once, kept in a folder that runs may share, checked at each start.
 
-images/          pool of `attar embed`                 image-vectors/   its vectors, sealed
-corpus/          sentences, each once                  text-vectors/    theirs, sealed
-caption-vectors/ of the images' captions, in their order      ...-tokens/   for a text tower that learns
+images/    pool of `attar embed`                 image-vectors/    its vectors, sealed
+corpus/    sentences, each once                  text-vectors/     theirs, sealed
+captions/  of the images, in their order         caption-vectors/  theirs, sealed
+views/     answers to views, as they are asked   ...-tokens/       for a text tower that learns
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from attar.config import DistillVlConfig, EmbedConfig
-from attar.curation.corpus import Rules
+from attar.curation.corpus import Corpus, Rules, write_texts
 from attar.curation.feature_store import (
     FRESH,
     MappedRows,
+    begin,
     check_fresh,
+    check_made_by,
     check_sealed,
-    is_sealed,
+    replace_rows,
     seal,
     sealed_rows,
     write_pool_vectors,
+    write_rows,
+    zero_rows,
 )
-from attar.curation.sentence_vectors import TextShards
 from attar.data.base import Source
-from attar.data.captions import read_captions
-from attar.data.loader import EvaluationDataset, evaluation_batches
+from attar.data.captions import caption_file, read_captions
+from attar.data.files import File
+from attar.data.loader import EvaluationDataset, Item, ViewDataset, evaluation_batches, is_readable
 from attar.data.sentence_stream import Sentences
 from attar.data.sentences import sentence_files
 from attar.data.views import VIEW_IMPLEMENTATION, EvaluationView
+from attar.errors import DataError
 from attar.evaluation.outputs import fingerprint
+from attar.methods.teacher import ask_embedding
+from attar.methods.teacher_cache import TeacherCache
 from attar.models import Backbone, TextTower
 from attar.recipes.embed import embed
 from attar.recipes.sentences import SENTENCES
-from attar.recipes.text_features import TextEncoder, clean_corpus, embed_corpus, say_corpus, text_encoder
-from attar.utils.distributed import from_main, uses_bf16
-from attar.utils.io import new_file, sha256_text
+from attar.recipes.text_features import clean_corpus, embed_corpus, kept_corpus, say_corpus, text_encoder
+from attar.utils.distributed import PATIENCE_S, from_main, rank, uses_bf16, wait_for_all, world_size
+from attar.utils.locks import alone_at
 from attar.utils.progress import Log, track
 from attar.utils.seeding import numpy_generator
 
 _SHARD = 16384  # sentences in a file
+_ANOTHER = "Give another --features folder, or another --out, or the files of before."
 _WIDEST = (1, 100_000)  # bounds of words and characters: what was given is trained on
 
 
+@contextlib.contextmanager
+def held_features(folder: Path, log: Log) -> Iterator[None]:
+    """Within the block no other run makes or mends what is in the folder; this one waits for it.
+
+    Raises:
+        Interrupted: If a signal comes while this run waits.
+        RunDirectoryError: If the folder cannot be written.
+    """
+
+    def say() -> None:
+        log.say(f"  features {folder} are being made or looked at by another run: waiting for it")
+
+    with contextlib.ExitStack() as held:
+        # another name than a run's own lock, which this process may hold in the same folder and would lose
+        lock = alone_at(folder / ".features-lock", when_taken=say)
+        from_main(lambda: held.enter_context(lock), patience_s=PATIENCE_S)
+        yield
+
+
 def image_features(
-    config: DistillVlConfig, teacher: Backbone, source: Source, folder: Path, *, device: torch.device
+    config: DistillVlConfig, teacher: Backbone, source: Source, folder: Path, log: Log, *, device: torch.device
 ) -> MappedRows:
-    """One vector an image, of the whole image, in the order of the source (`fixed`).
+    """One vector an image, of the whole image, in the order of the source (`fixed`); zeros where it cannot be read.
+
+    Images that could not be read when the teacher was asked are tried again, and asked about if they can be now.
 
     Raises:
         WeightsError: If those in the folder are of another teacher, view or images.
@@ -63,21 +93,26 @@ def image_features(
     vectors, view = folder / "image-vectors", EvaluationView(teacher.img_size)
     bf16 = uses_bf16(config.precision, device)
     made_by = {
-        "teacher": {
-            "reference": teacher.source.name,
-            "fingerprint": fingerprint(teacher),
-            "mean": list(teacher.preprocess.mean),
-            "std": list(teacher.preprocess.std),
-        },
+        "teacher": _about(teacher),
         "view": {"img_size": view.img_size, "crop_pct": view.crop_pct, "implementation": VIEW_IMPLEMENTATION},
         "precision": "bf16" if bf16 else "fp32",
         "images": source.fingerprint,
     }
-    if not from_main(lambda: is_sealed(vectors)):
+
+    def make() -> None:
         pool = embed(_embedding(config, folder / "images"))
-        from_main(lambda: write_pool_vectors(pool, vectors))
-    from_main(lambda: seal(vectors, made_by))
-    from_main(lambda: check_sealed(vectors, made_by, "images"))
+        from_main(lambda: write_pool_vectors(pool, vectors), patience_s=PATIENCE_S)
+
+    _stored(vectors, made_by, "images", len(source), make)
+
+    def mend() -> None:
+        places = np.array([row for row in zero_rows(sealed_rows(vectors)) if is_readable(source, int(row))], np.int64)
+        if len(places):
+            log.say(f"  images   {len(places):,} could not be read before, and are asked about now")
+            fresh, read = _seen(teacher, source, places, view, bf16=bf16, device=device)
+            replace_rows(vectors, places[read], F.normalize(fresh.float(), dim=1).half().numpy())
+
+    from_main(mend, patience_s=PATIENCE_S)
     rows = sealed_rows(vectors)
 
     def ask() -> None:
@@ -86,8 +121,50 @@ def image_features(
         stored = torch.from_numpy(rows[chosen[places]])
         check_fresh(stored, fresh, lambda n: source.name(int(chosen[places][n])), "images", vectors)
 
-    from_main(ask)
+    from_main(ask, patience_s=PATIENCE_S)
     return rows
+
+
+def view_features(
+    config: DistillVlConfig, teacher: Backbone, stream: ViewDataset, folder: Path, *, device: torch.device
+) -> TeacherCache:
+    """What the teacher has said of views, and will (`matched` with `cached_views`).
+
+    Raises:
+        WeightsError: If answers in the folder are of another teacher, or of other views.
+    """
+    assert stream.order.cycle is not None
+    bf16, views = uses_bf16(config.precision, device), folder / "views"
+    made_by = {
+        "teacher": _about(teacher),
+        "view": {
+            "img_size": stream.img_size,
+            "implementation": VIEW_IMPLEMENTATION,
+            "settings": stream.config.model_dump(mode="json"),
+            "seed": stream.order.seed,
+        },
+        "precision": "bf16" if bf16 else "fp32",
+        "images": stream.source.fingerprint,
+    }
+    cache = TeacherCache(views, len(stream.source), stream.order.cycle, made_by)
+
+    def ask() -> None:
+        if (before := cache.kept_identity()) is not None:
+            check_made_by(views, before, cache.identity, "views")
+        if len(kept := _kept(cache, stream)):
+            items, answers = zip(*kept, strict=True)
+            with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
+                fresh = [ask_embedding(teacher.eval(), item.view[None].to(device)).cpu() for item in items]
+            check_fresh(
+                torch.cat(answers),
+                torch.cat(fresh),
+                lambda n: f"view {items[n].view_id} of {items[n].name}",
+                "views",
+                views,
+            )
+
+    from_main(ask, patience_s=PATIENCE_S)
+    return cache
 
 
 def sentence_features(
@@ -104,90 +181,98 @@ def sentence_features(
     rules = Rules(words=_WIDEST, chars=_WIDEST, lowercase=False)
     plan = {"files": {file.uri: file.stamp() for file in files}, "column": config.column}
 
-    def read() -> Any:
-        return clean_corpus(files, folder / "corpus", rules, plan, column=config.column, shard_size=_SHARD)
+    def read() -> Corpus:
+        place = folder / "corpus"
+        return clean_corpus(files, place, rules, plan, column=config.column, shard_size=_SHARD, remedy=_ANOTHER)
 
-    corpus = from_main(read)
-    say_corpus(log, corpus, len(files))
-    encoder = text_encoder(text, precision=config.precision, device=device)
-    found = _encoded(config, corpus, text, encoder, folder, "text", log)
-    return found, corpus.fingerprint
+    corpus = from_main(read, patience_s=PATIENCE_S)
+    say_corpus(log, corpus, len(files), remedy="Give other --sentences.")
+    return _encoded(config, corpus, text, folder, "text", log, device=device), corpus.fingerprint
 
 
 def caption_features(
     config: DistillVlConfig, text: TextTower, source: Source, folder: Path, log: Log, *, device: torch.device
-) -> Sentences:
-    """The caption of each image, in the order of the source.
+) -> tuple[Sentences, str]:
+    """(the caption of each image, in the order of the source, the fingerprint of their texts).
 
     Raises:
         WeightsError: If the vectors in the folder are of another teacher.
-        DataError: If an image has no caption.
+        RunDirectoryError: If they are of other captions or images.
+        DataError: If an image has no caption, or a file was changed.
     """
     assert config.captions is not None
-    captions = _InOrder(read_captions(config.captions, source))
-    encoder = text_encoder(text, precision=config.precision, device=device)
-    return _encoded(config, captions, text, encoder, folder, "caption", log)
+    file = caption_file(config.captions)
+    plan = {"file": File(str(file)).stamp(), "images": source.fingerprint}
 
+    def write(empty: Path) -> Corpus:
+        lines = ((str(file), caption, line) for caption, line in read_captions(file, source))
+        shown = track(lines, "reading captions", total=len(source), unit="captions")
+        return write_texts(shown, empty, shard_size=_SHARD)
 
-@dataclass(frozen=True)
-class _InOrder:
-    """Texts in memory as shards."""
+    def read() -> Corpus:
+        return kept_corpus(folder / "captions", plan, write, remedy=_ANOTHER)
 
-    every: list[str]
-
-    @property
-    def rows(self) -> Sequence[int]:
-        return [len(self.every[start : start + _SHARD]) for start in range(0, len(self.every), _SHARD)]
-
-    @property
-    def fingerprint(self) -> str:
-        return sha256_text("\0".join(self.every))
-
-    def texts(self, number: int) -> list[str]:
-        return self.every[number * _SHARD : (number + 1) * _SHARD]
+    captions = from_main(read, patience_s=PATIENCE_S)
+    return _encoded(config, captions, text, folder, "caption", log, device=device), captions.fingerprint
 
 
 def _encoded(
-    config: DistillVlConfig,
-    texts: TextShards,
-    tower: TextTower,
-    encoder: TextEncoder,
-    folder: Path,
-    kind: str,
-    log: Log,
+    config: DistillVlConfig, texts: Corpus, tower: TextTower, folder: Path, kind: str, log: Log, *, device: torch.device
 ) -> Sentences:
     """Vectors, and tokens where they are wanted, of texts: made where they are missing, and checked."""
+    encoder = text_encoder(tower, precision=config.precision, device=device)
     vectors, made_by = folder / f"{kind}-vectors", {"teacher": dict(encoder.about), "texts": texts.fingerprint}
-    if not from_main(lambda: is_sealed(vectors)):
+
+    def embed_texts() -> None:
         embed_corpus(texts, encoder, vectors, batch_size=256, log=log)
-    from_main(lambda: seal(vectors, made_by))
-    from_main(lambda: check_sealed(vectors, made_by, "sentences"))
-    rows = sealed_rows(vectors)
+
+    rows = _stored(vectors, made_by, "sentences", len(texts), embed_texts)
 
     def ask() -> None:
         chosen = _some(len(rows))
-        asked = _texts_at(texts, chosen)
-        check_fresh(
-            torch.from_numpy(rows[chosen]), encoder.encode(asked), lambda n: repr(asked[n]), "sentences", vectors
-        )
+        asked = texts.rows_at(chosen).column("text").to_pylist()
+        fresh = encoder.encode(asked)
+        check_fresh(torch.from_numpy(rows[chosen]), fresh, lambda n: repr(asked[n]), "sentences", vectors)
 
-    from_main(ask)
+    from_main(ask, patience_s=PATIENCE_S)
     if config.dime_fm.text_mode == "frozen_teacher":
         return Sentences(rows)
     tokens = folder / f"{kind}-tokens"
     read_by = {"tokeniser of": tower.source.name, "context": tower.context_length, "texts": texts.fingerprint}
-    from_main(lambda: _write_tokens(texts, tower.tokenise, tokens))
-    from_main(lambda: seal(tokens, read_by))
-    from_main(lambda: check_sealed(tokens, read_by, "tokens"))
-    return Sentences(rows, sealed_rows(tokens))
+
+    def tokenise() -> None:
+        _write_tokens(texts, tower.tokenise, tokens)
+
+    return Sentences(rows, _stored(tokens, read_by, "tokens", len(texts), tokenise))
 
 
-def _write_tokens(texts: TextShards, tokenise: Callable[[list[str]], Tensor], folder: Path) -> None:
-    """(n, L) int32 of each shard."""
-    numbers = [n for n in range(len(texts.rows)) if not (folder / f"tokens-{n:05}.npy").is_file()]
-    for number in track(numbers, "tokenising", total=len(numbers), unit="shards"):
-        with new_file(folder / f"tokens-{number:05}.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, tokenise(texts.texts(number)).numpy().astype(np.int32))
+def _stored(folder: Path, made_by: Mapping[str, Any], what: str, count: int, make: Callable[[], None]) -> MappedRows:
+    """The rows of a store: checked where it is whole, else made by all ranks together."""
+    if from_main(lambda: begin(folder, made_by, what)):
+        make()
+        from_main(lambda: seal(folder, count), patience_s=PATIENCE_S)
+    else:
+        from_main(lambda: check_sealed(folder, made_by, what), patience_s=PATIENCE_S)
+    return sealed_rows(folder)
+
+
+def _write_tokens(texts: Corpus, tokenise: Callable[[list[str]], Tensor], folder: Path) -> None:
+    """(n, L) int32 of each shard that is missing; ranks share the work."""
+    missing = from_main(lambda: [n for n in range(len(texts.rows)) if not (folder / f"tokens-{n:05}.npy").is_file()])
+    own = missing[rank() :: world_size()]
+    for number in track(own, "tokenising", total=len(own), unit="shards"):
+        write_rows(folder / f"tokens-{number:05}.npy", tokenise(texts.texts(number)).numpy().astype(np.int32))
+    wait_for_all()
+
+
+def _about(teacher: Backbone) -> dict[str, Any]:
+    """What a teacher's vectors depend on, besides what it sees."""
+    return {
+        "reference": teacher.source.name,
+        "fingerprint": fingerprint(teacher),
+        "mean": list(teacher.preprocess.mean),
+        "std": list(teacher.preprocess.std),
+    }
 
 
 def _embedding(config: DistillVlConfig, out: Path) -> EmbedConfig:
@@ -213,19 +298,25 @@ def _texts_of(places: Sequence[str]) -> list[str]:
 
 def _some(count: int, is_of_use: Callable[[int], bool] = lambda row: True) -> NDArray[np.int64]:
     """Rows to ask about anew."""
-    drawn = numpy_generator(0, "fresh", count).permutation(count)[: 4 * FRESH]
-    return np.array([row for row in drawn.tolist() if is_of_use(row)][:FRESH], dtype=np.int64)
+    return np.array([row for row in _drawn(count) if is_of_use(row)][:FRESH], dtype=np.int64)
 
 
-def _texts_at(texts: TextShards, places: NDArray[np.int64]) -> list[str]:
-    ends = np.cumsum(texts.rows)
-    shards = np.searchsorted(ends, places, side="right")
-    found = {}
-    for number in np.unique(shards):
-        own = texts.texts(int(number))
-        for place in places[shards == number]:
-            found[int(place)] = own[int(place - (ends[number] - texts.rows[number]))]
-    return [found[int(place)] for place in places]
+def _drawn(count: int) -> list[int]:
+    """Several times as many of so many rows as are asked about, since some may be of no use."""
+    drawn: list[int] = numpy_generator(0, "fresh", count).permutation(count)[: 4 * FRESH].tolist()
+    return drawn
+
+
+def _kept(cache: TeacherCache, stream: ViewDataset) -> list[tuple[Item, Tensor]]:
+    """Views of the stream that were answered, with the answers: the stream fills a cache from its front."""
+    found: list[tuple[Item, Tensor]] = []
+    for place in _drawn(cache.num_kept()):
+        item = stream[place]
+        if isinstance(item, Item) and (answer := cache.kept(item.sample, item.view_id)) is not None:
+            found.append((item, answer[0]))
+            if len(found) == FRESH:
+                break
+    return found
 
 
 def _seen(
@@ -244,4 +335,9 @@ def _seen(
             with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
                 vectors.append(teacher.embed(images).cpu())
             places.append(where.numpy())
+    if not places:
+        raise DataError(
+            f"none of the {len(rows):,} images that the teacher is asked about anew can be read, such as"
+            f" {source.name(int(rows[0])) if len(rows) else 'none'}. Bring the files of --images back."
+        )
     return torch.cat(vectors), np.concatenate(places)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attar.curation.corpus import Corpus, Rules, write_corpus
-from attar.curation.sentence_vectors import Encode, TextShards, missing_vectors, written_vectors
+from attar.curation.sentence_vectors import Encode, missing_vectors, written_vectors
 from attar.data.files import File
 from attar.data.sentences import read_sentences
 from attar.errors import DataError, RunDirectoryError
@@ -63,9 +64,16 @@ def text_encoder(tower: TextTower, *, precision: str, device: torch.device) -> T
 
 
 def clean_corpus(
-    files: Sequence[File], folder: Path, rules: Rules, plan: Mapping[str, Any], *, column: str, shard_size: int
+    files: Sequence[File],
+    folder: Path,
+    rules: Rules,
+    plan: Mapping[str, Any],
+    *,
+    column: str,
+    shard_size: int,
+    remedy: str,
 ) -> Corpus:
-    """The clean corpus of text files, read only where the folder is not there yet; an old one must be of this plan.
+    """The clean corpus of text files, read only where it is not there yet, or was made from other files.
 
     Args:
         files: The text, in order.
@@ -74,22 +82,52 @@ def clean_corpus(
         plan: What it is made by.
         column: Of JSONL and Parquet.
         shard_size: Sentences in a file.
+        remedy: What to do where other sentences stand in the folder, for the message.
 
     Raises:
-        RunDirectoryError: If a corpus of another plan stands there.
+        RunDirectoryError: If other sentences stand there.
         DataError: If text cannot be read.
     """
-    if (folder / "plan.json").is_file():
-        check_plan(folder.parent, read_json(folder / "plan.json"), plan)
-    else:
+
+    def write(empty: Path) -> Corpus:
+        return write_corpus(_read(files, column), empty, rules, shard_size=shard_size)
+
+    return kept_corpus(folder, plan, write, remedy=remedy)
+
+
+def kept_corpus(folder: Path, plan: Mapping[str, Any], write: Callable[[Path], Corpus], *, remedy: str) -> Corpus:
+    """The corpus in a folder, written where it is not there yet.
+
+    One of another plan, as when a file was touched or moved, is written anew, and may take the old one's place if it
+    has the same sentences: what was made of them stays right.
+
+    Raises:
+        RunDirectoryError: If it has others, with what differs in the plan.
+        DataError: If what is there is damaged.
+    """
+    if not (folder / "plan.json").is_file():
         with new_folder(folder) as temporary:
-            write_corpus(_read(files, column), temporary, rules, shard_size=shard_size)
+            write(temporary)
+            write_json(temporary / "plan.json", plan)
+        return Corpus.open(folder)
+    before, kept = _plan_in(folder), Corpus.open(folder)
+    if before != json.loads(json.dumps(plan)):
+        with new_folder(folder) as temporary:
+            now = write(temporary)
+            if len(kept) and (now.fingerprint, now.rows) != (kept.fingerprint, kept.rows):
+                check_plan(folder.parent, before, plan, remedy=remedy)
             write_json(temporary / "plan.json", plan)
     return Corpus.open(folder)
 
 
-def say_corpus(log: Log, corpus: Corpus, num_files: int) -> None:
+def say_corpus(log: Log, corpus: Corpus, num_files: int, *, remedy: str) -> None:
     """How much text there is, and what of it was left out.
+
+    Args:
+        log: To say it in.
+        corpus: The text.
+        num_files: How many files it is from.
+        remedy: What to do where nothing is left, for the message.
 
     Raises:
         DataError: If nothing is left.
@@ -99,14 +137,17 @@ def say_corpus(log: Log, corpus: Corpus, num_files: int) -> None:
     if gone:
         log.say(f"  left out {gone}")
     if not len(corpus):
-        raise DataError(
-            f"no sentence of {num_files:,} files is left ({gone or 'they are empty'})."
-            " Widen the bounds (--min-words, --max-chars), or exclude less."
-        )
+        raise DataError(f"no sentence of {num_files:,} files is left ({gone or 'they are empty'}). {remedy}")
 
 
-def check_plan(folder: Path, before: dict[str, Any], now: Mapping[str, Any]) -> None:
+def check_plan(folder: Path, before: dict[str, Any], now: Mapping[str, Any], *, remedy: str) -> None:
     """Refuse a folder whose content was made by other means.
+
+    Args:
+        folder: For the message.
+        before: What its content was made by.
+        now: What it should be made by.
+        remedy: What to do, for the message.
 
     Raises:
         RunDirectoryError: With what differs.
@@ -114,18 +155,13 @@ def check_plan(folder: Path, before: dict[str, Any], now: Mapping[str, Any]) -> 
     changes = [f"{key} was {old}, now {new}" for key, (old, new) in flat_changes(before, dict(now)).items()]
     if changes:
         raise RunDirectoryError(
-            f"{folder} holds sentences that were made otherwise: {'; '.join(changes[:6])}."
-            " Choose another folder, or give the settings and files of before."
+            f"{folder} holds sentences that were made otherwise: {'; '.join(changes[:6])}. {remedy}"
         )
 
 
-def embed_corpus(corpus: TextShards, encoder: TextEncoder, folder: Path, *, batch_size: int, log: Log) -> None:
-    """Make the vectors that are missing; ranks share the work.
-
-    Raises:
-        RunDirectoryError: If those that are there are of another model or corpus.
-    """
-    missing = from_main(lambda: _missing(corpus, encoder, folder, batch_size))
+def embed_corpus(corpus: Corpus, encoder: TextEncoder, folder: Path, *, batch_size: int, log: Log) -> None:
+    """Make the vectors that are missing; ranks share the work. Those that are there are taken to be of this corpus."""
+    missing = from_main(lambda: missing_vectors(corpus, folder))
     done = len(corpus.rows) - len(missing)
     log.say(f"  shards   {len(corpus.rows):,} of {max(corpus.rows):,} sentences, {done:,} done before")
     own = missing[rank() :: world_size()]
@@ -136,15 +172,28 @@ def embed_corpus(corpus: TextShards, encoder: TextEncoder, folder: Path, *, batc
     wait_for_all()
 
 
-def _missing(corpus: TextShards, encoder: TextEncoder, folder: Path, batch_size: int) -> list[int]:
-    plan = {"model": dict(encoder.about), "corpus": corpus.fingerprint, "text_batch_size": batch_size}
+def hold_plan(folder: Path, plan: Mapping[str, Any], *, remedy: str) -> None:
+    """Write down what a folder's vectors are made by, before the first of them, and remove what was left half.
+
+    Raises:
+        RunDirectoryError: If those that are there are of another plan.
+    """
     if (folder / "plan.json").is_file():
-        check_plan(folder.parent, read_json(folder / "plan.json"), plan)
+        check_plan(folder.parent, _plan_in(folder), plan, remedy=remedy)
     else:
         write_json(folder / "plan.json", plan)
     for leftover in folder.glob(".vectors-*"):
         leftover.unlink()
-    return missing_vectors(corpus, folder)
+
+
+def _plan_in(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = read_json(folder / "plan.json")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder / 'plan.json'} is damaged ({error}). Remove {folder} and give the same command again."
+        ) from None
+    return found
 
 
 def _read(files: Sequence[File], column: str) -> Iterator[tuple[str, str | None, int]]:

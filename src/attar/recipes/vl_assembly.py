@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from attar.config import DistillVlConfig
 from attar.data.labelled import given_parts, open_parts
@@ -13,10 +14,9 @@ from attar.data.loader import ViewDataset, default_workers
 from attar.data.sampler import ViewOrder
 from attar.data.sentence_stream import SentenceStream
 from attar.data.sources import Source, open_source
-from attar.errors import ConfigError
+from attar.errors import ConfigError, DataError
 from attar.evaluation import ZeroShotMonitor
 from attar.methods import DimeFm, ImageTargets, cached_targets, online_targets, stored_targets
-from attar.methods.teacher_cache import TeacherCache
 from attar.models import (
     Backbone,
     Preprocess,
@@ -28,7 +28,14 @@ from attar.models import (
     with_projection,
 )
 from attar.recipes.assembly import check_damage, check_first_view
-from attar.recipes.teacher_features import caption_features, image_features, sentence_features
+from attar.recipes.teacher_features import (
+    caption_features,
+    held_features,
+    image_features,
+    sentence_features,
+    view_features,
+)
+from attar.types import Batch
 from attar.utils.distributed import world_size
 from attar.utils.progress import Log
 
@@ -123,20 +130,24 @@ def start_image_tower(config: DistillVlConfig, weights: str, teacher: TwoTowers)
     return with_projection(trunk, teacher.text.embed_dim, seed=config.seed)
 
 
-def build_method(built: VlAssembly, features: Path, log: Log) -> tuple[DimeFm, str]:
-    """(the method, a fingerprint of the sentences); asks the teacher for what is not in the folder yet.
+def build_method(built: VlAssembly, features: Path, log: Log) -> tuple[DimeFm, dict[str, str]]:
+    """(the method, fingerprints of its texts by their kind); asks the teacher for what is not in the folder yet.
 
     Raises:
         UserError: If what is there does not match teacher and data.
         Interrupted: If a signal came; the same command goes on.
     """
     config, device = built.config, built.device
-    sentences, texts = sentence_features(config, built.teacher.text, features, log, device=device)
-    captions = None
-    if config.captions is not None:
-        captions = caption_features(config, built.teacher.text, built.source, features, log, device=device)
+    captions, texts = None, dict[str, str]()
+    with held_features(features, log):
+        sentences, texts["sentences"] = sentence_features(config, built.teacher.text, features, log, device=device)
+        if config.captions is not None:
+            captions, texts["captions"] = caption_features(
+                config, built.teacher.text, built.source, features, log, device=device
+            )
+        targets = _targets(built, features, log)
     method = DimeFm(
-        _targets(built, features),
+        targets,
         SentenceStream(sentences, config.text_batch_size or config.batch_size, config.seed),
         built.student,
         config.dime_fm,
@@ -148,23 +159,30 @@ def build_method(built: VlAssembly, features: Path, log: Log) -> tuple[DimeFm, s
     return method, texts
 
 
-def _targets(built: VlAssembly, features: Path) -> ImageTargets:
+def _targets(built: VlAssembly, features: Path, log: Log) -> ImageTargets:
     """The teacher's side of images, by the mode of views."""
-    config, teacher = built.config, built.teacher.image
+    config, teacher, device = built.config, built.teacher.image, built.device
     if config.teacher_views == "fixed":
-        return stored_targets(image_features(config, teacher, built.source, features, device=built.device))
+        return _never_zero(stored_targets(image_features(config, teacher, built.source, features, log, device=device)))
     ask = online_targets(teacher, pieces=config.optim.accumulate)
     if config.cached_views is None:
         return ask
-    identity = {
-        "images": built.source.fingerprint,
-        "seed": config.seed,
-        "views": config.views.model_dump(mode="json"),
-        "size": built.stream.img_size,
-        "teacher": teacher.source.sha256 or teacher.source.weights,
-        "precision": config.precision,
-    }
-    return cached_targets(TeacherCache(features / "views", len(built.source), config.cached_views, identity), ask)
+    return cached_targets(view_features(config, teacher, built.stream, features, device=device), ask)
+
+
+def _never_zero(targets: ImageTargets) -> ImageTargets:
+    """Refuse an image that could not be read when the teacher was asked, and that can be now: it has no features."""
+
+    def checked(batch: Batch) -> Tensor:
+        found = targets(batch)
+        if not (known := found.any(dim=1)).all():
+            raise DataError(
+                f"{batch.names[int((~known).nonzero()[0])]} could not be read when the teacher was asked about it, and"
+                " can be now. Give the same command again: it asks the teacher, and goes on from the last checkpoint."
+            )
+        return found
+
+    return checked
 
 
 def _text_tower(config: DistillVlConfig, teacher: TextTower) -> TextTower:
@@ -211,4 +229,11 @@ def _templates(given: str) -> list[str]:
     file = Path(given).expanduser()
     if "{" in given or not file.is_file():
         return [given]
-    return [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"templates {file} cannot be read ({error}). Give a text file in UTF-8.") from None
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise DataError(f"templates {file} holds no sentence. Give one a line, such as 'a photo of a {{}}.'")
+    return found

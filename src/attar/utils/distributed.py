@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -28,6 +29,12 @@ T = TypeVar("T")
 
 # how the transports say that the other end is no more
 _LOST = ("connection closed", "connection reset", "broken pipe", "timed out", "remote process exited")
+
+PATIENCE_S = 43200.0
+"""Half a day: for work of one rank that grows with the data, such as hashing all of it."""
+_LOOKS_EVERY = 0.2  # seconds
+_store: Store | None = None  # that the ranks have met in
+_calls = itertools.count()
 
 
 def launched_ranks() -> int:
@@ -67,6 +74,7 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
         TrainingError: If the others do not come.
         Interrupted: If a signal comes while this rank waits for them.
     """
+    global _store
     if launched_ranks() == 1 or _is_together():
         yield
         return
@@ -78,12 +86,14 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
         store, number, size = next(rendezvous("env://", timeout=timeout))
         store = PrefixStore(_agree_on_name(store, number, size, timeout_s=timeout_s), store)
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout, device_id=own)
+        _store = store
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"the {launched_ranks()} ranks cannot meet ({_first_line(error)})."
             " Start attar through torchrun, and check MASTER_ADDR and MASTER_PORT when it spans machines."
         ) from None
     yield
+    _store = None
     dist.destroy_process_group()  # not after an error: it would wait for ranks that have gone
 
 
@@ -198,8 +208,13 @@ def gather(value: T) -> list[T]:
     return found  # type: ignore[return-value]
 
 
-def from_main(make: Callable[[], T]) -> T:
+def from_main(make: Callable[[], T], *, patience_s: float | None = None) -> T:
     """What `make` gives on the main rank, on each rank. For small plain objects.
+
+    Args:
+        make: Called on the main rank alone.
+        patience_s: How long the others wait for it, where that may be longer than the group's timeout: they look from
+            time to time whether it is done, and only then meet.
 
     Raises:
         Interrupted: On all ranks, where a signal stopped `make`. Any other error ends the main rank alone.
@@ -212,10 +227,26 @@ def from_main(make: Callable[[], T]) -> T:
             held = [make()]
         except Interrupted as stop:
             held = [stop]
+    if patience_s is not None and _store is not None:
+        _meet_when_done(_store, f"attar/done/{next(_calls)}", patience_s)
     dist.broadcast_object_list(held, src=0)
     if isinstance(held[0], Interrupted):
         raise held[0]
     return held[0]  # type: ignore[no-any-return]
+
+
+def _meet_when_done(store: Store, key: str, patience_s: float) -> None:
+    """The main rank says that it is done; the others wait for that, without a collective that could time out."""
+    if is_main():
+        store.set(key, "")
+        return
+    deadline = time.monotonic() + patience_s
+    while not store.check([key]):
+        if time.monotonic() > deadline:
+            raise LostRankError(
+                f"rank {rank()} waited {patience_s:g} s for the main rank, which says what it is doing."
+            )
+        time.sleep(_LOOKS_EVERY)
 
 
 def wait_for_all() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -32,8 +32,12 @@ def take_lock(file: IO[str]) -> bool:
 
 
 @contextlib.contextmanager
-def alone_at(path: Path) -> Iterator[None]:
+def alone_at(path: Path, *, when_taken: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Wait until no other process is at the file, which is made where there is none; then keep others away.
+
+    Args:
+        path: The file.
+        when_taken: Called once if another process is there.
 
     Raises:
         Interrupted: If a signal comes while this process waits.
@@ -43,7 +47,11 @@ def alone_at(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     with file:
-        while not take_lock(file):
+        is_alone = take_lock(file)
+        if not is_alone:
+            when_taken()
+        while not is_alone:
             stop_if_requested("waiting for another process")
             time.sleep(_LOOKS_EVERY)
+            is_alone = take_lock(file)
         yield
