@@ -221,7 +221,7 @@ def _encoded(
 ) -> Sentences:
     """Vectors, and tokens where they are wanted, of texts: made where they are missing, and checked."""
     encoder = text_encoder(tower, precision=config.precision, device=device)
-    vectors, made_by = folder / f"{kind}-vectors", {"teacher": dict(encoder.about), "texts": texts.fingerprint}
+    vectors, made_by = folder / f"{kind}-vectors", {"teacher": dict(encoder.identity), "texts": texts.fingerprint}
 
     def embed_texts() -> None:
         embed_corpus(texts, encoder, vectors, batch_size=256, log=log)

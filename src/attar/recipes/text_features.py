@@ -40,6 +40,11 @@ class TextEncoder:
     width: int
     about: Mapping[str, Any]
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What of that is another where vectors are: the weights as they are used, from whatever file."""
+        return {name: self.about[name] for name in ("fingerprint", "precision", "width")}
+
 
 def text_encoder(tower: TextTower, *, precision: str, device: torch.device) -> TextEncoder:
     """The tower, which lies on the device, under the autocast that the precision asks for."""
