@@ -205,7 +205,8 @@ class Study:
         """Folder of the sentences that the images find."""
         settings = {"images": self.images, "teacher": str(self.teacher), "budget": CHOSEN, "device": "cpu"}
         out = self.out / "selected"
-        curate_sentences(SentencesConfig.build(settings | {"sentences": str(mixed), "out": str(out)}))
+        if not (out / "manifest.json").exists():
+            curate_sentences(SentencesConfig.build(settings | {"sentences": str(mixed), "out": str(out)}))
         return out
 
     def captions(self) -> Path:
