@@ -19,6 +19,7 @@ from attar.reports import Result, markdown_table
 from attar.utils.distributed import world_size
 from attar.utils.progress import Log
 
+_NEAR = 1.5  # how far apart two scales may be and be called one
 _TEXT = {"frozen_teacher": "the teacher's, as it is", "small_student": "a small one, which learns"}
 
 
@@ -32,6 +33,12 @@ def say_towers(log: Log, built: VlAssembly) -> None:
         log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
     log.say(f"  student  {describe(built.student)}")
     log.say(f"           text {describe_text(built.text)}: {_TEXT[config.dime_fm.text_mode]}")
+    own = teacher.text.logit_scale
+    if own is not None and not own / _NEAR <= config.dime_fm.scale <= own * _NEAR:
+        log.say(
+            f"           multiplies cosines by {own:.3g}, this run by {config.dime_fm.scale:g}, CLIP's: its scores are"
+            f" another teacher's then. Try --dime-fm.scale {own:.3g}"
+        )
     epochs = built.total_steps / built.steps_per_epoch
     ranks = world_size()
     log.say(f"  images   {_images(built)}, {config.teacher_views} views")
