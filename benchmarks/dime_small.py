@@ -4,8 +4,8 @@
     python benchmarks/dime_small.py --teacher runs/playground_clip --out runs/dime_small --results results.json
     python benchmarks/dime_small.py --results results.json --table
 
-Judged is zero-shot on combinations of colour and shape that no image and no sentence has shown to anybody: scenes of
-one thing, each class called "a red star", the 28 held-out combinations among themselves and among all 168.
+Judged is zero-shot on combinations of colour and shape that no sentence names to anybody and no image here shows:
+scenes of one thing, each class called "a red star", the 28 held-out combinations among themselves and among all 168.
 
 Images are scenes of one thing of the part `seen`. Sentences come from another draw, of which half could be seen in a
 scene, so that nothing is paired; the row of pairs has the captions of the same images instead, no teacher, and a text
@@ -14,7 +14,8 @@ tenth could be seen: as many of its sentences, chosen by `attar curate --sentenc
 student, steps, batches and learning rate; one row has three times the steps. Cosines are multiplied by what the
 teacher learned (17.3), in one row by the released 100. The student's image tower, less than half of the teacher's,
 starts from the student of `attar quickstart`, which tells large upright shapes apart and knows no word: so a row takes
-a minute. Nothing chooses a step: the last student is judged.
+a minute. The scenes that it and its teacher once learned shapes from had every combination, and no names. Nothing
+chooses a step: the last student is judged.
 
 Seeds name initialisation, views, orders and the random sentences; teacher, images and corpora are those of seed 0. A
 finished cell is a file in `--out`, so the same command does what is missing; seed 0 of all rows comes first.

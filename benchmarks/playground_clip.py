@@ -4,7 +4,9 @@
 
 Its image tower starts from the playground's teacher of shapes, which the package ships; the text tower from scratch.
 Every step draws new scenes of one or two things of the part `seen`; none of them, and no caption, has a combination of
-colour and shape that is held out. What comes out is an open_clip directory, and `accuracy.json` beside it: zero-shot on
+colour and shape that is held out. The teacher of shapes did see them: in the playground's other scenes any shape has
+any colour. It was told the shape alone, so what is held out is that a combination was ever named, and that any scene
+of this training had it. What comes out is an open_clip directory, and `accuracy.json` beside it: zero-shot on
 scenes of one thing, each class called "a red star", for held-out combinations among themselves, for them among all 168,
 and for combinations that were seen. Two CPU cores; `--steps` says for how long.
 """
