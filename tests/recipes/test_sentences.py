@@ -172,6 +172,18 @@ def test_what_a_folder_was_made_by_is_what_it_goes_on_with(places, union, tmp_pa
         attar.curate_sentences(config(places, tmp_path / "full"))
 
 
+def test_a_corpus_that_was_touched_is_the_same_one(places, union, tmp_path):
+    shutil.copytree(places / "text", tmp_path / "text")
+    attar.curate_sentences(config(places, tmp_path / "out", sentences=str(tmp_path / "text")))
+    vectors = {file: file.stat().st_mtime_ns for file in (tmp_path / "out/vectors").iterdir()}
+    (tmp_path / "text/a.txt").touch()
+    attar.curate_sentences(config(places, tmp_path / "out", sentences=str(tmp_path / "text")))
+    assert {file: file.stat().st_mtime_ns for file in vectors} == vectors
+    (tmp_path / "text/a.txt").write_text("a sentence of another set")
+    with pytest.raises(RunDirectoryError, match=r"a\.txt\.bytes was .*another --out"):
+        attar.curate_sentences(config(places, tmp_path / "out", sentences=str(tmp_path / "text")))
+
+
 def test_images_of_another_model_are_refused_and_a_pool_serves(places, union, tmp_path):
     pool = str(union.out / "images")
     report = attar.curate_sentences(config(places, tmp_path / "out", images=pool))
