@@ -13,7 +13,7 @@ from attar.utils.seeding import numpy_generator
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [render_arrangement(0, index) for index in range(300)]
+    return [render_arrangement(0, index) for index in range(600)]
 
 
 def centre(scene, number):

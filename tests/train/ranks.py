@@ -282,7 +282,7 @@ def scene_stopped_while_judging(folder: Path, engine: Engine) -> Result:
     method = method_of()
     log = Log(folder / "log.txt", is_silent=True)
     metrics = Metrics(folder / "metrics.jsonl", every=1, total_steps=STEPS)
-    judge = partial(Monitor, Stopping(), metrics, log, every=1, total_steps=STEPS, beside="", keep_best=print)
+    judge = partial(Monitor, Stopping(), metrics, log, every=1, total_steps=STEPS, title="", beside="", keep_best=print)
     saves = folder / f"judged-{engine}"
     callbacks = [judge(), Checkpoints(saves, IDENTITY, every=2, keep=1)]
     found = complaint(lambda: fit_steps(method, started(method, engine), stop=4, losses=[], callbacks=callbacks))
