@@ -11,11 +11,11 @@ Images are scenes of one thing of the part `seen`. Sentences come from another d
 scene, so that nothing is paired; the row of pairs has the captions of the same images instead, no teacher, and a text
 tower of the teacher's shape that learns from scratch. Rows of sentence selection draw on a second corpus of which a
 tenth could be seen: as many of its sentences, chosen by `attar curate --sentences` or at random. All rows share
-student, steps, batches and learning rate; one row has three times the steps. Cosines are multiplied by what the
-teacher learned (17.3), in one row by the released 100. The student's image tower, less than half of the teacher's,
-starts from the student of `attar quickstart`, which tells large upright shapes apart and knows no word: so a row takes
-a minute. The scenes that it and its teacher once learned shapes from had every combination, and no names. Nothing
-chooses a step: the last student is judged.
+student, steps, batches and learning rate; two rows have three and twelve times the steps. Cosines are multiplied by
+what the teacher learned (17.3), in one row by the released 100. The student's image tower, less than half of the
+teacher's, starts from the student of `attar quickstart`, which tells large upright shapes apart and knows no word: so a
+row takes a minute. The scenes that it and its teacher once learned shapes from had every combination, and no names.
+Nothing chooses a step: the last student is judged.
 
 Seeds name initialisation, views, orders and the random sentences; teacher, images and corpora are those of seed 0. A
 finished cell is a file in `--out`, so the same command does what is missing; seed 0 of all rows comes first.
@@ -51,7 +51,8 @@ from playground_clip import EMBED_DIM, IMG_SIZE, TEXT, judge
 
 IMAGE_SEED, CORPUS_SEED, MIXED_SEED = 101, 102, 103
 IMAGES, SENTENCES, MIXED, MIXED_SHARE, CHOSEN = 4000, 10_000, 4000, 0.1, 400
-TEXT_BATCH, LONGER = 128, 3
+TEXT_BATCH = 128
+TIMES = {"longer": 3, "longest": 12}  # the steps of the other rows
 VIEWS = {"crop_scale": [0.7, 1.0], "crop_ratio": [0.9, 1.1], "flip": 0.0}  # mirrored, left is right
 SMALL_TEXT = {"depth": 1, "width": 32, "num_heads": 2}
 LIKE_TEACHERS = {"depth": TEXT["layers"], "width": TEXT["width"], "num_heads": TEXT["heads"]}
@@ -74,6 +75,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "matched": {"teacher_views": "matched"},
     "small_text": {"dime_fm": {"text_mode": "small_student"}, "text": SMALL_TEXT},
     "longer": {},
+    "longest": {"teacher_views": "matched"},
     "released_scale": {"dime_fm": {"scale": 100.0}},
 }
 NAMES = {
@@ -89,7 +91,8 @@ NAMES = {
     "drawn": f"{CHOSEN} random sentences of the mixed corpus",
     "matched": "DIME-FM, unpaired, matched views",
     "small_text": "DIME-FM, unpaired, small text tower",
-    "longer": f"DIME-FM, unpaired, {LONGER} times the steps",
+    "longer": f"DIME-FM, unpaired, {TIMES['longer']} times the steps",
+    "longest": f"DIME-FM, unpaired, matched views, {TIMES['longest']} times the steps",
     "released_scale": "DIME-FM, unpaired, cosines times 100",
 }
 
@@ -173,7 +176,7 @@ class Study:
                 "img_size": IMG_SIZE,
                 "batch_size": self.args.batch_size,
                 "text_batch_size": TEXT_BATCH,
-                "max_steps": self.args.steps * (LONGER if row == "longer" else 1),
+                "max_steps": self.args.steps * TIMES.get(row, 1),
                 "seed": seed,
                 "device": "cpu",
                 "views": VIEWS,
