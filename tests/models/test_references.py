@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,17 @@ def test_a_folder_with_a_config_is_a_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert parse_reference("student") == parse_reference("./student") == Reference("directory", "student")
     assert parse_reference("timm:student") == Reference("timm", "student")
+
+
+def test_the_shipped_teacher_goes_by_one_name_wherever_attar_is_installed(tmp_path, monkeypatch):
+    (tmp_path / "playground").mkdir()
+    monkeypatch.chdir(tmp_path)
+    shipped = parse_reference("playground")
+    assert (Path(shipped.name) / "model.safetensors").is_file()
+    assert parse_reference("playground?depth=2").arguments == {"depth": 2}
+    with pytest.raises(ModelReferenceError, match="holds no config"):  # a folder of that name
+        parse_reference("./playground")
+    assert load_backbone("playground").source.name == "playground"  # and nothing of this machine
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl
@@ -12,6 +13,8 @@ from attar.errors import ModelReferenceError, did_you_mean
 
 Kind = Literal["timm", "directory", "module", "open_clip", "hf"]
 _PREFIXES: tuple[Kind, ...] = ("timm", "open_clip", "hf", "module")
+PLAYGROUND = "playground"
+"""The teacher of shapes that the package ships; `./playground` is a folder of that name."""
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 _WEIGHT_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
@@ -33,7 +36,8 @@ def parse_reference(text: str) -> Reference:
     """Parse what a user calls a model.
 
     `NAME` or `timm:NAME?key=value`, `open_clip:NAME?pretrained=TAG`, `hf:DIR` or `hf:OWNER/REPOSITORY[@REVISION]`,
-    `module:package.mod:factory?key=value`, or a directory with `config.json` or `open_clip_config.json`.
+    `module:package.mod:factory?key=value`, a directory with `config.json` or `open_clip_config.json`, or `playground`,
+    the small teacher of shapes that comes with attar.
 
     Raises:
         ModelReferenceError: If the text is empty, has an unknown prefix or names a directory without a model.
@@ -45,6 +49,8 @@ def parse_reference(text: str) -> Reference:
     if not text.strip():
         raise ModelReferenceError("the model reference is empty. Try vit_small_patch14_dinov2, or a folder.")
     name = text.partition("?")[0]
+    if name == PLAYGROUND:
+        return Reference("directory", str(files("attar.data") / "assets/playground_teacher"), _split_arguments(text)[1])
     for folder in (text, name):  # a folder's own name may hold a question mark
         if (path := Path(folder).expanduser()).is_dir():
             return _parse_folder(path, text[len(folder) :])

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from attar.config import DistillConfig
+from attar.models.references import PLAYGROUND, parse_reference
 from attar.recipes.distill import DistillReport, distill
 
 
 def playground_teacher() -> Path:
     """Folder of the shipped playground teacher, a timm directory (scripts/playground_teacher.py makes it again)."""
-    return Path(str(files("attar.data") / "assets" / "playground_teacher"))
+    return Path(parse_reference(PLAYGROUND).name)
 
 
 def quickstart_config(out: str = "runs/quickstart") -> DistillConfig:
     """A ViT with 0.2 M parameters from the 0.8 M playground teacher: two CPU cores, two to three minutes."""
     return DistillConfig(
-        teacher=str(playground_teacher()),
+        teacher=PLAYGROUND,
         student="vit_tiny_patch16_224?patch_size=8&embed_dim=96&depth=3&num_heads=3&init_values=1.0",
         data="playground:0?n=4000&variety=0",
         out=out,
