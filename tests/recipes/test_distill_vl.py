@@ -99,6 +99,16 @@ def test_a_run_leaves_two_towers_their_results_and_a_page(places, tmp_path):
     assert towers.text.encode(["a red star"]).shape == (1, 16)
 
 
+def test_monitor_images_that_cannot_be_read_are_told(places, tmp_path):
+    shutil.copytree(places / "test", tmp_path / "test")
+    for copy in (tmp_path / "test").rglob("*b.png"):
+        copy.write_bytes(b"gone")
+    report = attar.distill_vl(config(places, tmp_path / "run", monitor=str(tmp_path / "test"), max_steps=1))
+    left = report.results[0].n
+    assert 0 < left < 8
+    assert f"{8 - left} of the 8 images to report on cannot be read" in (report.run / "log.txt").read_text()
+
+
 def test_the_frozen_text_tower_ships_as_it_is(places, tmp_path):
     report = attar.distill_vl(config(places, tmp_path / "run"))
     teacher = load_two_towers(small_clip.REFERENCE, weights="random")

@@ -196,6 +196,8 @@ class KnnMonitor:
         workers: Loader processes.
     """
 
+    kind = "knn"
+
     def __init__(
         self, train: Labelled, test: Labelled, *, limit: int, k: int, seed: int, crop_pct: float, workers: int
     ) -> None:

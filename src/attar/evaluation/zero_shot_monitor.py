@@ -37,6 +37,8 @@ class ZeroShotMonitor:
         DataError: If there are fewer than two images.
     """
 
+    kind = "zero_shot"
+
     def __init__(
         self, images: Labelled, templates: Sequence[str], *, limit: int, seed: int, crop_pct: float, workers: int
     ) -> None:

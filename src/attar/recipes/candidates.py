@@ -99,7 +99,7 @@ def _of_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
     if not (run / "student" / (OPEN_CLIP_CONFIG if has_two_towers else "config.json")).is_file():
         raise ConfigError(f"run {run} has no student yet. Let it end (the same command goes on), or name a model.")
     if has_two_towers:
-        return _of_vl_run(config, run)
+        return _of_vl_run(config, run, DistillVlConfig.build(settings))
     trained = DistillConfig.build(settings)
 
     def at(img_size: int | None) -> DistillConfig:
@@ -126,9 +126,8 @@ def _of_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
     ]
 
 
-def _of_vl_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
+def _of_vl_run(config: EvaluateConfig, run: Path, trained: DistillVlConfig) -> list[Candidate]:
     """Of a run of two towers; a random image tower stands beside the teacher's text tower, as in the run itself."""
-    trained = DistillVlConfig.build(read_settings(run / "config.yaml"))
     shipped = str(run / "student")
 
     def student(img_size: int | None) -> Backbone:

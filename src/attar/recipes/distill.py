@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +16,10 @@ from attar.export import write_student
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly, assemble, load_student
 from attar.recipes.describe import card, facts, places_in_words, say_damage, say_header, say_results
-from attar.recipes.judging import judge, judge_baselines
-from attar.recipes.training import Training, train
+from attar.recipes.judging import is_unjudged, judge, judge_baselines, watch
+from attar.recipes.training import Training, resume, train
 from attar.reports import Result, read_results, verdict, write_page
-from attar.train import Callback, Metrics, Monitor, TrainState, build_state, load_checkpoint
+from attar.train import TrainState, build_state
 from attar.utils.distributed import (
     from_main,
     is_main,
@@ -80,24 +79,26 @@ def distill(config: DistillConfig) -> DistillReport:
             built.method.learner, built.student, config.optim, engine=config.parallel.engine, device=device
         )
         built.method.learner = state.wrapped
-        resumed = load_checkpoint(
-            run.checkpoints, state, _identity(built, run), anyway=config.resume_anyway, say=log.say
-        )
-        if resumed is not None:
-            done = " (complete)" if state.step >= built.total_steps else ""
-            log.say(f"  resume   from {resumed.name}{done}")
-        elif not run.is_new:
-            log.say("  resume   no checkpoint is whole: from the beginning")
+        identity = _identity(built, run)
+        resume(run, state, identity, log, total_steps=built.total_steps, anyway=config.resume_anyway)
         if is_main():
             record_settings(run, config, version=__version__)
-        baselines = judge_baselines(built, run, state, log)
-        if state.step < built.total_steps or _is_unjudged(built, state):
-            _train(built, run, state, log, baselines)
+        beside = judge_baselines(
+            built, run, state, log, evaluator=built.monitor, teacher=built.teacher, untrained=partial(_untrained, built)
+        )
+        if state.step < built.total_steps or is_unjudged(built, state):
+            _train(built, run, state, log, identity, beside)
         student = state.plain("student")
         return from_main(lambda: _finish(built, run, state, log, student))
 
 
-def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, baselines: str) -> None:
+def _untrained(built: Assembly) -> Backbone:
+    return load_student(built.config, "random", preprocess=built.student.preprocess).to(built.device)
+
+
+def _train(
+    built: Assembly, run: RunDirectory, state: TrainState, log: Log, identity: Mapping[str, Any], beside: str
+) -> None:
     config = built.config
     training = Training(
         method=built.method,
@@ -114,26 +115,9 @@ def _train(built: Assembly, run: RunDirectory, state: TrainState, log: Log, base
         device=built.device,
         workers=built.workers,
     )
-    judges = partial(_judges, built, run, state, log, baselines)
-    train(training, config, run, state, log, identity=_identity(built, run), judges=judges)
-
-
-def _judges(
-    built: Assembly, run: RunDirectory, state: TrainState, log: Log, baselines: str, metrics: Metrics
-) -> list[Callback]:
-    if built.monitor is None:
-        return []
-    monitor = Monitor(
-        built.monitor,
-        metrics,
-        log,
-        every=built.config.monitoring.every or max(1, math.ceil(built.total_steps / 10)),
-        total_steps=built.total_steps,
-        title="k-NN",
-        beside=baselines,
-        keep_best=partial(_keep_best, built, run, state),
-    )
-    return [monitor]
+    keep_best = partial(_keep_best, built, run, state)
+    judges = partial(watch, built, state, log, evaluator=built.monitor, beside=beside, keep_best=keep_best)
+    train(training, config, run, state, log, identity=identity, judges=judges)
 
 
 def _keep_best(
@@ -154,7 +138,7 @@ def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log, stu
         # the file that ships is what is reported, not what stood in memory when it was written
         weights = str(run.student / "model.safetensors")
         kept = load_student(built.config, weights, preprocess=built.student.preprocess)
-        judge(built, run, "student", kept.to(built.device))
+        judge(built, run, "student", kept.to(built.device), built.monitor)
     results = read_results(run.results)
     write_text(run.student / "README.md", card(built, state.notes, best, results))
     write_json(run.path / "about.json", facts(built, state.notes, best))
@@ -164,11 +148,6 @@ def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log, stu
     log.say(f"\n  {sentence}\n")
     log.say(f"  student  {run.student}\n  report   {page}")
     return DistillReport(run.path, run.student, tuple(results), sentence)
-
-
-def _is_unjudged(built: Assembly, state: TrainState) -> bool:
-    """Whether an interruption cut the last judgement short."""
-    return built.monitor is not None and state.notes.get("judged") != state.step
 
 
 def _identity(built: Assembly, run: RunDirectory) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,19 +11,18 @@ from typing import Any
 
 from attar._version import __version__
 from attar.config import DistillVlConfig
-from attar.data.references import shown
-from attar.data.sources import share_a_place
 from attar.evaluation.outputs import fingerprint
 from attar.export import check_ships, costs_table, tower_costs, write_two_towers
 from attar.methods import DimeFm
 from attar.models import Backbone, TextTower, load_two_towers
-from attar.recipes.describe import places_in_words, say_damage, say_results, short
-from attar.recipes.judging import Question, measured
-from attar.recipes.training import Training, train
+from attar.recipes.describe import places_in_words, say_damage, say_results
+from attar.recipes.judging import is_unjudged, judge, judge_baselines, watch
+from attar.recipes.training import Training, resume, train
 from attar.recipes.vl_assembly import VlAssembly, assemble_towers, build_method, start_image_tower
 from attar.recipes.vl_describe import say_towers, towers_card, towers_facts
-from attar.reports import Result, Role, caution, read_results, verdict, write_page
-from attar.train import Callback, Metrics, Monitor, TrainState, build_state, embeddings_spared, load_checkpoint
+from attar.reports import Result, read_results, verdict, write_page
+from attar.train import TrainState, build_state, embeddings_spared
+from attar.types import Evaluator
 from attar.utils.distributed import (
     from_main,
     is_main,
@@ -86,17 +84,19 @@ def distill_vl(config: DistillVlConfig) -> DistillVlReport:
         state = build_state(method.learner, built.student, config.optim, device=device, groups=embeddings_spared)
         method.learner = state.wrapped
         identity = _identity(built, run, texts)
-        resumed = load_checkpoint(run.checkpoints, state, identity, anyway=config.resume_anyway, say=log.say)
-        if resumed is not None:
-            done = " (complete)" if state.step >= built.total_steps else ""
-            log.say(f"  resume   from {resumed.name}{done}")
-        elif not run.is_new:
-            log.say("  resume   no checkpoint is whole: from the beginning")
+        resume(run, state, identity, log, total_steps=built.total_steps, anyway=config.resume_anyway)
         if is_main():
             record_settings(run, config, version=__version__)
-        beside = from_main(lambda: _judge_baselines(built, run, state, log))
-        is_unjudged = built.monitor is not None and state.notes.get("judged") != state.step
-        if state.step < built.total_steps or is_unjudged:
+        beside = judge_baselines(
+            built,
+            run,
+            state,
+            log,
+            evaluator=_beside(built, built.teacher.text),
+            teacher=built.teacher.image,
+            untrained=partial(_untrained, built),
+        )
+        if state.step < built.total_steps or is_unjudged(built, state):
             _train(built, method, run, state, log, identity, beside)
         return from_main(lambda: _finish(built, run, state, log))
 
@@ -121,26 +121,22 @@ def _train(
         workers=built.workers,
         takes_whole_steps=True,
     )
-    judges = partial(_judges, built, run, state, log, beside)
+    keep_best = partial(_keep_best, built, run, state)
+    evaluator = _beside(built, built.text)
+    judges = partial(watch, built, state, log, evaluator=evaluator, beside=beside, keep_best=keep_best)
     train(training, config, run, state, log, identity=identity, judges=judges)
 
 
-def _judges(
-    built: VlAssembly, run: RunDirectory, state: TrainState, log: Log, beside: str, metrics: Metrics
-) -> list[Callback]:
-    if built.monitor is None:
-        return []
-    monitor = Monitor(
-        built.monitor.beside(built.text),
-        metrics,
-        log,
-        every=built.config.monitoring.every or max(1, math.ceil(built.total_steps / 10)),
-        total_steps=built.total_steps,
-        title="zero-shot",
-        beside=beside,
-        keep_best=partial(_keep_best, built, run, state),
-    )
-    return [monitor]
+def _beside(built: VlAssembly, text: TextTower) -> Evaluator | None:
+    """Judges image towers beside a text tower; None without a monitor."""
+    return None if built.monitor is None else built.monitor.beside(text)
+
+
+def _untrained(built: VlAssembly) -> Backbone:
+    """The image tower with random weights, which stands beside the teacher's text tower."""
+    image = start_image_tower(built.config, "random", built.teacher).to(built.device)
+    image.normalise_with(built.student.preprocess)
+    return image
 
 
 def _keep_best(
@@ -152,40 +148,6 @@ def _keep_best(
 def _write(folder: Path, built: VlAssembly, image: Backbone, card: str) -> None:
     scale = built.teacher.text.logit_scale or built.config.dime_fm.scale
     write_two_towers(folder, image, built.text, card=card, scale=scale)
-
-
-def _judge_baselines(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -> str:
-    """Zero-shot of the teacher and of an untrained student beside it, measured once a run; a line for the log."""
-    monitor = built.monitor
-    if monitor is None:
-        log.say("  monitor  none: without --monitor nobody will know whether it helped")
-        return ""
-    write_json(run.path / "monitor.json", monitor.describe())
-    if state.notes.get("protocol") != monitor.protocol:  # other scores than these cannot be compared with
-        state.notes.pop("best", None)
-        state.notes["protocol"] = monitor.protocol
-    teacher = _judge(built, run, "teacher", built.teacher.image, built.teacher.text)
-    untrained = start_image_tower(built.config, "random", built.teacher).to(built.device)
-    untrained.normalise_with(built.student.preprocess)
-    random = _judge(built, run, "random", untrained, built.teacher.text)
-    line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
-    log.say(f"  monitor  {shown(built.config.monitor or '')}  zero-shot  {line}  (selection half)")
-    if warning := caution([teacher]):
-        log.say(f"           {warning}")
-    return line
-
-
-def _judge(built: VlAssembly, run: RunDirectory, role: Role, image: Backbone, text: TextTower) -> Result:
-    monitor, config = built.monitor, built.config
-    assert monitor is not None
-    question = Question(
-        task=f"zero_shot:{shown(config.monitor or '')}",
-        protocol=monitor.protocol,
-        held_out=not share_a_place(built.source, monitor.report.source),
-        seed=config.seed,
-    )
-    name = short(config.teacher if role == "teacher" else config.student)
-    return measured(question, monitor.beside(text), run, role, image, name)
 
 
 def _finish(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -> DistillVlReport:
@@ -200,7 +162,7 @@ def _finish(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -
     kept = load_two_towers(str(run.student))
     kept.image.to(built.device), kept.text.to(built.device)
     if built.monitor is not None:
-        _judge(built, run, "student", kept.image, kept.text)
+        judge(built, run, "student", kept.image, built.monitor.beside(kept.text))
     results = read_results(run.results)
     costs = [tower_costs(towers.image, towers.text) for towers in (kept, built.teacher)]
     write_text(run.student / "README.md", towers_card(built, state.notes, best, results, costs_table(*costs)))

@@ -28,6 +28,7 @@ from attar.train import (
     TrainState,
     base_lr,
     fit,
+    load_checkpoint,
 )
 from attar.types import Batch
 from attar.utils.distributed import is_main, rank, uses_bf16, world_size
@@ -87,6 +88,30 @@ class Training:
     def steps_per_epoch(self) -> float:
         """Perhaps a fraction."""
         return self.stream.epoch_length / self.batch_size
+
+
+def resume(
+    run: RunDirectory, state: TrainState, identity: Mapping[str, Any], log: Log, *, total_steps: int, anyway: bool
+) -> None:
+    """Bring `state` to the newest whole checkpoint of a run, and say so.
+
+    Args:
+        run: Whose checkpoints.
+        state: Of a learner as it was built.
+        identity: What they must agree with.
+        log: For people.
+        total_steps: Length of the run.
+        anyway: Other data and another teacher are no error.
+
+    Raises:
+        CheckpointError: If the newest whole one belongs to something else.
+    """
+    resumed = load_checkpoint(run.checkpoints, state, dict(identity), anyway=anyway, say=log.say)
+    if resumed is not None:
+        done = " (complete)" if state.step >= total_steps else ""
+        log.say(f"  resume   from {resumed.name}{done}")
+    elif not run.is_new:
+        log.say("  resume   no checkpoint is whole: from the beginning")
 
 
 def train(
