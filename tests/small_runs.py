@@ -1,4 +1,4 @@
-"""Runs of `attar distill` that take a blink: a two-head student, tiny pictures, two steps."""
+"""Runs that take a blink: a two-head student, tiny pictures, two steps; in this process, another one, or on ranks."""
 
 import os
 import subprocess
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from attar.config import Config
+from attar.config.files import to_yaml
 
 MODEL = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=1&num_heads=2"
 HOLDER = """
@@ -53,6 +56,24 @@ def attar_process(*words, before=(), **changes):
     """Run `python -m attar.cli` to its end, behind the command `before`, with `changes` of the environment."""
     command = [*before, sys.executable, "-m", "attar.cli", *words]
     return subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=120, check=False)
+
+
+def run_on_ranks(verb: str, settings: Config, ranks: int) -> str:
+    """What `attar VERB` said when it ran to its end on so many ranks, each with one thread."""
+    file = Path(settings.out).with_suffix(".yaml")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(to_yaml(settings))
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "--"]
+    done = subprocess.run(
+        [sys.executable, *(launcher if ranks > 1 else ["-m"]), "attar", verb, "--config", str(file)],
+        env=environment(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
 
 
 def holder(path: Path, seconds: float) -> subprocess.Popen[str]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from attar.config.files import to_yaml
-from small_runs import environment
+from small_runs import run_on_ranks
 from small_transfer import config_of
 
 SHORT = {"max_steps": 3, "batch_size": 8, "optim": {"lr": 1e-3}}
@@ -20,20 +17,8 @@ SHORT = {"max_steps": 3, "batch_size": 8, "optim": {"lr": 1e-3}}
 def run(folder: Path, ranks: int, **changes) -> Path:
     """The run directory of a command on so many ranks."""
     settings = config_of(folder / "out", scratch=False, finetune=SHORT, **changes)
-    file = folder / "settings.yaml"
-    folder.mkdir()
-    file.write_text(to_yaml(settings))
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "--"]
-    done = subprocess.run(
-        [sys.executable, *(launcher if ranks > 1 else ["-m"]), "attar", "transfer", "--config", str(file)],
-        env=environment(OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert done.stdout.count("pretrain ") == 1  # one rank speaks
+    said = run_on_ranks("transfer", settings, ranks)
+    assert said.count("pretrain ") == 1  # one rank speaks
     return folder / "out"
 
 

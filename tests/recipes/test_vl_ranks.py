@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +13,12 @@ pytest.importorskip("open_clip", reason="needs the extra vl")
 from PIL import Image
 
 from attar.config import DistillVlConfig
-from attar.config.files import to_yaml
 from attar.data.arrangements import render_arrangement
 from attar.data.playground_sentences import draw_sentence
 from attar.models import load_two_towers
 from small_clip import write_teacher
 from small_models import TINY
-from small_runs import environment
+from small_runs import run_on_ranks
 
 
 def run(places: Path, folder: Path, ranks: int, **changes) -> Path:
@@ -41,20 +38,8 @@ def run(places: Path, folder: Path, ranks: int, **changes) -> Path:
         "device": "cpu",
         "precision": "fp32",
     }
-    folder.mkdir()
-    (folder / "settings.yaml").write_text(to_yaml(DistillVlConfig.build(settings | changes)))
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "--"]
-    command = ["attar", "distill-vl", "--config", str(folder / "settings.yaml")]
-    done = subprocess.run(
-        [sys.executable, *(launcher if ranks > 1 else ["-m"]), *command],
-        env=environment(OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert done.stdout.count("  plan  ") == 1  # one rank speaks
+    said = run_on_ranks("distill-vl", DistillVlConfig.build(settings | changes), ranks)
+    assert said.count("  plan  ") == 1  # one rank speaks
     return folder / "out"
 
 
