@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,18 @@ def test_zero_shot_of_a_run_and_of_its_students_folder(places: Path, tmp_path: P
     assert folder["model"]["value"] == run["student"]["value"]
     assert folder["model"]["n"] == run["student"]["n"] > 8
     assert judged(places / "run" / "student")["model"].load(None).img_size == 32  # its own, not 224
+
+
+def test_images_that_a_run_was_trained_on_are_told(places: Path, tmp_path: Path) -> None:
+    shutil.copytree(places / "run", tmp_path / "run")
+    evaluate(tmp_path / "run", places, tmp_path / "apart", "--roles", "student")
+    assert "caution" not in (tmp_path / "apart/log.txt").read_text()
+    settings = tmp_path / "run/config.yaml"
+    settings.write_text(settings.read_text().replace(str(places / "images"), str(places / "test")))
+    found = evaluate(tmp_path / "run", places, tmp_path / "same", "--roles", "student")
+    assert found["student"]["held_out"] is False
+    said = f"caution  zero_shot:{places / 'test'}: The images measured on lie where those trained on do"
+    assert said in (tmp_path / "same/log.txt").read_text()
 
 
 def test_zero_shot_of_a_model_of_transformers(places: Path, tmp_path: Path) -> None:

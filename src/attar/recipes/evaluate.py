@@ -28,7 +28,7 @@ from attar.evaluation.task_data import is_benchmark, open_learned
 from attar.models import Backbone
 from attar.recipes.candidates import Candidate, candidates
 from attar.recipes.describe import describe, short
-from attar.reports import Result, comparison_table, read_results, show, write_result
+from attar.reports import Result, caution, comparison_table, read_results, show, write_result
 from attar.utils.distributed import (
     from_main,
     is_main,
@@ -353,6 +353,15 @@ def _chose_by_reported(task: Task, results: Sequence[Result]) -> bool:
     return any(choice == "test" or choice.endswith("images reported on") for choice in choices)
 
 
+def _cautions(tasks: Sequence[Task], results: Sequence[Result]) -> dict[str, list[str]]:
+    """What must be known of the images that tasks were measured on, and of which tasks."""
+    found: dict[str, list[str]] = {}
+    for task in map(str, tasks):
+        if warning := caution([result for result in results if result.task == task]):
+            found.setdefault(warning, []).append(task)
+    return found
+
+
 def _finish(out: Path, tasks: Sequence[Task], skipped: Mapping[str, str], log: Log) -> EvaluateReport:
     results = tuple(read_results(out / "results"))
     wanted = {str(task) for task in tasks}
@@ -364,6 +373,8 @@ def _finish(out: Path, tasks: Sequence[Task], skipped: Mapping[str, str], log: L
             f"  paper    {', '.join(flattered)}: chosen by the images reported on, as in the paper. That flatters the"
             " figure, the more the fewer images there are; --mode honest chooses by others."
         )
+    for warning, names in _cautions(tasks, results).items():
+        log.say(f"  caution  {', '.join(names)}: {warning} Give others.")
     if skipped:
         log.say(
             f"  skipped  {len(skipped)} of {len(tasks)} tasks, for which something is missing (skipped.json says what)"
