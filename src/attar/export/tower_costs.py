@@ -1,19 +1,52 @@
-"""What a model of images and sentences costs to keep and to run, each tower by itself, student beside teacher."""
+"""What a model of images and sentences costs to keep and to run, each tower by itself, student beside teacher.
+
+A machine that does other work too is slower at one moment than at the next. So models are measured in turn, pass by
+pass, and what the times say of each other holds better than what they say alone; where they spread widely it is said.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from attar.models import Backbone, TextTower
+from attar.models import TwoTowers
 from attar.models.backbone import evaluating
 
-_WARM_UP, _REPEATS = 3, 20
+_TURNS = 12  # of each tower, of a pass that warms it up and one that counts
+_STEADY = 0.2  # of the median: as far as half of the times may lie apart
 _SENTENCE = ["a photo of a cat."]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of passes of one tower.
+
+    Attributes:
+        median: Milliseconds.
+        spread: How far the middle half of the times lies apart, as a share of the median.
+    """
+
+    median: float
+    spread: float = 0.0
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float]) -> Times:
+        """Summed up."""
+        low, median, high = statistics.quantiles(milliseconds, n=4)
+        return cls(median, (high - low) / median)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the machine left the measurement in peace."""
+        return self.spread <= _STEADY
+
+    def __str__(self) -> str:
+        return f"{_short(self.median)} ms{'' if self.is_steady else ' (unsteady)'}"
 
 
 @dataclass(frozen=True)
@@ -22,72 +55,96 @@ class Costs:
 
     Attributes:
         parameters: Number, of image and text tower.
-        milliseconds: Median of one image, and of one sentence (its tokens: tokenising is left out).
+        times: Of one image, and of one sentence (its tokens: tokenising is left out).
         conditions: Device, threads, precision and input size, in words.
     """
 
     parameters: tuple[int, int]
-    milliseconds: tuple[float, float]
+    times: tuple[Times, Times]
     conditions: str
 
     @property
     def told(self) -> str:
         """In one line."""
-        cells = [", ".join(_cells(*pair)) for pair in zip(self.parameters, self.milliseconds, strict=True)]
+        cells = [", ".join(_cells(*pair)) for pair in zip(self.parameters, self.times, strict=True)]
         return f"image tower {cells[0]}; text tower {cells[1]} ({self.conditions})"
 
 
 @torch.no_grad()
-def tower_costs(image: Backbone, text: TextTower) -> Costs:
-    """Measure both towers where they lie, in their own precision, on this machine as it is now.
+def tower_costs(*models: TwoTowers) -> list[Costs]:
+    """Measure both towers of each model where they lie, in their own precision, on this machine as it is now.
 
     Args:
-        image: On any device.
-        text: On any device; padded sentences of its context length.
+        models: On any device; padded sentences of their context length.
     """
-    images = torch.full((1, 3, image.img_size, image.img_size), 0.5, device=image.mean.device)
-    weight = next(text.parameters())
-    tokens = text.tokenise(_SENTENCE).to(weight.device)
-    device = image.mean.device
-    with evaluating(text):
-        times = _median_ms(lambda: image.embed(images), device), _median_ms(lambda: text(tokens), weight.device)
-    threads = torch.get_num_threads()
-    on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
-    conditions = f"one image of {image.img_size} px, one sentence of {text.context_length} tokens,"
-    conditions += f" {str(weight.dtype).removeprefix('torch.')}, {where}"
-    return Costs((image.num_parameters, sum(p.numel() for p in text.parameters())), times, conditions)
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model.text))
+        times = _in_turn([pass_of for model in models for pass_of in _passes(model)])
+    pairs = zip(times[::2], times[1::2], strict=True)
+    return [_costs(model, pair) for model, pair in zip(models, pairs, strict=True)]
 
 
 def costs_table(student: Costs, teacher: Costs) -> str:
-    """Markdown: a row for each tower and for both, and what the times are of."""
+    """Markdown: a row for each tower and for both, what the times are of, and whether they can be relied on."""
     lines = ["| | student | | teacher | |", "|---|---|---|---|---|"]
     for row, name in enumerate(("image tower", "text tower")):
-        cells = [
-            cell for costs in (student, teacher) for cell in _cells(costs.parameters[row], costs.milliseconds[row])
-        ]
+        cells = [cell for costs in (student, teacher) for cell in _cells(costs.parameters[row], costs.times[row])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     both = [cell for costs in (student, teacher) for cell in (_millions(sum(costs.parameters)), "")]
     lines.append(f"| both | {' | '.join(both)} |")
-    measured = f"Median of {_REPEATS} passes after {_WARM_UP}: {student.conditions}"
+    measured = f"Median of {_TURNS} passes, student and teacher in turn: {student.conditions}"
     measured += "" if teacher.conditions == student.conditions else f"; the teacher: {teacher.conditions}"
-    return "\n".join(lines) + f"\n\n{measured}.\n"
+    return "\n".join(lines) + f"\n\n{measured}.{_warning([*student.times, *teacher.times])}\n"
 
 
-def _median_ms(run: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds of one call, with nothing else waiting on the device."""
-    found = []
-    for _ in range(_WARM_UP + _REPEATS):
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)  # device-to-host sync
-        found.append(1000 * (time.perf_counter() - started))
-    return statistics.median(found[_WARM_UP:])
+def _warning(times: Sequence[Times]) -> str:
+    worst = max(times, key=lambda one: one.spread)
+    if worst.is_steady:
+        return ""
+    return (
+        f" Unsteady: the machine did other work meanwhile, and the middle half of the times lies up to"
+        f" {worst.spread:.0%} of the median apart ({_STEADY:.0%} is steady). Take them for no more than a hint, or give"
+        " the run's command again when it is idle."
+    )
 
 
-def _cells(parameters: int, milliseconds: float) -> tuple[str, str]:
-    return _millions(parameters), f"{_short(milliseconds)} ms"
+def _passes(model: TwoTowers) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A pass of one image, and of one sentence, each to its end on the device."""
+    image, text = model.image, model.text
+    images = torch.full((1, 3, image.img_size, image.img_size), 0.5, device=image.mean.device)
+    tokens = text.tokenise(_SENTENCE).to(next(text.parameters()).device)
+    return lambda: _ended(image.embed(images)), lambda: _ended(text(tokens))
+
+
+def _ended(found: torch.Tensor) -> None:
+    if found.is_cuda:
+        torch.cuda.synchronize(found.device)  # device-to-host sync
+
+
+def _in_turn(passes: Sequence[Callable[[], None]]) -> list[Times]:
+    found: list[list[float]] = [[] for _ in passes]
+    for _ in range(_TURNS):
+        for one, times in zip(passes, found, strict=True):
+            one()  # what another model has put out of the caches comes back
+            started = time.perf_counter()
+            one()
+            times.append(1000 * (time.perf_counter() - started))
+    return [Times.of(times) for times in found]
+
+
+def _costs(model: TwoTowers, times: tuple[Times, Times]) -> Costs:
+    image, text = model.image, model.text
+    device, threads = image.mean.device, torch.get_num_threads()
+    on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
+    conditions = f"one image of {image.img_size} px, one sentence of {text.context_length} tokens,"
+    conditions += f" {str(next(text.parameters()).dtype).removeprefix('torch.')}, {where}"
+    return Costs((image.num_parameters, sum(p.numel() for p in text.parameters())), times, conditions)
+
+
+def _cells(parameters: int, times: Times) -> tuple[str, str]:
+    return _millions(parameters), str(times)
 
 
 def _millions(count: int) -> str:

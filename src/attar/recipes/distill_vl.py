@@ -164,7 +164,7 @@ def _finish(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -
     if built.monitor is not None:
         judge(built, run, "student", kept.image, built.monitor.beside(kept.text))
     results = read_results(run.results)
-    costs = [tower_costs(towers.image, towers.text) for towers in (kept, built.teacher)]
+    costs = tower_costs(kept, built.teacher)
     write_text(run.student / "README.md", towers_card(built, state.notes, best, results, costs_table(*costs)))
     told = {f"cost of {name}": cost.told for name, cost in zip(("student", "teacher"), costs, strict=True)}
     write_json(run.path / "about.json", towers_facts(built, state.notes, best) | told)
