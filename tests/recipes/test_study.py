@@ -122,11 +122,27 @@ def test_done_rows_with_other_settings_are_refused(done):
         attar.study(config_of(done.out, finetune={"max_steps": 2, "batch_size": 4}))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"finetune": {**SHORT, "max_steps": 3}}, r"finetune.max_steps was 2, now 3"),
+        ({"student": STUDENT.replace("32", "48")}, r"student was \S+, now \S+embed_dim=48"),
+    ],
+)
+def test_a_new_row_of_other_settings_does_not_enter_the_table(done, change, said):
+    before = (done.out / "config.yaml").read_text()
+    with pytest.raises(RunDirectoryError, match=said):
+        attar.study(config_of(done.out, rows=("hint:random",), **change))
+    assert (done.out / "config.yaml").read_text() == before  # which tells of the figures that stand
+
+
 def test_another_set_under_a_done_row_is_refused(done, tmp_path):
-    other = config_of(done.out, sets={"budget": 28, "leak_threshold": None, "duplicate_threshold": None})
+    other = {"sets": {"budget": 28, "leak_threshold": None, "duplicate_threshold": None}}
+    with pytest.raises(RunDirectoryError, match=r"sets\.budget was 42, now 28"):
+        attar.study(config_of(done.out, **other))
     with pytest.raises(RunDirectoryError, match="another transfer set"):
-        attar.study(other)
-    attar.study(config_of(done.out))  # and the first one still stands
+        attar.study(config_of(done.out, resume_anyway=True, **other))
+    attar.study(config_of(done.out, resume_anyway=True))  # and the first one still stands
 
 
 def test_a_set_of_other_images_under_a_done_row_is_refused(done):

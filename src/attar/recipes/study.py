@@ -13,7 +13,7 @@ from PIL import Image
 
 from attar._version import __version__
 from attar.config import CurateConfig, EmbedConfig, StudyConfig
-from attar.config.files import to_yaml
+from attar.config.files import read_settings, to_yaml
 from attar.config.study import Fetching, Row
 from attar.curation.pool import Pool
 from attar.data.labelled import Labelled
@@ -30,7 +30,7 @@ from attar.reports.study import Study, study_table, write_study_page
 from attar.utils.distributed import launched_ranks
 from attar.utils.io import new_folder, read_json, sha256_text, write_json, write_text
 from attar.utils.progress import Log
-from attar.utils.run_directory import held_directory, open_run
+from attar.utils.run_directory import changed_settings, held_directory, open_run
 from attar.utils.signals import polite_stop, stop_if_requested
 
 _FIGURES, _OF_RUN = "study.json", "cell.json"
@@ -80,10 +80,12 @@ def study(config: StudyConfig) -> StudyReport:
         )
     with polite_stop(), held_directory(Path(config.out)) as out:
         _check_folder(out)
+        done, places = _done(out), _Places(config)
+        if done and not config.resume_anyway:
+            _check_settings(out, config)
         write_text(out / "config.yaml", to_yaml(config, comment=f"attar {__version__}"))
         log = Log(out / "log.txt")
         runs = [(row, _Cell(n, seed)) for n in config.labels for seed in config.seeds for row in config.table]
-        done, places = _done(out), _Places(config)
         log.say(f"  study    {len(config.rows)} rows, labels {_words(config.labels)}, seeds {_words(config.seeds)}")
         if config.unused:
             log.say(f"           given, and of no use to any of these rows: {_words(config.unused)}")
@@ -105,6 +107,21 @@ def _check_folder(out: Path) -> None:
     is_other = any(not entry.name.startswith(".") for entry in out.iterdir()) and not (out / "config.yaml").is_file()
     if is_other or (out / "run.json").is_file():
         raise RunDirectoryError(f"--out {out} holds something that is no study. Choose a new directory.")
+
+
+def _check_settings(out: Path, config: StudyConfig) -> None:
+    """What is done stands in the table beside what comes, so that both have the same student, steps and images.
+
+    Raises:
+        RunDirectoryError: If a setting that rows have in common is another; no teacher or pool is none of them.
+    """
+    before = read_settings(out / "config.yaml")
+    unset = [name for name in ("teacher", "pool") if not (before.get(name) and getattr(config, name))]
+    if changed := changed_settings(out, config, but=("rows", "labels", "seeds", "row_settings", *unset)):
+        raise RunDirectoryError(
+            f"--out {out} holds rows with other settings: {'; '.join(changed[:6])}. Rows of one table differ by name"
+            " and row_settings alone. Choose a new --out, or add --resume-anyway for a table of both."
+        )
 
 
 def _words(values: Sequence[object]) -> str:

@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -191,17 +191,28 @@ def _run_id(file: Path) -> str:
 
 
 def _check_same(path: Path, config: Config) -> None:
-    before, now = _with_defaults(read_settings(path / "config.yaml"), config), config.model_dump(mode="json")
-    changed = [
-        f"{key} was {old}, now {new}"
-        for key, (old, new) in flat_changes(before, now).items()
-        if key.split(".")[0] not in VOLATILE
-    ]
+    changed = changed_settings(path, config)
     if changed:
         raise RunDirectoryError(
             f"--out {path} holds a run with other settings: {'; '.join(changed[:6])}."
             " Choose a new --out, or add --resume-anyway to go on with the new settings."
         )
+
+
+def changed_settings(path: Path, config: Config, *, but: Collection[str] = ()) -> list[str]:
+    """Settings that are others than those of `config.yaml` in a directory, in words, but such as change no result.
+
+    Args:
+        path: The directory.
+        config: Settings of now; those of before get today's defaults where they are older than a setting.
+        but: Top-level settings that may differ.
+    """
+    before, now = _with_defaults(read_settings(path / "config.yaml"), config), config.model_dump(mode="json")
+    return [
+        f"{key} was {old}, now {new}"
+        for key, (old, new) in flat_changes(before, now).items()
+        if key.split(".")[0] not in {*VOLATILE, *but}
+    ]
 
 
 def _with_defaults(settings: dict[str, Any], config: Config) -> dict[str, Any]:
