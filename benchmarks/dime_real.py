@@ -46,9 +46,9 @@ from attar.models import load_backbone, with_projection
 from attar.reports import read_results
 from attar.train.groups import embeddings_spared
 from attar.train.schedule import cosine_lr
-from attar.utils.io import read_json, write_json, write_text
+from attar.utils.io import new_file, read_json, write_json, write_text
 from attar.utils.seeding import numpy_generator
-from machine import machine
+from machine import given, machine
 from playground_clip import fresh_text_tower
 from proteus_small import is_held_back
 
@@ -96,16 +96,17 @@ class Study:
         """`train` with the images that teach the teacher's text tower and `test`, by name; others for the student."""
         for part in ("train", "test"):
             if not (self.cifar10 / f"{part}.parquet").exists():
-                self.cifar10.mkdir(parents=True, exist_ok=True)
                 table = pq.read_table(self.data / f"cifar10/{part}.parquet")
                 if part == "train":
                     order = numpy_generator(0, "split").permutation(len(table))
                     others = table.take(np.sort(order[TAUGHT : TAUGHT + IMAGES])).select(["image"])
-                    pq.write_table(others, self.out / "data/images.parquet")
+                    with new_file(self.out / "data/images.parquet") as temporary:
+                        pq.write_table(others, temporary)
                     table = table.take(np.sort(order[:TAUGHT]))
                 names = pa.array([CIFAR[label] for label in table["label"].to_pylist()])
                 table = pa.table({"image": table["image"], "label": names})
-                pq.write_table(table, self.cifar10 / f"{part}.parquet")
+                with new_file(self.cifar10 / f"{part}.parquet") as temporary:
+                    pq.write_table(table, temporary)
 
     def make_teacher(self) -> None:
         """Fit text tower and projection to the image tower's features of images whose class has a name."""
@@ -170,18 +171,16 @@ class Study:
 
     def collect(self) -> dict[str, Any]:
         """All figures with what a reader needs to repeat them."""
-        args = self.args
         rows = []
-        for seed in args.seeds:
+        for seed in self.args.seeds:
             for result in read_results(self.out / "judged" / str(seed) / "results"):
                 task = result.task.partition(":")[0]
                 figures = {"value": result.value, "ci95": result.ci95, "n": result.n, "protocol": result.protocol}
                 rows.append({"task": task, "role": result.role, "seed": seed} | figures)
-        given = f"--steps {args.steps} --lr {args.lr:g} --student {args.student}"
         return {
             "benchmark": "dime_real",
             "date": datetime.date.today().isoformat(),
-            "command": f"python benchmarks/dime_real.py --data DATA {given} --seeds {' '.join(map(str, args.seeds))}",
+            "command": f"python benchmarks/dime_real.py --data DATA --out OUT {given(self.args)}",
             "machine": machine("timm", "open_clip_torch"),
             "settings": self.settings(),
             "teacher": read_json(self.teacher / "fit.json"),

@@ -44,9 +44,9 @@ from attar.data.sources import open_source
 from attar.models import TwoTowers, load_backbone, load_two_towers, with_projection
 from attar.recipes.sentences import SENTENCES as SENTENCES_FILE
 from attar.recipes.sentences import curate_sentences
-from attar.utils.io import read_json, sha256_file, write_json, write_text
+from attar.utils.io import new_folder, read_json, sha256_file, write_json, write_text
 from attar.utils.seeding import numpy_generator
-from machine import machine
+from machine import given, machine
 from playground_clip import EMBED_DIM, IMG_SIZE, TEXT, judge
 
 IMAGE_SEED, CORPUS_SEED, MIXED_SEED = 101, 102, 103
@@ -230,20 +230,16 @@ class Study:
         folder, first = self.out / "features" / name, self.out / "features" / "corpus"
         for part in ("images", "image-vectors"):
             if first != folder and (first / part).is_dir() and not (folder / part).exists():
-                shutil.copytree(first / part, folder / part)
+                with new_folder(folder / part) as temporary:
+                    shutil.copytree(first / part, temporary, dirs_exist_ok=True)
         return folder
 
     def collect(self) -> dict[str, Any]:
-        """All finished cells with what a reader needs to repeat them."""
-        args = self.args
-        given = (
-            f"--steps {args.steps} --batch-size {args.batch_size} --lr {args.lr:g} --pairs-scale {args.pairs_scale:g}"
-        )
-        seeds = " ".join(map(str, args.seeds))
+        """All finished cells, of other commands too, with what a reader needs to repeat them."""
         return {
             "benchmark": "dime_small",
             "date": datetime.date.today().isoformat(),
-            "command": f"python benchmarks/dime_small.py --teacher TEACHER {given} --seeds {seeds}",
+            "command": f"python benchmarks/dime_small.py --teacher TEACHER --out OUT {given(self.args)}",
             "machine": machine("timm", "open_clip_torch"),
             "settings": self.settings(),
             "teacher": read_json(self.teacher / "accuracy.json"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 from importlib.metadata import version
@@ -23,6 +24,17 @@ def machine(*packages: str) -> dict[str, Any]:
         "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
     } | {name: version(name) for name in ("attar", "torch", *packages)}
+
+
+def given(args: argparse.Namespace) -> str:
+    """All of a benchmark's arguments but places and what prints a table, as its command line has them."""
+    words = []
+    for name, value in vars(args).items():
+        if value is None or isinstance(value, Path | bool):
+            continue
+        values = value if isinstance(value, list) else [value]
+        words.append(f"--{name.replace('_', '-')} {' '.join(map(str, values))}")
+    return " ".join(words)
 
 
 def processor() -> str:

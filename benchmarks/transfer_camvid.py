@@ -6,8 +6,8 @@
 Task: CamVid's 11 classes from 1/8 and 1/4 of its 367 training frames, a fifth of which choose steps and penalty; the
 233 test frames report, and its validation frames are not used. Pool: a photo of each ImageNet class, 2,000 images of
 CIFAR-10, 51 classes of Caltech, and the training frames that carry no label in the cell, under names that tell nothing.
-Sets have as many images each, the labelled frames among them, whether drawn at random or fetched by the labelled ones.
-What was fetched is counted by source.
+Sets have 500 images at most, the labelled frames among them: drawn at random, or fetched by the labelled ones, where
+each fetches as many and the set may fall short. What was fetched is counted by source.
 
 Teacher: ResNet-10t at 64 px with its last map at stride 8 (4.95 M parameters); student: the same at half its width
 (1.3 M). Frames are seen with a short side of 128 px, in windows of 64. Every student takes the same steps: scratch has
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
 import json
 import os
 import statistics
@@ -29,20 +28,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import torch
 
 import attar
 from attar.data.draws import share_of_images
-from attar.data.pairs import Annotated, open_annotated
+from attar.data.pairs import open_annotated
 from attar.data.transfer_set import IMAGES
 from attar.utils.io import read_json, write_json
-from attar.utils.seeding import numpy_generator
-from machine import machine
+from machine import given, machine
+from pools import hidden, link, some_of_cifar10
 
 STUDENT = "resnet10t?channels=(32,64,128,256)&output_stride=8"
-IMG_SIZE, SHORT_SIDE, CIFAR, BUDGET = 64, 128, 2000, 500
+IMG_SIZE, SHORT_SIDE, BUDGET = 64, 128, 500
 CROP_SCALE = [0.05, 0.75]  # of a pool image: crops of 64 px of one whose short side is 128, at 0.5 to 2 times that
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 ROWS = {
@@ -111,13 +109,10 @@ class Study:
         drawn = set(share_of_images(len(frames["train"]), share, seed=seed).tolist())  # as attar transfer draws them
         for row, pair in enumerate(frames["train"]):
             known = cell / "queries" / "train" / pair.image.name
-            link(pair.image, known if row in drawn else cell / "rest" / f"{hidden(pair)}.jpg")
+            link(pair.image, known if row in drawn else cell / "rest" / f"{hidden(pair.image.name)}.jpg")
         for pair in frames["test"]:  # guarded against
             link(pair.image, cell / "queries" / "test" / pair.image.name)
-        cifar10 = place / "cifar10.parquet"
-        if not cifar10.is_file():
-            table = pq.read_table(self.data / "cifar10/train.parquet", columns=["image"])
-            pq.write_table(table.take(np.sort(numpy_generator(0, "pool").permutation(len(table))[:CIFAR])), cifar10)
+        some_of_cifar10(self.data, place / "cifar10.parquet")
         return cell
 
     def fetch(self, cell: Path, share: float, row: str, seed: int) -> dict[str, Any]:
@@ -175,35 +170,19 @@ class Study:
         )
 
     def collect(self) -> dict[str, Any]:
-        """All finished cells with what a reader needs to repeat them."""
-        args = self.args
-        named = ("shares", "seeds", "steps", "finetune_steps", "transfer_lr", "finetune_lr", "scratch_lr")
-        named += ("adapt_mode", "adapt_steps", "adapt_lr")
-        given = " ".join(
-            f"--{name.replace('_', '-')} {' '.join(map(str, np.atleast_1d(getattr(args, name))))}" for name in named
-        )
+        """All finished cells, of other commands too, with what a reader needs to repeat them."""
         return {
             "benchmark": "transfer_camvid",
             "date": datetime.date.today().isoformat(),
-            "command": f"python benchmarks/transfer_camvid.py --data DATA {given}",
+            "command": f"python benchmarks/transfer_camvid.py --data DATA --out OUT {given(self.args)}",
             "machine": machine("timm"),
             "settings": self.settings(),
             "results": [read_json(path) for path in sorted((self.out / "cells").glob("*.json"))],
         }
 
 
-def hidden(pair: Annotated) -> str:
-    return hashlib.sha256(pair.image.name.encode()).hexdigest()[:16]
-
-
 def source_of(uri: str) -> str:
     return next(kind for key, kind in SOURCES.items() if key in uri)
-
-
-def link(image: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.is_symlink():
-        target.symlink_to(image.resolve())
 
 
 def table(results: dict[str, Any]) -> str:

@@ -20,13 +20,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
 import json
 import os
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 import attar
@@ -34,11 +31,12 @@ from attar.config import StudyConfig
 from attar.reports.study import study_sentence, study_table
 from attar.utils.io import write_text
 from attar.utils.seeding import numpy_generator
-from machine import machine
+from machine import given, machine
+from pools import hidden, link, some_of_cifar10
 from proteus_small import is_held_back
 
 CLASSES_SEEN = 26  # the first of Caltech's, in alphabetical order, taught the teacher
-VAL, CIFAR, BUDGET = 5, 2000, 500
+VAL, BUDGET = 5, 500
 STUDENT = "resnet10t?channels=(32,64,128,256)"
 ROWS = ("scratch", "contrastive:query_balanced", "task:random", "task:random_by_place")
 ROWS += ("task:best_match", "task:query_balanced")
@@ -58,21 +56,8 @@ def prepare(data: Path, out: Path) -> Path:
                 link(image, out / "rest" / f"{hidden(folder.name, image.name)}.jpg")
     for image in sorted((out / "rest").iterdir())[:BUDGET]:  # by hash: a draw
         link(image, out / "ideal" / image.name)
-    cifar10 = out / "cifar10.parquet"
-    if not cifar10.is_file():
-        table = pq.read_table(data / "cifar10/train.parquet", columns=["image"])
-        pq.write_table(table.take(np.sort(numpy_generator(0, "pool").permutation(len(table))[:CIFAR])), cifar10)
+    some_of_cifar10(data, out / "cifar10.parquet")
     return out
-
-
-def hidden(*names: str) -> str:
-    return hashlib.sha256("/".join(names).encode()).hexdigest()[:16]
-
-
-def link(image: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.is_symlink():
-        target.symlink_to(image.resolve())
 
 
 def settings(args: argparse.Namespace, place: Path) -> StudyConfig:
@@ -122,14 +107,10 @@ def main() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     args.data, place = args.data.resolve(), args.out.resolve() / "data"
     report = attar.study(settings(args, prepare(args.data, place)))
-    named = ("labels", "seeds", "steps", "finetune_steps", "transfer_lr", "finetune_lr", "scratch_lr")
-    given = " ".join(
-        f"--{name.replace('_', '-')} {' '.join(map(str, np.atleast_1d(getattr(args, name))))}" for name in named
-    )
     written = {
         "benchmark": "transfer_small",
         "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/transfer_small.py --data DATA {given}",
+        "command": f"python benchmarks/transfer_small.py --data DATA --out OUT {given(args)}",
         "machine": machine("timm"),
         "sentence": study_sentence(report.study),
         "table": study_table(report.study).splitlines(),
