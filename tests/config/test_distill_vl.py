@@ -42,6 +42,8 @@ def test_one_nested_setting_leaves_the_others_as_released():
     [
         (["--cached-views", "2"], "teacher-views matched"),
         (["--captions", "c.tsv"], "contrastive_weight is 0"),
+        (["--batch-size", "1"], "batch_size is 1.*--batch-size 2 or more"),
+        (["--text-batch-size", "1"], "--text-batch-size 2 or more"),
         (["--dime-fm.contrastive-weight", "1"], "captions is not set"),
         (["--text.depth", "3"], "small_student"),
         (["--dime-fm.text-mode", "small_student", "--optim.ema-decay", "0.9"], "ema_decay"),

@@ -14,7 +14,7 @@ from attar import DistillVlConfig
 from attar.curation.feature_store import seal
 from attar.data.arrangements import COMBINATIONS, render_arrangement
 from attar.data.playground_sentences import draw_sentence
-from attar.errors import CheckpointError, ConfigError, DataError, RunDirectoryError, WeightsError
+from attar.errors import CheckpointError, ConfigError, DataError, RunDirectoryError, ShapeError, WeightsError
 from attar.export import write_two_towers
 from attar.models import load_two_towers, small_text_tower
 from small_models import TINY
@@ -365,6 +365,51 @@ def test_what_could_not_ship_is_told_before_the_first_step(places, tmp_path):
     with pytest.raises(ConfigError, match="reg"):
         attar.distill_vl(config(places, tmp_path / "run", student=TINY + "&reg_tokens=2"))
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+CONTRASTIVE = {"dime_fm": {"contrastive_weight": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"sentences": "nowhere.txt"}, DataError, "nowhere.txt does not exist"),
+        (CONTRASTIVE | {"captions": "nowhere.tsv"}, DataError, r"captions nowhere\.tsv do not exist"),
+        (CONTRASTIVE | {"captions": "captions.csv"}, DataError, "in no format known here"),
+        ({"img_size": 36}, ShapeError, "Try --img-size 40"),
+        ({"student": "resnet10t", "optim": {"accumulate": 2}}, ConfigError, "which has batch norms"),
+    ],
+)
+def test_what_needs_no_teacher_is_checked_before_it_is_loaded(changes, error, said, places, tmp_path):
+    with pytest.raises(error, match=said):
+        attar.distill_vl(config(places, tmp_path / "run", teacher="open_clip:never-asked-for", **changes))
+
+
+def test_captions_are_read_before_sentences_are_embedded(places, tmp_path):
+    (tmp_path / "captions.tsv").write_text("00.png a star\n")
+    with pytest.raises(DataError, match="is no IMAGE<TAB>CAPTION"):
+        attar.distill_vl(config(places, tmp_path / "run", captions=str(tmp_path / "captions.tsv"), **CONTRASTIVE))
+    assert not (tmp_path / "run/features/text-vectors").exists()
+
+
+def test_texts_of_which_nothing_can_be_learned_are_refused_and_not_kept(places, tmp_path):
+    (tmp_path / "one.txt").write_text("a red star\n" * 3)
+    with pytest.raises(DataError, match="all 3 lines of --sentences are one sentence, 'a red star'"):
+        attar.distill_vl(config(places, tmp_path / "run", sentences=str(tmp_path / "one.txt")))
+    captions = tmp_path / "captions.tsv"
+    captions.write_text("".join(f"{index:02}.png\ta star\n" for index in range(24)))
+    changes = CONTRASTIVE | {"captions": str(captions), "max_steps": 1}
+    with pytest.raises(DataError, match=r"all 24 captions in .* are 'a star'"):
+        attar.distill_vl(config(places, tmp_path / "run", **changes))
+    shutil.copy(places / "captions.tsv", captions)
+    attar.distill_vl(config(places, tmp_path / "run", **changes))
+
+
+def test_a_step_larger_than_what_there_is_is_told(places, tmp_path):
+    report = attar.distill_vl(config(places, tmp_path / "run", batch_size=32, text_batch_size=50, max_steps=1))
+    log = (report.run / "log.txt").read_text()
+    assert "a batch of 32 holds several views of each of the 24 images" in log
+    assert "a step's 50 sentences hold each of the " in log
 
 
 def test_a_step_that_ranks_cannot_share_is_refused(places, tmp_path, monkeypatch):

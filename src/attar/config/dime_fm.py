@@ -37,6 +37,11 @@ class DimeFmConfig(Config):
         "frozen_teacher", description="keep the teacher's text tower, or let a small one learn beside the images"
     )
 
+    @property
+    def compares(self) -> bool:
+        """Whether a term looks at several images or sentences at once."""
+        return any((self.vl_weight, self.pvl_weight, self.udist_weight, self.contrastive_weight))
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         weights = (self.vl_weight, self.pvl_weight, self.udist_weight, self.feature_weight, self.contrastive_weight)

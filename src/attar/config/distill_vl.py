@@ -134,6 +134,12 @@ class DistillVlConfig(Config):
             raise ConfigError(
                 f"{given}, and dime_fm.contrastive_weight is {self.dime_fm.contrastive_weight:g}. The two go together."
             )
+        for name in ("batch_size", "text_batch_size"):
+            if getattr(self, name) == 1 and self.dime_fm.compares:
+                raise ConfigError(
+                    f"{name} is 1: a step's scores are shares of its images and sentences, and of one there is nothing"
+                    f" to learn. Give --{name.replace('_', '-')} 2 or more."
+                )
         learns_text = self.dime_fm.text_mode == "small_student"
         if not learns_text and self.text != type(self).model_fields["text"].default:
             raise ConfigError(

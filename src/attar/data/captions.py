@@ -49,9 +49,10 @@ def read_captions(path: Path, source: Source) -> Iterator[tuple[str, int]]:
     places = pc.index_in(names, value_set=known.column("image"))  # of the first that is equal
     if places.null_count:
         first = names[places.is_null().index(True).as_py()]
+        there = f"calls its first '{known.column('image')[0]}'" if len(known) else "holds none"
         raise DataError(
-            f"{places.null_count:,} of {len(names):,} images have no caption in {path}, such as {first}."
-            " Call them there as attar does, or leave them out of --images."
+            f"{places.null_count:,} of {len(names):,} images have no caption in {path}: attar calls one of them"
+            f" '{first}', the file {there}. Call images there as attar does, or leave them out of --images."
         )
     for start in range(0, len(places), _ROWS):
         found = known.take(places[start : start + _ROWS])

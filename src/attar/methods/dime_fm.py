@@ -178,7 +178,7 @@ class DimeFm(Method):
     ) -> None:
         check_patches(student)
         _check_parts(sentences.sentences, config, text, captions)
-        _check_pieces(student, pieces)
+        check_pieces(student, pieces)
         _check_widths(sentences.sentences, student, text, captions)
         self.targets, self.sentences, self.student = targets, sentences, student
         self.config, self.captions = config, captions
@@ -244,8 +244,12 @@ def _check_parts(
         )
 
 
-def _check_pieces(student: Backbone, pieces: int) -> None:
-    """Batch norms see a piece and not the step, and would count it twice."""
+def check_pieces(student: Backbone, pieces: int) -> None:
+    """Refuse pieces for a student with batch norms: they see a piece and not the step, and would count it twice.
+
+    Raises:
+        ConfigError: If it has any.
+    """
     if pieces > 1 and any(isinstance(module, _BatchNorm) for module in student.modules()):
         raise ConfigError(
             f"a step in {pieces} pieces (optim.accumulate) is another one for {student.source.name}, which has batch"

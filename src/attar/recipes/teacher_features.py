@@ -9,6 +9,7 @@ views/     answers to views, as they are asked   ...-tokens/       for a text to
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,13 @@ from attar.methods.teacher_cache import TeacherCache
 from attar.models import Backbone, TextTower
 from attar.recipes.embed import embed
 from attar.recipes.sentences import SENTENCES
-from attar.recipes.text_features import clean_corpus, embed_corpus, kept_corpus, say_corpus, text_encoder
+from attar.recipes.text_features import (
+    clean_corpus,
+    embed_corpus,
+    kept_corpus,
+    say_corpus,
+    text_encoder,
+)
 from attar.utils.distributed import PATIENCE_S, from_main, rank, uses_bf16, wait_for_all, world_size
 from attar.utils.locks import alone_at
 from attar.utils.progress import Log, track
@@ -167,38 +174,53 @@ def view_features(
     return cache
 
 
-def sentence_features(
-    config: DistillVlConfig, text: TextTower, folder: Path, log: Log, *, device: torch.device
-) -> tuple[Sentences, str]:
-    """(the sentences to draw from, the fingerprint of their texts); with tokens where a text tower learns.
+def check_texts(config: DistillVlConfig) -> None:
+    """Look for the files of sentences and captions, before a model is loaded.
 
     Raises:
-        WeightsError: If the vectors in the folder are of another teacher.
-        RunDirectoryError: If they are of other sentences.
-        DataError: If text cannot be read, or a file was changed.
+        DataError: If one is not there, or of no format known here.
+    """
+    sentence_files(_texts_of(config.sentences))
+    if config.captions is not None:
+        caption_file(config.captions)
+
+
+def sentence_corpus(config: DistillVlConfig, folder: Path, log: Log) -> Corpus:
+    """The sentences to draw from, each once.
+
+    Raises:
+        RunDirectoryError: If there are others in the folder.
+        DataError: If text cannot be read, or there is not more than one sentence.
     """
     files = sentence_files(_texts_of(config.sentences))
     rules = Rules(words=_WIDEST, chars=_WIDEST, lowercase=False)
     plan = {"files": {file.uri: file.stamp() for file in files}, "column": config.column}
 
     def read() -> Corpus:
-        place = folder / "corpus"
-        return clean_corpus(files, place, rules, plan, column=config.column, shard_size=_SHARD, remedy=_ANOTHER)
+        return clean_corpus(
+            files,
+            folder / "corpus",
+            rules,
+            plan,
+            column=config.column,
+            shard_size=_SHARD,
+            remedy=_ANOTHER,
+            check=_check_several,
+        )
 
     corpus = from_main(read, patience_s=PATIENCE_S)
     say_corpus(log, corpus, len(files), remedy="Give other --sentences.")
-    return _encoded(config, corpus, text, folder, "text", log, device=device), corpus.fingerprint
+    if (size := config.text_batch_size or config.batch_size) > len(corpus):
+        log.say(f"           a step's {size:,} sentences hold each of the {len(corpus):,} several times")
+    return corpus
 
 
-def caption_features(
-    config: DistillVlConfig, text: TextTower, source: Source, folder: Path, log: Log, *, device: torch.device
-) -> tuple[Sentences, str]:
-    """(the caption of each image, in the order of the source, the fingerprint of their texts).
+def caption_corpus(config: DistillVlConfig, source: Source, folder: Path) -> Corpus:
+    """The caption of each image, in the order of the source.
 
     Raises:
-        WeightsError: If the vectors in the folder are of another teacher.
-        RunDirectoryError: If they are of other captions or images.
-        DataError: If an image has no caption, or a file was changed.
+        RunDirectoryError: If there are others in the folder.
+        DataError: If an image has no caption, or all have the same.
     """
     assert config.captions is not None
     file = caption_file(config.captions)
@@ -206,20 +228,55 @@ def caption_features(
 
     def write(empty: Path) -> Corpus:
         lines = ((str(file), caption, line) for caption, line in read_captions(file, source))
-        shown = track(lines, "reading captions", total=len(source), unit="captions")
-        return write_texts(shown, empty, shard_size=_SHARD)
+        watched = track(lines, "reading captions", total=len(source), unit="captions")
+        captions = write_texts(watched, empty, shard_size=_SHARD)
+        _check_varied(captions, file)
+        return captions
 
     def read() -> Corpus:
         return kept_corpus(folder / "captions", plan, write, remedy=_ANOTHER)
 
-    captions = from_main(read, patience_s=PATIENCE_S)
-    return _encoded(config, captions, text, folder, "caption", log, device=device), captions.fingerprint
+    return from_main(read, patience_s=PATIENCE_S)
 
 
-def _encoded(
+def _check_several(sentences: Corpus) -> None:
+    if len(sentences) == 1:
+        only = _shortened(sentences.texts(0)[0])
+        raise DataError(
+            f"all {sentences.counts['read']:,} lines of --sentences are one sentence, '{only}'."
+            " What an image is like is learned as shares of several: give other --sentences."
+        )
+
+
+def _check_varied(captions: Corpus, file: Path) -> None:
+    texts = (text for number in range(len(captions.rows)) for text in captions.texts(number))
+    first = next(texts)
+    if all(text == first for text in texts):
+        raise DataError(
+            f"all {len(captions):,} captions in {file} are '{_shortened(first)}': the contrastive term learns which"
+            " caption is an image's own, and there is nothing to tell. Give other --captions, or leave them and"
+            " --dime-fm.contrastive-weight out."
+        )
+
+
+def text_features(
     config: DistillVlConfig, texts: Corpus, tower: TextTower, folder: Path, kind: str, log: Log, *, device: torch.device
 ) -> Sentences:
-    """Vectors, and tokens where they are wanted, of texts: made where they are missing, and checked."""
+    """Vectors of texts, and tokens where a text tower learns: made where they are missing, and checked.
+
+    Args:
+        config: Of the run.
+        texts: Sentences or captions.
+        tower: The teacher's.
+        folder: Of all features.
+        kind: `text` or `caption`, of which the folders' names are made.
+        log: For people.
+        device: Where the tower lies.
+
+    Raises:
+        WeightsError: If the vectors in the folder are of another teacher.
+        DataError: If a file was changed.
+    """
     encoder = text_encoder(tower, precision=config.precision, device=device)
     vectors, made_by = folder / f"{kind}-vectors", {"teacher": dict(encoder.identity), "texts": texts.fingerprint}
 
@@ -294,6 +351,10 @@ def _texts_of(places: Sequence[str]) -> list[str]:
     """Places of text; of a folder that `attar curate --sentences` has written, the chosen sentences alone."""
     chosen = [Path(place).expanduser() / SENTENCES for place in places]
     return [str(file) if file.is_file() else place for file, place in zip(chosen, places, strict=True)]
+
+
+def _shortened(text: str) -> str:
+    return textwrap.shorten(text, 60, placeholder=" ...")
 
 
 def _some(count: int, is_of_use: Callable[[int], bool] = lambda row: True) -> NDArray[np.int64]:

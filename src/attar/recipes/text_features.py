@@ -77,6 +77,7 @@ def clean_corpus(
     column: str,
     shard_size: int,
     remedy: str,
+    check: Callable[[Corpus], None] = lambda corpus: None,
 ) -> Corpus:
     """The clean corpus of text files, read only where it is not there yet, or was made from other files.
 
@@ -88,6 +89,7 @@ def clean_corpus(
         column: Of JSONL and Parquet.
         shard_size: Sentences in a file.
         remedy: What to do where other sentences stand in the folder, for the message.
+        check: Refuses what has just been made, by raising, before it takes its place.
 
     Raises:
         RunDirectoryError: If other sentences stand there.
@@ -95,7 +97,9 @@ def clean_corpus(
     """
 
     def write(empty: Path) -> Corpus:
-        return write_corpus(_read(files, column), empty, rules, shard_size=shard_size)
+        corpus = write_corpus(_read(files, column), empty, rules, shard_size=shard_size)
+        check(corpus)
+        return corpus
 
     return kept_corpus(folder, plan, write, remedy=remedy)
 

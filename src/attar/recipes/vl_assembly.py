@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from attar.data.sources import Source, open_source
 from attar.errors import ConfigError, DataError
 from attar.evaluation import ZeroShotMonitor
 from attar.methods import DimeFm, ImageTargets, cached_targets, online_targets, stored_targets
+from attar.methods.dime_fm import check_pieces
+from attar.methods.teacher import check_patches
 from attar.models import (
     Backbone,
     Preprocess,
@@ -29,10 +32,12 @@ from attar.models import (
 )
 from attar.recipes.assembly import check_damage, check_first_view
 from attar.recipes.teacher_features import (
-    caption_features,
+    caption_corpus,
+    check_texts,
     held_features,
     image_features,
-    sentence_features,
+    sentence_corpus,
+    text_features,
     view_features,
 )
 from attar.types import Batch
@@ -88,25 +93,29 @@ class VlAssembly:
 
 
 def assemble_towers(config: DistillVlConfig, device: torch.device) -> VlAssembly:
-    """Look at the images, then load teacher and student, and check that all fits.
+    """Look at images and texts, then load student and teacher, and check that all fits.
 
     Raises:
         UserError: If something is missing or does not fit.
     """
     _check_shares(config, world_size())
+    check_texts(config)
     workers = default_workers() if config.workers is None else config.workers
     source = open_source(config.images, reindex=config.reindex)
     check_damage(source, config.max_bad_share)
     order = ViewOrder(len(source), config.seed, config.views.repeats, config.cached_views)
     check_first_view(ViewDataset(source, order, config.views, config.img_size))
     monitor = _open_monitor(config, workers)
+    trunk = _load_trunk(config, config.student_weights)
+    check_patches(trunk)
+    check_pieces(trunk, config.optim.accumulate)
     teacher = load_two_towers(
         config.teacher,
         weights=config.teacher_weights,
         trust_torchscript=config.trust_torchscript,
         seed=config.seed,
     )
-    student = start_image_tower(config, config.student_weights, teacher)
+    student = _beside(trunk, teacher, config)
     text = _text_tower(config, teacher.text)
     return VlAssembly(
         config=config,
@@ -124,7 +133,14 @@ def assemble_towers(config: DistillVlConfig, device: torch.device) -> VlAssembly
 
 def start_image_tower(config: DistillVlConfig, weights: str, teacher: TwoTowers) -> Backbone:
     """The student's architecture with given weights and a projection into the teacher's space, on the CPU."""
-    trunk = load_backbone(config.student, weights=weights, img_size=config.img_size, seed=config.seed)
+    return _beside(_load_trunk(config, weights), teacher, config)
+
+
+def _load_trunk(config: DistillVlConfig, weights: str) -> Backbone:
+    return load_backbone(config.student, weights=weights, img_size=config.img_size, seed=config.seed)
+
+
+def _beside(trunk: Backbone, teacher: TwoTowers, config: DistillVlConfig) -> Backbone:
     if trunk.source.weights == "random":  # which have no statistics of their own
         trunk.normalise_with(Preprocess(teacher.image.preprocess.mean, teacher.image.preprocess.std))
     return with_projection(trunk, teacher.text.embed_dim, seed=config.seed)
@@ -138,13 +154,13 @@ def build_method(built: VlAssembly, features: Path, log: Log) -> tuple[DimeFm, d
         Interrupted: If a signal came; the same command goes on.
     """
     config, device = built.config, built.device
-    captions, texts = None, dict[str, str]()
+    ask = partial(text_features, config, tower=built.teacher.text, folder=features, log=log, device=device)
     with held_features(features, log):
-        sentences, texts["sentences"] = sentence_features(config, built.teacher.text, features, log, device=device)
+        texts = {"sentences": sentence_corpus(config, features, log)}  # both are read before one is embedded
         if config.captions is not None:
-            captions, texts["captions"] = caption_features(
-                config, built.teacher.text, built.source, features, log, device=device
-            )
+            texts["captions"] = caption_corpus(config, built.source, features)
+        sentences = ask(texts["sentences"], kind="text")
+        captions = ask(texts["captions"], kind="caption") if "captions" in texts else None
         targets = _targets(built, features, log)
     method = DimeFm(
         targets,
@@ -156,7 +172,7 @@ def build_method(built: VlAssembly, features: Path, log: Log) -> tuple[DimeFm, d
         pieces=config.optim.accumulate,
     )
     method.learner.to(device)
-    return method, texts
+    return method, {kind: corpus.fingerprint for kind, corpus in texts.items()}
 
 
 def _targets(built: VlAssembly, features: Path, log: Log) -> ImageTargets:

@@ -42,6 +42,8 @@ def say_towers(log: Log, built: VlAssembly) -> None:
     epochs = built.total_steps / built.steps_per_epoch
     ranks = world_size()
     log.say(f"  images   {_images(built)}, {config.teacher_views} views")
+    if (size := config.batch_size) > (count := len(built.source)):
+        log.say(f"           a batch of {size:,} holds several views of each of the {count:,} images")
     log.say(
         f"  plan     {built.total_steps:,} steps x {config.batch_size:,} images and"
         f" {config.text_batch_size or config.batch_size:,} sentences = {epochs:,.{1 if epochs >= 1 else 2}f} epochs on"
