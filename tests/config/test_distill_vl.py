@@ -49,6 +49,7 @@ def test_one_nested_setting_leaves_the_others_as_released():
         (["--dime-fm.text-mode", "small_student", "--optim.ema-decay", "0.9"], "ema_decay"),
         (["--epochs", "1", "--max-steps", "3"], "Keep one"),
         (["--teacher-view", "fixed"], "teacher-views"),
+        (["--data", "folder"], "Did you mean '--images'"),
     ],
 )
 def test_settings_that_contradict_each_other_are_told(words, said):

@@ -84,6 +84,11 @@ def test_the_shipped_teacher_goes_by_one_name_wherever_attar_is_installed(tmp_pa
         ("/nowhere/student", "'/nowhere/student' is no folder"),
         ("runs/nowhere/student", "'runs/nowhere/student' is no folder"),
         ("~/nowhere-at-all", "is no folder"),
+        (
+            "openai/clip-vit-base-patch32",
+            "If it is a repository of the model hub, write hf:openai/clip-vit-base-patch32.",
+        ),
+        ("folder/weights.pth", "'folder/weights.pth' is no folder. A weight file"),
         ("x?a=1&b=2&a=3", "gives 'a' twice. Keep one."),
     ],
 )

@@ -187,6 +187,7 @@ def test_encoding_leaves_the_mode_and_no_graph_and_forward_trains() -> None:
             "vit_tiny_patch16_224",
             "'vit_tiny_patch16_224' has no text tower that attar reads. Give open_clip:NAME, a directory",
         ),
+        ("ViT-B-32", "Did you mean 'open_clip:ViT-B-32?pretrained=TAG'?"),
         ("open_clip:attar-word", "Did you mean 'attar-words'"),
         ("open_clip:attar-words-foreign", "the text tower of 'open_clip:attar-words-foreign' cannot be built"),
     ],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from attar.recipes.describe import short
+from dataclasses import replace
+
+from attar.models import load_backbone
+from attar.recipes.describe import describe, short
+from small_models import TINY
 
 
 def test_a_folder_goes_by_its_own_name_and_anything_else_as_it_was_given(tmp_path):
@@ -12,3 +16,11 @@ def test_a_folder_goes_by_its_own_name_and_anything_else_as_it_was_given(tmp_pat
     assert short(f"hf:{tmp_path}/dino") == "hf:dino"
     for reference in ("vit_small_patch14_dinov2", "hf:facebook/dinov2-small", "open_clip:ViT-B-32?pretrained=openai"):
         assert short(reference) == reference
+
+
+def test_what_is_left_aside_of_a_file_is_told_by_what_it_is():
+    backbone = load_backbone(TINY, weights="random", img_size=32)
+    unused = {f"text.{n}": "text tower; a backbone has none" for n in range(30)} | {"logit_scale": "temperature"}
+    backbone.source = replace(backbone.source, explained=tuple(unused.items()))
+    assert describe(backbone).endswith("left aside: text tower (30 keys), temperature (1 keys)")
+    assert "aside" not in describe(backbone, is_whole=False)

@@ -89,6 +89,7 @@ def test_a_run_leaves_two_towers_their_results_and_a_page(places, tmp_path):
     page, card = (report.run / "report.html").read_text(), (report.student / "README.md").read_text()
     assert "zero-shot top-1" in page
     assert "zero-shot top-1" in card
+    assert report.verdict in card
     assert "image" in card
     assert "DIME-FM" in card
     log = (report.run / "log.txt").read_text()
@@ -107,6 +108,14 @@ def test_monitor_images_that_cannot_be_read_are_told(places, tmp_path):
     left = report.results[0].n
     assert 0 < left < 8
     assert f"{8 - left} of the 8 images to report on cannot be read" in (report.run / "log.txt").read_text()
+
+
+def test_a_small_text_tower_that_is_larger_than_the_teachers_is_told(places, tmp_path):
+    large = SMALL_TEXT | {"text": {"depth": 2, "width": 24, "num_heads": 2}, "max_steps": 1}
+    for changes, is_told in ((large, True), (SMALL_TEXT | {"max_steps": 1}, False), ({"max_steps": 1}, False)):
+        report = attar.distill_vl(config(places, tmp_path / f"run{len(list(tmp_path.iterdir()))}", **changes))
+        for place in (report.run / "log.txt", report.student / "README.md"):
+            assert ("the small text tower is larger than the teacher's (" in place.read_text()) is is_told
 
 
 def test_the_frozen_text_tower_ships_as_it_is(places, tmp_path):
@@ -161,6 +170,8 @@ def test_cached_views_come_again_as_they_were(places, tmp_path):
     assert weights_of(again) == weights_of(cached)
     for file in (cached.run / "features/views").iterdir():
         file.unlink()
+    assert "0 answers of 48 are kept from before" in (cached.run / "log.txt").read_text()
+    assert "48 answers of 48 are kept from before" in (again.run / "log.txt").read_text()
     lost = attar.distill_vl(config(places, tmp_path / "lost", features=str(cached.run / "features"), **changes))
     assert weights_of(lost) == weights_of(cached)
 
@@ -346,7 +357,9 @@ def test_other_captions_are_another_run(places, tmp_path):
     report = attar.distill_vl(config(places, tmp_path / "run", **changes))
     text = (tmp_path / "captions.tsv").read_text()
     (tmp_path / "captions.tsv").write_text(text.replace(" a ", " some "))
-    with pytest.raises(RunDirectoryError, match=r"file\.bytes was .*--features"):
+    with pytest.raises(
+        RunDirectoryError, match=r"file was [\d,]+ bytes of 20\d\d-.*, now [\d,]+ bytes of 20\d\d-.*--features"
+    ):
         attar.distill_vl(config(places, tmp_path / "run", **changes))
     shutil.rmtree(report.run / "features")
     with pytest.raises(CheckpointError, match="captions"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
@@ -43,6 +43,9 @@ class _InWords(_ModelMeta):
 
 class Config(BaseModel, metaclass=_InWords):
     """Frozen settings. Unknown keys are errors with a suggestion; bounds are checked where a value enters."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """What other verbs call settings that these have by another name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -85,7 +88,12 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         key = ".".join(path)
         if item["type"] in ("extra_forbidden", "invalid_key"):
             known = _fields_at(model, path[:-1])
-            hint = did_you_mean(path[-1], known) or f" Known here: {', '.join(known)}."
+            own = getattr(model, "elsewhere", {}).get(key)
+            hint = (
+                f" Did you mean '{own}'?"
+                if own
+                else did_you_mean(path[-1], known) or f" Known here: {', '.join(known)}."
+            )
             lines.append(f"unknown setting '{key}'.{hint}")
         elif item["type"] == "missing":
             flag = "--" + key.replace("_", "-")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -47,6 +48,8 @@ class DistillVlConfig(Config):
 
     Defaults are those of the released code where it has them.
     """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {"data": "images"}
 
     teacher: str = Field(
         min_length=1, description="reference of a model with two towers, such as open_clip:ViT-L-14?pretrained=openai"

@@ -52,7 +52,12 @@ def parse_flags(model: type[BaseModel], words: Sequence[str]) -> dict[str, Any]:
             _put(settings, known[negated].path, False)
             continue
         if name not in known:
-            nested = next((flag for flag in known if flag.endswith(f".{name.removeprefix('--')}")), None)
+            own = getattr(model, "elsewhere", {}).get(name.removeprefix("--"))
+            nested = (
+                f"--{own}"
+                if own
+                else next((flag for flag in known if flag.endswith(f".{name.removeprefix('--')}")), None)
+            )
             guess = f" Did you mean '{nested}'?" if nested else did_you_mean(name, known)
             raise ConfigError(f"unknown flag '{name}'.{guess} All flags: --help.")
         flag = known[name]

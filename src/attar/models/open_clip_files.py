@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ def open_clip_library() -> Any:
             'open_clip: references need open_clip, which is not installed. Try: pip install "attar[vl]".'
         ) from None
     return open_clip
+
+
+def meant_here(name: str) -> str:
+    """What to say of a name without a prefix that is one of open_clip's; nothing of any other, or without open_clip."""
+    try:
+        is_known = name in open_clip_library().list_models()
+    except ModelReferenceError:
+        return ""
+    return f" Did you mean 'open_clip:{name}?pretrained=TAG'?" if is_known else ""
 
 
 def folder_in(reference: Reference) -> Path | None:
@@ -165,6 +175,7 @@ def _check_activation(library: Any, reference: Reference, *, is_quick: bool) -> 
 
 
 def _download(library: Any, name: str, tag: str) -> Path:
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its attempts: the error says what came of them
     try:
         return Path(library.download_pretrained(library.get_pretrained_cfg(name, tag)))
     except Exception as error:  # hub and web raise many kinds; each means the file did not arrive

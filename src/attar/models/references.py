@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -59,8 +60,10 @@ def parse_reference(text: str) -> Reference:
     if ":" in name and len(prefix) > 1:  # one letter is a drive
         return _parse_prefixed(prefix, rest, text)
     if path.is_absolute() or name.startswith("~") or "/" in name or path.is_file() or path.suffix in _WEIGHT_FILES:
+        is_like_a_repository = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) and path.suffix not in _WEIGHT_FILES
+        hint = f" If it is a repository of the model hub, write hf:{text}." if is_like_a_repository else ""
         raise ModelReferenceError(
-            f"model reference '{text}' is no folder. A weight file goes with its architecture:"
+            f"model reference '{text}' is no folder.{hint} A weight file goes with its architecture:"
             " NAME with --weights or --teacher-weights FILE (or weights=FILE)."
         )
     return Reference("timm", *_split_arguments(text))

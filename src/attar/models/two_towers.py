@@ -10,6 +10,7 @@ import torch
 from attar.errors import ModelReferenceError
 from attar.models.backbone import Backbone
 from attar.models.load import load_backbone
+from attar.models.open_clip_files import meant_here
 from attar.models.open_clip_text import load_open_clip_text
 from attar.models.references import parse_reference
 from attar.models.text import TextTower
@@ -96,8 +97,8 @@ def load_text_tower(
     if parsed.kind == "hf" or (parsed.kind == "directory" and is_transformers_folder(parsed.name)):
         return load_transformers_text(parsed, weights=weights, seed=seed)
     raise ModelReferenceError(
-        f"'{reference}' has no text tower that attar reads. Give open_clip:NAME, a directory of open_clip, or hf:DIR"
-        " of a clip or siglip."
+        f"'{reference}' has no text tower that attar reads.{meant_here(parsed.name)}"
+        " Give open_clip:NAME, a directory of open_clip, or hf:DIR of a clip or siglip."
     )
 
 

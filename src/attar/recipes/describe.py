@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from attar.data.sources import Source, named_places
 from attar.export import library_of, model_card
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly
-from attar.reports import PROTOCOLS, Result, markdown_table, protocol_of
+from attar.reports import PROTOCOLS, Result, markdown_table, protocol_of, verdict
 from attar.utils.distributed import is_main, world_size
 from attar.utils.io import append_line, read_lines
 from attar.utils.progress import Log
@@ -83,7 +84,7 @@ def describe(backbone: Backbone, *, is_whole: bool = True) -> str:
 
     Args:
         backbone: The model.
-        is_whole: Keys of its file that it leaves unused are named; those of an image tower are its text tower's.
+        is_whole: What of its file it has no use for is named; both towers of a file are of use together.
     """
     source = backbone.source
     words = [
@@ -95,7 +96,9 @@ def describe(backbone: Backbone, *, is_whole: bool = True) -> str:
     if source.sha256:
         words += [f"sha256 {source.sha256[:8]}", f"licence {source.licence}"]
     if source.explained and is_whole:
-        words.append(f"({len(source.explained)} keys unused: {', '.join(key for key, _ in source.explained[:3])})")
+        reasons = Counter(reason for _, reason in source.explained)
+        aside = (f"{reason.partition(';')[0]} ({count} keys)" for reason, count in reasons.items())
+        words.append(f"left aside: {', '.join(aside)}")
     return "  ".join(word for word in words if word)
 
 
@@ -153,6 +156,12 @@ def facts(built: Assembly, notes: Mapping[str, Any], best: Mapping[str, Any]) ->
     }
 
 
+def figures(results: Sequence[Result]) -> str:
+    """Markdown of what was measured, for a card: whether it helped, and the table."""
+    table = markdown_table(results)
+    return f"{verdict(results)}\n\n{table}" if results else table
+
+
 def _judged_on(built: Assembly) -> str:
     if built.config.monitor is None or built.monitor is None:
         return "none"
@@ -169,4 +178,4 @@ def card(built: Assembly, notes: Mapping[str, Any], best: Mapping[str, Any], res
     """The model card."""
     origin = short(built.config.teacher) if _has_teacher(built.config) else "labels"
     title = f"{short(built.config.student)} from {origin}"
-    return model_card(title, facts(built, notes, best), markdown_table(results), library=library_of(built.student))
+    return model_card(title, facts(built, notes, best), figures(results), library=library_of(built.student))

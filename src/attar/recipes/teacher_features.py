@@ -133,7 +133,7 @@ def image_features(
 
 
 def view_features(
-    config: DistillVlConfig, teacher: Backbone, stream: ViewDataset, folder: Path, *, device: torch.device
+    config: DistillVlConfig, teacher: Backbone, stream: ViewDataset, folder: Path, log: Log, *, device: torch.device
 ) -> TeacherCache:
     """What the teacher has said of views, and will (`matched` with `cached_views`).
 
@@ -169,6 +169,10 @@ def view_features(
                 "views",
                 views,
             )
+
+        log.say(
+            f"  views    {cache.num_kept():,} answers of {cache.num_samples * cache.num_views:,} are kept from before"
+        )
 
     from_main(ask, patience_s=PATIENCE_S)
     return cache

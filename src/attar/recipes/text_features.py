@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -161,18 +162,39 @@ def check_plan(folder: Path, before: dict[str, Any], now: Mapping[str, Any], *, 
     Raises:
         RunDirectoryError: With what differs.
     """
-    changes = [f"{key} was {old}, now {new}" for key, (old, new) in flat_changes(before, dict(now)).items()]
+    differ = flat_changes(_in_words(before), _in_words(now))
+    changes = [
+        f"{key} was {'not there' if old is None else old}, now {'not there' if new is None else new}"
+        for key, (old, new) in differ.items()
+    ]
     if changes:
         raise RunDirectoryError(
             f"{folder} holds sentences that were made otherwise: {'; '.join(changes[:6])}. {remedy}"
         )
 
 
+def _in_words(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan whose stamps of files people can read."""
+    return {name: _words(value) if isinstance(value, Mapping) else value for name, value in plan.items()}
+
+
+def _words(part: Mapping[str, Any]) -> str | dict[str, Any]:
+    if "bytes" not in part:
+        return _in_words(part)
+    written = part.get("version", "")
+    if "mtime_ns" in part:
+        written = f"{datetime.fromtimestamp(part['mtime_ns'] / 1e9):%Y-%m-%d %H:%M:%S}"
+    return f"{part['bytes']:,} bytes of {written}"
+
+
 def embed_corpus(corpus: Corpus, encoder: TextEncoder, folder: Path, *, batch_size: int, log: Log) -> None:
     """Make the vectors that are missing; ranks share the work. Those that are there are taken to be of this corpus."""
     missing = from_main(lambda: missing_vectors(corpus, folder))
     done = len(corpus.rows) - len(missing)
-    log.say(f"  shards   {len(corpus.rows):,} of {max(corpus.rows):,} sentences, {done:,} done before")
+    log.say(
+        f"  shards   {len(corpus.rows):,} of {max(corpus.rows):,} sentences, {done:,} done before;"
+        " one that a stop cuts short is begun anew"
+    )
     own = missing[rank() :: world_size()]
     batches = written_vectors(encoder.encode, corpus, own, folder, batch_size=batch_size)
     total = sum(corpus.rows[number] for number in own)

@@ -183,7 +183,7 @@ def _targets(built: VlAssembly, features: Path, log: Log) -> ImageTargets:
     ask = online_targets(teacher, pieces=config.optim.accumulate)
     if config.cached_views is None:
         return ask
-    return cached_targets(view_features(config, teacher, built.stream, features, device=device), ask)
+    return cached_targets(view_features(config, teacher, built.stream, features, log, device=device), ask)
 
 
 def _never_zero(targets: ImageTargets) -> ImageTargets:

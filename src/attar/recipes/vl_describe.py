@@ -13,9 +13,9 @@ from attar.data.sources import named_places
 from attar.export import two_towers_card
 from attar.methods import DimeFm
 from attar.models import TextTower
-from attar.recipes.describe import describe, millions, short, which
+from attar.recipes.describe import describe, figures, millions, short, which
 from attar.recipes.vl_assembly import VlAssembly
-from attar.reports import Result, markdown_table
+from attar.reports import Result
 from attar.utils.distributed import world_size
 from attar.utils.progress import Log
 
@@ -33,11 +33,13 @@ def say_towers(log: Log, built: VlAssembly) -> None:
         log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
     log.say(f"  student  {describe(built.student)}")
     log.say(f"           text {describe_text(built.text)}: {_TEXT[config.dime_fm.text_mode]}")
+    if larger := _larger(built):
+        log.say(f"           {larger}. Try a smaller --text.depth or --text.width")
     own = teacher.text.logit_scale
     if own is not None and not own / _NEAR <= config.dime_fm.scale <= own * _NEAR:
         log.say(
-            f"           multiplies cosines by {own:.3g}, this run by {config.dime_fm.scale:g}, CLIP's: its scores are"
-            f" another teacher's then. Try --dime-fm.scale {own:.3g}"
+            f"           the teacher multiplies cosines by {own:.3g}, this run by {config.dime_fm.scale:g}: its scores"
+            f" are another teacher's then. Try --dime-fm.scale {own:.3g}"
         )
     epochs = built.total_steps / built.steps_per_epoch
     ranks = world_size()
@@ -53,15 +55,26 @@ def say_towers(log: Log, built: VlAssembly) -> None:
 
 def describe_text(tower: TextTower) -> str:
     """A text tower in one line."""
-    parameters = sum(p.numel() for p in tower.parameters())
-    return (
-        f"{parameters / 1e6:.1f}M, {tower.context_length} tokens to {tower.embed_dim} numbers, {tower.source.weights}"
-    )
+    size, tokens = millions(_parameters(tower)), tower.context_length
+    return f"{size}, {tokens} tokens to {tower.embed_dim} numbers, {tower.source.weights}"
+
+
+def _larger(built: VlAssembly) -> str:
+    """What a reader must know of a text tower that is small by name alone; nothing of any other."""
+    own, teacher = _parameters(built.text), _parameters(built.teacher.text)
+    if not built.learns_text or own <= teacher:
+        return ""
+    return f"the small text tower is larger than the teacher's ({millions(own)} and {millions(teacher)} parameters)"
+
+
+def _parameters(tower: TextTower) -> int:
+    return sum(p.numel() for p in tower.parameters())
 
 
 def towers_facts(built: VlAssembly, notes: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]:
     """What page and model card say of where the student comes from."""
     config, source = built.config, built.teacher.image.source
+    text = f"{describe_text(built.text)}: {_TEXT[config.dime_fm.text_mode]}"
     changes = {"changed meanwhile": "; ".join(notes["changes"])} if "changes" in notes else {}
     return {
         "method": DimeFm.title,
@@ -70,7 +83,7 @@ def towers_facts(built: VlAssembly, notes: Mapping[str, Any], best: Mapping[str,
         "teacher weights": f"{Path(source.file).name}, sha256 {source.sha256}" if source.file else source.weights,
         "teacher licence": source.licence or ("none (random weights)" if source.weights == "random" else "unknown"),
         "student": f"{config.student}, {millions(built.student.num_parameters)} parameters, {config.img_size} px",
-        "text tower": f"{describe_text(built.text)}: {_TEXT[config.dime_fm.text_mode]}",
+        "text tower": "; ".join(filter(None, (text, _larger(built)))),
         "student started from": built.student.source.weights,
         "weights kept": which(best),
         "images": _images(built),
@@ -93,7 +106,7 @@ def towers_card(
 ) -> str:
     """The model card."""
     title = f"{short(built.config.student)} from {short(built.config.teacher)}"
-    return two_towers_card(title, towers_facts(built, notes, best), markdown_table(results), costs)
+    return two_towers_card(title, towers_facts(built, notes, best), figures(results), costs)
 
 
 def _terms(objectives: DimeFmConfig) -> str:
