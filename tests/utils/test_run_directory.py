@@ -90,19 +90,21 @@ def test_without_a_checkpoint_it_may_start_again_with_other_settings(tmp_path):
     first = started(tmp_path, step=0)
     first.metrics.write_text("{}\n")
     (first.results).mkdir()
+    (first.best / "step-00000001").mkdir(parents=True)
     again = start_run(opened(tmp_path, CONFIG.replace(seed=1)))
     assert again.is_new
     assert again.run_id != first.run_id
     assert not first.metrics.exists()
     assert not first.results.exists()
+    assert not first.best.exists()
 
 
 def test_going_on_keeps_what_the_run_wrote_and_removes_what_a_killed_writer_left(tmp_path):
     run = started(tmp_path)
     run.metrics.write_text("{}\n")
-    leftovers = [run.path / ".student.abc", run.checkpoints / ".step-00000002.xyz"]
+    leftovers = [run.path / ".student.abc", run.checkpoints / ".step-00000002.xyz", run.best / ".step-00000002.x"]
     for path in leftovers:
-        path.mkdir()
+        path.mkdir(parents=True)
     start_run(opened(tmp_path))
     assert run.metrics.exists()
     assert not any(path.exists() for path in leftovers)

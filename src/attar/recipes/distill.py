@@ -17,6 +17,7 @@ from attar.models import Backbone
 from attar.recipes.assembly import Assembly, assemble, load_student
 from attar.recipes.describe import card, facts, places_in_words, say_damage, say_header, say_results
 from attar.recipes.judging import is_unjudged, judge, judge_baselines, watch
+from attar.recipes.kept import keep, take_back
 from attar.recipes.training import Training, resume, train
 from attar.reports import Result, read_results, verdict, write_page
 from attar.train import TrainState, build_state
@@ -123,15 +124,15 @@ def _train(
 def _keep_best(
     built: Assembly, run: RunDirectory, state: TrainState, backbone: Backbone, best: Mapping[str, Any]
 ) -> None:
-    write_student(run.student, backbone, card=card(built, state.notes, best, []))
+    keep(run, best["step"], lambda folder: write_student(folder, backbone, card=card(built, state.notes, best, [])))
 
 
 def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log, student: Backbone) -> DistillReport:
     """Write the last student, judge the one that was kept, write card and page; say what came out."""
     last: dict[str, Any] = {"role": "student", "step": state.step}
     write_student(run.student_last, student, card=card(built, state.notes, last, []))
-    best = state.notes.get("best") if (run.student / "model.safetensors").is_file() else None
-    if built.monitor is None or best is None:
+    best = state.notes.get("best") or last
+    if built.monitor is None or best is last or not take_back(run, best):
         best = last
         write_student(run.student, student, card=card(built, state.notes, best, []))
     if built.monitor is not None:

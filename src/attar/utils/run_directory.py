@@ -62,6 +62,10 @@ class RunDirectory:
         return self.path / "student"
 
     @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
     def student_last(self) -> Path:
         return self.path / "student-last"
 
@@ -156,12 +160,13 @@ def _look(path: Path, config: Config, *, resume_anyway: bool) -> RunDirectory:
 
 def start_run(run: RunDirectory) -> RunDirectory:
     """Write who the run is, once everything it needs is known to work; remove what a killed writer left behind."""
-    for leftover in (*run.path.glob(".student*"), *run.checkpoints.glob(".step-*")):
+    for leftover in (*run.path.glob(".student*"), *run.best.glob(".step-*"), *run.checkpoints.glob(".step-*")):
         shutil.rmtree(leftover, ignore_errors=True)
     if run.is_new:
         for leftover in (run.metrics, run.bad_files, run.log):
             leftover.unlink(missing_ok=True)
-        shutil.rmtree(run.results, ignore_errors=True)
+        for leftover in (run.results, run.best):
+            shutil.rmtree(leftover, ignore_errors=True)
         write_json(run.path / "run.json", {"run_id": run.run_id, "command": sys.argv, "versions": versions()})
     return run
 
