@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from attar.methods.teacher_cache import TeacherCache
 from attar.types import Batch
+from small_runs import holder
 
 
 def batch_of(samples, views):
@@ -50,6 +53,20 @@ def test_a_view_is_asked_for_once_and_comes_back_bit_for_bit(tmp_path, teacher):
     assert teacher.asked == 1
     assert [tensor.shape for tensor in again] == [(2, 2, 3), (2, 1)]
     assert all(torch.equal(one, other.flip(0)) for one, other in zip(again, said, strict=True))
+
+
+def test_two_runs_do_not_begin_the_same_files(tmp_path, teacher):
+    # the second waits until the first has begun them, and finds them: to begin them anew would cut them off
+    batch = batch_of([0, 3], [2, 0])
+    caches = [TeacherCache(tmp_path / "views", num_samples=4, num_views=3, identity={}) for _ in range(2)]
+    with holder(tmp_path / "views/.lock", 1.0):
+        started = time.monotonic()
+        caches[0](batch, teacher.of(batch))
+        assert time.monotonic() - started > 0.9
+    kept = (tmp_path / "views/values.f32").stat().st_ino
+    caches[1](batch, teacher.of(batch))
+    assert caches[1].num_kept() == 2
+    assert (tmp_path / "views/values.f32").stat().st_ino == kept
 
 
 def test_a_batch_with_one_unknown_view_is_asked_for_whole(tmp_path, teacher):

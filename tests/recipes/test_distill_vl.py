@@ -17,6 +17,7 @@ from attar.data.playground_sentences import draw_sentence
 from attar.errors import CheckpointError, ConfigError, DataError, RunDirectoryError, ShapeError, WeightsError
 from attar.export import write_two_towers
 from attar.models import load_two_towers, small_text_tower
+from attar.recipes.vl_assembly import assemble_towers, teacher_at_rest
 from small_models import TINY
 from small_runs import holder
 
@@ -98,6 +99,19 @@ def test_a_run_leaves_two_towers_their_results_and_a_page(places, tmp_path):
     assert "zero-shot (selection half) at step 2" in log
     towers = load_two_towers(str(report.student))
     assert towers.text.encode(["a red star"]).shape == (1, 16)
+
+
+def test_what_ships_is_the_student_of_the_step_that_is_named(places, tmp_path):
+    # as after a kill between a better student and the checkpoint that would have named it
+    wanted = config(places, tmp_path / "run", monitor=str(places / "test"), monitoring={"every": 1})
+    report = attar.distill_vl(wanted)
+    weights, card = weights_of(report), (report.student / "README.md").read_text()
+    teacher = load_two_towers(small_clip.REFERENCE, weights="random")
+    write_two_towers(report.student, teacher.image, teacher.text, card="of a later step", scale=100.0)
+    again = attar.distill_vl(wanted)
+    assert weights_of(again) == weights
+    assert "weights kept" in card
+    assert (again.student / "README.md").read_text().partition("## Costs")[0] == card.partition("## Costs")[0]
 
 
 def test_monitor_images_that_cannot_be_read_are_told(places, tmp_path):
@@ -364,6 +378,39 @@ def test_other_captions_are_another_run(places, tmp_path):
     shutil.rmtree(report.run / "features")
     with pytest.raises(CheckpointError, match="captions"):
         attar.distill_vl(config(places, tmp_path / "run", **changes))
+
+
+def test_a_folder_of_features_that_cannot_be_written_is_named_by_its_flag(places, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(RunDirectoryError, match=r"cannot write .*file/features.*--features\."):
+        attar.distill_vl(config(places, tmp_path / "run", features=str(tmp_path / "file/features")))
+
+
+def test_what_killed_runs_left_half_of_texts_is_removed(places, tmp_path):
+    leftovers = [tmp_path / "features" / name for name in (".corpus.abc", ".captions.xyz")]
+    for leftover in leftovers:
+        leftover.mkdir(parents=True)
+    changes = {"features": str(tmp_path / "features"), "captions": str(places / "captions.tsv"), "max_steps": 1}
+    attar.distill_vl(config(places, tmp_path / "run", **changes, **CONTRASTIVE))
+    assert not any(leftover.exists() for leftover in leftovers)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("changes", "resting"),
+    [({}, {"image"}), (SMALL_TEXT, {"image", "text"}), (SMALL_TEXT | MATCHED, {"text"}), (MATCHED, set())],
+)
+def test_towers_whose_features_are_stored_leave_the_gpu_for_the_steps(changes, resting, places, tmp_path):
+    device = torch.device("cuda")
+    built = assemble_towers(config(places, tmp_path / "run", device="cuda", **changes), device)
+    towers = {"image": built.teacher.image, "text": built.teacher.text}
+
+    def away():
+        return {name for name, tower in towers.items() if next(tower.parameters()).device.type == "cpu"}
+
+    with teacher_at_rest(built):
+        assert away() == resting
+    assert away() == set()
 
 
 def test_a_run_waits_for_another_that_makes_the_same_features(places, tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor
 from attar.types import Batch
 from attar.utils.distributed import one_of_each_machine_first
 from attar.utils.io import read_json, storage_errors, write_json
+from attar.utils.locks import alone_at
 
 Answers = tuple[Tensor, ...]
 
@@ -55,7 +56,7 @@ class TeacherCache:
             return kept
         answers = ask()
         if self._files is None:  # ranks are here together, and know the shapes by now
-            with one_of_each_machine_first():
+            with one_of_each_machine_first(), alone_at(self.folder / ".lock"):  # or two runs would begin one file
                 shapes = [list(tensor.shape[1:]) for tensor in answers]
                 self._files = self._known_files(shapes) or self._new_files(shapes)
         self._files.write(rows, answers)

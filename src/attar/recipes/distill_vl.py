@@ -17,8 +17,15 @@ from attar.methods import DimeFm
 from attar.models import Backbone, TextTower, load_two_towers
 from attar.recipes.describe import places_in_words, say_damage, say_results
 from attar.recipes.judging import is_unjudged, judge, judge_baselines, watch
+from attar.recipes.kept import keep, take_back
 from attar.recipes.training import Training, resume, train
-from attar.recipes.vl_assembly import VlAssembly, assemble_towers, build_method, start_image_tower
+from attar.recipes.vl_assembly import (
+    VlAssembly,
+    assemble_towers,
+    build_method,
+    start_image_tower,
+    teacher_at_rest,
+)
 from attar.recipes.vl_describe import say_towers, towers_card, towers_facts
 from attar.reports import Result, read_results, verdict, write_page
 from attar.train import TrainState, build_state, embeddings_spared
@@ -31,7 +38,7 @@ from attar.utils.distributed import (
     pick_device,
     process_group,
 )
-from attar.utils.io import write_json, write_text
+from attar.utils.io import given_by, write_json, write_text
 from attar.utils.progress import Log
 from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
 from attar.utils.signals import polite_stop
@@ -79,7 +86,10 @@ def distill_vl(config: DistillVlConfig) -> DistillVlReport:
         log = Log(run.log, is_silent=not is_main())
         say_towers(log, built)
         say_damage(log, built.source, run.bad_files)
-        features = Path(config.features).expanduser() if config.features else run.path / "features"
+        features = run.path / "features"
+        if config.features is not None:
+            features = Path(config.features).expanduser()
+            held.enter_context(given_by("--features", features))
         method, texts = build_method(built, features, log)
         state = build_state(method.learner, built.student, config.optim, device=device, groups=embeddings_spared)
         method.learner = state.wrapped
@@ -97,7 +107,8 @@ def distill_vl(config: DistillVlConfig) -> DistillVlReport:
             untrained=partial(_untrained, built),
         )
         if state.step < built.total_steps or is_unjudged(built, state):
-            _train(built, method, run, state, log, identity, beside)
+            with teacher_at_rest(built):
+                _train(built, method, run, state, log, identity, beside)
         return from_main(lambda: _finish(built, run, state, log))
 
 
@@ -142,7 +153,7 @@ def _untrained(built: VlAssembly) -> Backbone:
 def _keep_best(
     built: VlAssembly, run: RunDirectory, state: TrainState, backbone: Backbone, best: Mapping[str, Any]
 ) -> None:
-    _write(run.student, built, backbone, towers_card(built, state.notes, best))
+    keep(run, best["step"], lambda folder: _write(folder, built, backbone, towers_card(built, state.notes, best)))
 
 
 def _write(folder: Path, built: VlAssembly, image: Backbone, card: str) -> None:
@@ -154,8 +165,8 @@ def _finish(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -
     """Write the last student, judge the one that was kept, write card and page; say what came out."""
     last: dict[str, Any] = {"role": "student", "step": state.step}
     _write(run.student_last, built, state.plain("student"), towers_card(built, state.notes, last))
-    best = state.notes.get("best") if (run.student / "open_clip_config.json").is_file() else None
-    if built.monitor is None or best is None:
+    best = state.notes.get("best") or last
+    if built.monitor is None or best is last or not take_back(run, best):
         best = last
         _write(run.student, built, state.plain("student"), towers_card(built, state.notes, best))
     # the files that ship are what is reported, not what stood in memory when they were written

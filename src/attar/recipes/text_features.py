@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -115,6 +116,8 @@ def kept_corpus(folder: Path, plan: Mapping[str, Any], write: Callable[[Path], C
         RunDirectoryError: If it has others, with what differs in the plan.
         DataError: If what is there is damaged.
     """
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a killed process: nobody else is at the folder
+        shutil.rmtree(leftover, ignore_errors=True)
     if not (folder / "plan.json").is_file():
         with new_folder(folder) as temporary:
             write(temporary)

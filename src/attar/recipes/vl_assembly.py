@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.config import DistillVlConfig
 from attar.data.labelled import given_parts, open_parts
@@ -173,6 +175,21 @@ def build_method(built: VlAssembly, features: Path, log: Log) -> tuple[DimeFm, d
     )
     method.learner.to(device)
     return method, {kind: corpus.fingerprint for kind, corpus in texts.items()}
+
+
+@contextlib.contextmanager
+def teacher_at_rest(built: VlAssembly) -> Iterator[None]:
+    """Within the block, that of the steps, towers of the teacher whose features are all stored leave the device."""
+    resting: list[nn.Module] = []
+    if built.config.teacher_views == "fixed":
+        resting.append(built.teacher.image)
+    if built.learns_text:
+        resting.append(built.teacher.text)
+    for tower in resting:
+        tower.to("cpu")
+    yield
+    for tower in resting:
+        tower.to(built.device)
 
 
 def _targets(built: VlAssembly, features: Path, log: Log) -> ImageTargets:

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from attar.errors import RunDirectoryError
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 50  # to be the one who renames, when several processes make the same folder
+_given_by: ContextVar[tuple[tuple[Path, str], ...]] = ContextVar("given_by", default=())
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # None: raised by a library that tells no number
 
 
@@ -177,9 +179,20 @@ def storage_errors(path: Path) -> Iterator[None]:
         elif path.is_relative_to(cache_dir()):
             remedy = "Set ATTAR_CACHE to a folder you may write."
         else:
-            remedy = "Choose a folder you may write with --out."
+            flag = next((flag for place, flag in _given_by.get() if path.is_relative_to(place)), "--out")
+            remedy = f"Choose a folder you may write with {flag}."
         reason = getattr(error, "strerror", None) or str(error)
         raise RunDirectoryError(f"cannot write {path}: {reason}. {remedy}") from None
+
+
+@contextlib.contextmanager
+def given_by(flag: str, place: Path) -> Iterator[None]:
+    """Within the block errors about writing to a place, or below it, name the flag that it was given by."""
+    token = _given_by.set(((place, flag), *_given_by.get()))
+    try:
+        yield
+    finally:
+        _given_by.reset(token)
 
 
 def cache_dir() -> Path:
