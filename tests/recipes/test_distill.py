@@ -8,7 +8,7 @@ import torch
 
 import attar
 from attar.errors import CheckpointError
-from small_runs import MODEL, write_pictures
+from small_runs import MODEL, picture, write_pictures
 
 METHODS = {
     "proteus": "Proteus",
@@ -43,6 +43,23 @@ def config_of(method, folder):
         log_every=1,
         optim={"lr": 1e-3},
     )
+
+
+def test_a_monitor_that_changes_after_the_end_does_not_change_what_ships(tmp_path):
+    for name in ("cat", "dog"):
+        write_pictures(tmp_path / "monitor" / name, 12)
+    config = config_of("proteus", tmp_path).replace(
+        monitor=str(tmp_path / "monitor"), monitoring={"every": 1, "k": 3}, optim={"lr": 1e-2}, max_steps=3
+    )
+    report = attar.distill(config)
+    file = report.student / "model.safetensors"
+    best, last = file.read_bytes(), (report.run / "student-last/model.safetensors").read_bytes()
+    assert best != last  # of equal figures the first is kept
+    picture(99).save(tmp_path / "monitor/cat/new.png")
+    again = attar.distill(config.replace(reindex=True))
+    assert file.read_bytes() == best
+    assert "what was the best then is judged anew and stays" in (report.run / "log.txt").read_text()
+    assert again.results != report.results  # of the images of now
 
 
 def steps_of(run):

@@ -103,9 +103,14 @@ def _beside(built: Watched, run: RunDirectory, state: TrainState, log: Log, teac
     monitor = built.monitor
     assert monitor is not None
     write_json(run.path / "monitor.json", monitor.describe())
-    if state.notes.get("protocol") != monitor.protocol:  # other scores than these cannot be compared with
-        state.notes.pop("best", None)
+    before = state.notes.get("protocol")
+    if before != monitor.protocol and (state.step < built.total_steps or is_unjudged(built, state)):
+        state.notes.pop("best", None)  # other scores than these cannot be compared with
         state.notes["protocol"] = monitor.protocol
+    elif before != monitor.protocol:
+        log.say(
+            "           the monitor has changed since the run ended: what was the best then is judged anew and stays"
+        )
     if (unreadable := len(monitor.report) - teacher.n) > 0:
         log.say(f"           {unreadable} of the {len(monitor.report)} images to report on cannot be read")
     line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
