@@ -1,6 +1,9 @@
 """Sealed folders of rows: what is read is what was written, and what does not belong is refused with its reason."""
 
+import errno
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -40,6 +43,35 @@ def test_rows_come_in_the_order_asked_for_across_files(folder):
     assert rows.shape == (10, 2)
     assert rows[wanted].tolist() == [[row, -row] for row in wanted.tolist()]
     assert rows[wanted].dtype == np.float16
+
+
+FEW_FILES = """
+import pathlib, resource, sys
+import numpy as np
+from attar.curation.feature_store import MappedRows
+files = [pathlib.Path(sys.argv[1]) / f"{number:02}.npy" for number in range(80)]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+rows = MappedRows(files)
+asked = np.arange(79, -1, -1)
+assert rows[asked].tolist() == rows[asked].tolist() == [[row, -row] for row in asked.tolist()]
+"""
+
+
+def test_more_files_than_a_process_may_open_are_no_hindrance(tmp_path):
+    for number in range(80):
+        np.save(tmp_path / f"{number:02}.npy", np.array([[number, -number]]))
+    done = subprocess.run([sys.executable, "-c", FEW_FILES, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_the_system_refuses_is_not_called_damaged(folder, monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(DataError, match=r"vectors-00000\.npy cannot be read: Too many open files\. .*keep it") as found:
+        sealed_rows(folder)
+    assert "Remove" not in str(found.value)
 
 
 def test_a_folder_that_is_whole_passes_and_one_that_is_not_sealed_is_none(folder, tmp_path_factory):

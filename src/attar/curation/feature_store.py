@@ -9,11 +9,13 @@ few of them anew.
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch.nn.functional as F
@@ -27,6 +29,7 @@ from attar.utils.io import new_file, read_json, sha256_file, write_json
 from attar.utils.run_directory import flat_changes
 
 _BEGUN, _SEALED = "made_by.json", "sealed.json"
+_OPEN = 32  # files of a store that stay mapped
 _BLOCK = 65536  # rows looked at together
 FRESH = 64
 """How many rows are asked about anew (spec dime_fm §6.5)."""
@@ -35,6 +38,9 @@ _LEAST_COSINE = 0.999
 
 class MappedRows:
     """Rows of arrays of one width, memory-mapped, by their number in all of them together.
+
+    A file is mapped when a row of it is asked for, and few stay so: a mapped one takes a descriptor, of which a process
+    may have 1,024 or fewer, and there may be ten thousand files.
 
     Args:
         files: One or more `.npy` files of (n_i, E), in order.
@@ -46,28 +52,50 @@ class MappedRows:
     ndim = 2
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._parts = [_mapped(file) for file in files]
+        self._parts = [_Part.of(file) for file in files]
         kinds = {(part.dtype, part.shape[1]) for part in self._parts}
         if len(kinds) != 1:
             raise DataError(
                 f"files in {files[0].parent} hold rows of different widths or types. Remove the folder and give the"
                 " same command again."
             )
-        self._ends = list(itertools.accumulate(len(part) for part in self._parts))
-        self.shape: tuple[int, int] = (self._ends[-1], self._parts[0].shape[1])
+        self._ends = np.cumsum([part.shape[0] for part in self._parts])
+        self.shape: tuple[int, int] = (int(self._ends[-1]), self._parts[0].shape[1])
+        self._mapped = functools.lru_cache(_OPEN)(_Part.mapped)
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self.shape[0]
 
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """(m, E) of m rows, in the order asked for."""
         found = np.empty((len(rows), *self.shape[1:]), self._parts[0].dtype)
         owners = np.searchsorted(self._ends, rows, side="right")
         for owner in np.unique(owners):
-            here = owners == owner
-            first = self._ends[owner] - len(self._parts[owner])
-            found[here] = self._parts[owner][rows[here] - first]
+            here, part = owners == owner, self._parts[owner]
+            found[here] = self._mapped(part)[rows[here] - (self._ends[owner] - part.shape[0])]
         return found
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Where the rows of a `.npy` file lie in it: to map it again takes a quarter of the time of a first look."""
+
+    file: Path
+    dtype: np.dtype[Any]
+    shape: tuple[int, int]
+    offset: int
+
+    @classmethod
+    def of(cls, file: Path) -> Self:
+        with _reading(file):
+            found = np.load(file, mmap_mode="r", allow_pickle=False)
+        if found.ndim != 2 or not found.flags.c_contiguous:
+            raise DataError(f"{file} holds an array of shape {found.shape}, not of rows. Remove it.")
+        return cls(file, found.dtype, found.shape, found.offset)
+
+    def mapped(self) -> NDArray[Any]:
+        with _reading(self.file):
+            return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
 
 
 def write_pool_vectors(pool: Pool, folder: Path) -> None:
@@ -167,7 +195,9 @@ def check_sealed(folder: Path, made_by: Mapping[str, Any], what: str) -> None:
         file = folder / name
         if not file.is_file():
             raise DataError(f"{file} is gone. Remove {folder} and give the same command again.")
-        if (found := sha256_file(file)) != digest:
+        with _reading(file):
+            found = sha256_file(file)
+        if found != digest:
             raise DataError(
                 f"{file} was changed since it was made (SHA-256 {found[:12]}..., then {digest[:12]}...)."
                 f" Remove {folder} and give the same command again."
@@ -193,7 +223,7 @@ def replace_rows(folder: Path, places: NDArray[np.int64], values: NDArray[Any]) 
     (folder / _SEALED).unlink()
     first = 0
     for name in hashes:
-        part = np.array(_mapped(folder / name))
+        part = np.array(_Part.of(folder / name).mapped())
         here = (first <= places) & (places < first + len(part))
         first += len(part)
         if here.any():
@@ -246,24 +276,26 @@ def _sealed(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
+    with _reading(file):
         found = read_json(file)
-    except (OSError, ValueError) as error:
-        raise _damaged(file, str(error)) from None
     if not isinstance(found, dict):
         raise _damaged(file, "it is no object")
     return found
 
 
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Tell what is wrong with a file from what is wrong with the machine, such as too many open files."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{file} cannot be read: {error.strerror or error}. It may well be whole, so keep it: mend that"
+            " (ulimit -n is how many files may be open) and give the same command again."
+        ) from None
+    except (ValueError, EOFError) as error:
+        raise _damaged(file, str(error)) from None
+
+
 def _damaged(file: Path, reason: str) -> DataError:
     return DataError(f"{file} is damaged ({reason}). Remove {file.parent} and give the same command again.")
-
-
-def _mapped(file: Path) -> NDArray[Any]:
-    try:
-        found: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _damaged(file, str(error)) from None
-    if found.ndim != 2:
-        raise DataError(f"{file} holds an array of shape {found.shape}, not of rows. Remove it.")
-    return found
