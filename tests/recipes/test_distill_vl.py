@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +20,7 @@ from attar.errors import CheckpointError, ConfigError, DataError, RunDirectoryEr
 from attar.export import write_two_towers
 from attar.models import load_two_towers, small_text_tower
 from attar.recipes.vl_assembly import assemble_towers, teacher_at_rest
+from attar.utils.io import sha256_file
 from small_models import TINY
 from small_runs import holder
 
@@ -278,6 +281,40 @@ class TestStoresThatDoNotMatch:
         seal(folder, 24 if kind == "image" else len(np.load(file)))
         with pytest.raises(WeightsError, match="a cosine of"):
             self.run(places, made)
+
+    def test_what_is_to_be_removed_is_all_that_must_go(self, places, made):
+        # stale vectors lie in the pool, too, from which they would come back
+        (shard,) = (made / "images").glob("shard-*.parquet")
+        table = pq.read_table(shard)
+        turned = table.column("embedding").take(np.roll(np.arange(24), 1))
+        pq.write_table(table.set_column(2, table.schema.field(2), turned), shard)
+        manifest = json.loads((made / "images/manifest.json").read_text())
+        manifest["shards"][0] |= {"sha256": sha256_file(shard), "size_bytes": shard.stat().st_size}
+        (made / "images/manifest.json").write_text(json.dumps(manifest))
+        shutil.rmtree(made / "image-vectors")
+        with pytest.raises(WeightsError, match="a cosine of") as found:
+            self.run(places, made)
+        remove_as_told(found.value)
+        self.run(places, made)
+
+    def test_a_pool_of_another_teacher_is_told_in_words_of_this_verb(self, places, made):
+        shutil.rmtree(made / "text-vectors")  # which would be refused first
+        with pytest.raises(WeightsError, match=r"the teacher's images in .* were made otherwise") as found:
+            self.run(places, made, seed=1)
+        shutil.rmtree(made / "image-vectors")
+        shutil.rmtree(made / "text-vectors")
+        with pytest.raises(RunDirectoryError, match=f"here its --data is --images, its --out {made}/images"):
+            self.run(places, made, seed=1)
+        (made / "image-vectors").mkdir(exist_ok=True)
+        remove_as_told(found.value)
+        self.run(places, made, seed=1)
+
+
+def remove_as_told(error):
+    """Remove the folders that a message names, and nothing else."""
+    (said,) = re.findall(r"emove ([^,]*?)[,.] ?(?:or give|$)", str(error))
+    for folder in said.split(" and "):
+        shutil.rmtree(folder)
 
 
 class TestKeptViewsThatDoNotMatch:

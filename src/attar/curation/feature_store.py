@@ -106,13 +106,14 @@ def write_pool_vectors(pool: Pool, folder: Path) -> None:
             write_rows(file, np.concatenate([block.numpy() for _, block in pool.blocks(shards=[number])]))
 
 
-def begin(folder: Path, made_by: Mapping[str, Any], what: str) -> bool:
+def begin(folder: Path, made_by: Mapping[str, Any], what: str, *, copied_from: Path | None = None) -> bool:
     """Whether files of a folder are still to be made; what they are made by is then written down.
 
     Args:
         folder: Of the store; it may not be there yet.
         made_by: What its files should be made by.
         what: They are called, in the plural.
+        copied_from: Folder that they are copied from, if any: a remedy must reach that one too.
 
     Raises:
         WeightsError: If files that are there were made by something else.
@@ -121,7 +122,7 @@ def begin(folder: Path, made_by: Mapping[str, Any], what: str) -> bool:
     if (folder / _SEALED).is_file():
         return False
     if (folder / _BEGUN).is_file():
-        check_made_by(folder, _read(folder / _BEGUN), made_by, what)
+        check_made_by(folder, _read(folder / _BEGUN), made_by, what, copied_from=copied_from)
     elif file := next(folder.glob("*.npy"), None):
         raise DataError(
             f"nobody knows what {file} was made by. Remove {folder} and give the same command again, or give another"
@@ -156,7 +157,9 @@ def is_sealed(folder: Path) -> bool:
     return (folder / _SEALED).is_file()
 
 
-def check_made_by(folder: Path, before: Mapping[str, Any], made_by: Mapping[str, Any], what: str) -> None:
+def check_made_by(
+    folder: Path, before: Mapping[str, Any], made_by: Mapping[str, Any], what: str, *, copied_from: Path | None = None
+) -> None:
     """Refuse what was made by something else.
 
     Args:
@@ -164,6 +167,7 @@ def check_made_by(folder: Path, before: Mapping[str, Any], made_by: Mapping[str,
         before: What it was made by.
         made_by: What it should be made by.
         what: It is called, in the plural.
+        copied_from: Folder that it is copied from, if any.
 
     Raises:
         WeightsError: With what differs.
@@ -173,24 +177,26 @@ def check_made_by(folder: Path, before: Mapping[str, Any], made_by: Mapping[str,
     if changes:
         raise WeightsError(
             f"the teacher's {what} in {folder} were made otherwise: {'; '.join(changes[:6])}."
-            f" Give another --features folder, or the teacher and data of before; or remove {folder}."
+            " Give another --features folder, or the teacher and data of before; or remove"
+            f" {_all_of(folder, copied_from)}."
         )
 
 
-def check_sealed(folder: Path, made_by: Mapping[str, Any], what: str) -> None:
+def check_sealed(folder: Path, made_by: Mapping[str, Any], what: str, *, copied_from: Path | None = None) -> None:
     """Read a sealed folder, every byte of it, and refuse it if it is not what it should be.
 
     Args:
         folder: With `.npy` files.
         made_by: What they should be made by.
         what: They are called, in the plural.
+        copied_from: Folder that they are copied from, if any.
 
     Raises:
         WeightsError: If they were made by something else: another teacher, other images or text.
         DataError: If a file is missing, or was changed since.
     """
     before, hashes = _sealed(folder)
-    check_made_by(folder, before, made_by, what)
+    check_made_by(folder, before, made_by, what, copied_from=copied_from)
     for name, digest in hashes.items():
         file = folder / name
         if not file.is_file():
@@ -239,7 +245,15 @@ def write_rows(file: Path, rows: NDArray[Any]) -> None:
         np.save(stream, rows)
 
 
-def check_fresh(stored: Tensor, fresh: Tensor, name: Callable[[int], str], what: str, folder: Path) -> None:
+def check_fresh(
+    stored: Tensor,
+    fresh: Tensor,
+    name: Callable[[int], str],
+    what: str,
+    folder: Path,
+    *,
+    copied_from: Path | None = None,
+) -> None:
     """Refuse stored vectors that the teacher would not give today.
 
     Args:
@@ -248,6 +262,7 @@ def check_fresh(stored: Tensor, fresh: Tensor, name: Callable[[int], str], what:
         name: Of one of them, for the message.
         what: They are called, in the plural.
         folder: Where they are stored.
+        copied_from: Folder that they are copied from, if any.
 
     Raises:
         WeightsError: If a cosine is below 0.999.
@@ -263,8 +278,14 @@ def check_fresh(stored: Tensor, fresh: Tensor, name: Callable[[int], str], what:
         raise WeightsError(
             f"the teacher's {what} in {folder} are not what it says today: {name(worst)} has a cosine of"
             f" {cosines[worst]:.3f} to its stored vector, {_LEAST_COSINE} is the least. The store was made by another"
-            " teacher, tokeniser or way to resize. Remove it, or give another --features folder."
+            f" teacher, tokeniser or way to resize. Remove {_all_of(folder, copied_from)}, or give another --features"
+            " folder."
         )
+
+
+def _all_of(folder: Path, copied_from: Path | None) -> str:
+    """What must go, so that nothing of it comes back."""
+    return f"{folder}" if copied_from is None else f"{folder} and {copied_from}"
 
 
 def _sealed(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:

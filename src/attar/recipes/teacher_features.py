@@ -43,7 +43,7 @@ from attar.data.loader import EvaluationDataset, Item, ViewDataset, evaluation_b
 from attar.data.sentence_stream import Sentences
 from attar.data.sentences import sentence_files
 from attar.data.views import VIEW_IMPLEMENTATION, EvaluationView
-from attar.errors import DataError
+from attar.errors import DataError, RunDirectoryError
 from attar.evaluation.outputs import fingerprint
 from attar.methods.teacher import ask_embedding
 from attar.methods.teacher_cache import TeacherCache
@@ -97,7 +97,7 @@ def image_features(
         WeightsError: If those in the folder are of another teacher, view or images.
         DataError: If one of its files was changed.
     """
-    vectors, view = folder / "image-vectors", EvaluationView(teacher.img_size)
+    vectors, images, view = folder / "image-vectors", folder / "images", EvaluationView(teacher.img_size)
     bf16 = uses_bf16(config.precision, device)
     made_by = {
         "teacher": _about(teacher),
@@ -107,10 +107,11 @@ def image_features(
     }
 
     def make() -> None:
-        pool = embed(_embedding(config, folder / "images"))
+        with _embed_in_our_words(images):
+            pool = embed(_embedding(config, images))
         from_main(lambda: write_pool_vectors(pool, vectors), patience_s=PATIENCE_S)
 
-    _stored(vectors, made_by, "images", len(source), make)
+    _stored(vectors, made_by, "images", len(source), make, copied_from=images)
 
     def mend() -> None:
         places = np.array([row for row in zero_rows(sealed_rows(vectors)) if is_readable(source, int(row))], np.int64)
@@ -126,7 +127,8 @@ def image_features(
         chosen = _some(len(rows), lambda row: bool(rows[np.array([row])].any()))
         fresh, places = _seen(teacher, source, chosen, view, bf16=bf16, device=device)
         stored = torch.from_numpy(rows[chosen[places]])
-        check_fresh(stored, fresh, lambda n: source.name(int(chosen[places][n])), "images", vectors)
+        names = [source.name(int(row)) for row in chosen[places]]
+        check_fresh(stored, fresh, names.__getitem__, "images", vectors, copied_from=images)
 
     from_main(ask, patience_s=PATIENCE_S)
     return rows
@@ -307,13 +309,21 @@ def text_features(
     return Sentences(rows, _stored(tokens, read_by, "tokens", len(texts), tokenise))
 
 
-def _stored(folder: Path, made_by: Mapping[str, Any], what: str, count: int, make: Callable[[], None]) -> MappedRows:
+def _stored(
+    folder: Path,
+    made_by: Mapping[str, Any],
+    what: str,
+    count: int,
+    make: Callable[[], None],
+    *,
+    copied_from: Path | None = None,
+) -> MappedRows:
     """The rows of a store: checked where it is whole, else made by all ranks together."""
-    if from_main(lambda: begin(folder, made_by, what)):
+    if from_main(lambda: begin(folder, made_by, what, copied_from=copied_from)):
         make()
         from_main(lambda: seal(folder, count), patience_s=PATIENCE_S)
     else:
-        from_main(lambda: check_sealed(folder, made_by, what), patience_s=PATIENCE_S)
+        from_main(lambda: check_sealed(folder, made_by, what, copied_from=copied_from), patience_s=PATIENCE_S)
     return sealed_rows(folder)
 
 
@@ -349,6 +359,18 @@ def _embedding(config: DistillVlConfig, out: Path) -> EmbedConfig:
         seed=config.seed,
         max_bad_share=config.max_bad_share,
     )
+
+
+@contextlib.contextmanager
+def _embed_in_our_words(pool: Path) -> Iterator[None]:
+    """Say what `attar embed` means by its flags, which `attar distill-vl` has not, or has for something else."""
+    try:
+        yield
+    except (DataError, RunDirectoryError) as error:
+        raise type(error)(
+            f"{error} These are words of attar embed: here its --data is --images, its --out {pool}. For a new one"
+            " remove that folder, or give another --features folder."
+        ) from None
 
 
 def _texts_of(places: Sequence[str]) -> list[str]:
