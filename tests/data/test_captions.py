@@ -37,6 +37,18 @@ def test_empty_lines_and_ends_of_lines_of_windows_are_no_captions(form, source, 
     assert [text for text, _ in read_captions(tmp_path / f"c.{form}", source)] == [f"picture {row}" for row in range(3)]
 
 
+@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+def test_a_mark_of_byte_order_is_no_part_of_the_first_line(form, source, tmp_path):
+    (tmp_path / f"c.{form}").write_text(lines(source, form), encoding="utf-8-sig")
+    assert [text for text, _ in read_captions(tmp_path / f"c.{form}", source)] == [f"picture {row}" for row in range(3)]
+
+
+def test_of_a_list_of_captions_the_first_counts(source, tmp_path):
+    said = [{"image": source.name(row), "text": [f"picture {row}", "another"]} for row in range(3)]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(one) + "\n" for one in said))
+    assert [text for text, _ in read_captions(tmp_path / "c.jsonl", source)] == [f"picture {row}" for row in range(3)]
+
+
 def test_an_image_without_one_is_named(source, tmp_path):
     (tmp_path / "c.tsv").write_text(f"{source.name(0)}\tone\n{source.name(2)}\ttwo\n")
     with pytest.raises(
@@ -55,6 +67,11 @@ def test_an_image_without_one_is_named(source, tmp_path):
         ("c.jsonl", b'{"image": "a"}\n', "line 1"),
         ("c.jsonl", b'\n{"image": "a", "text": ""}\n', "line 2"),
         ("c.jsonl", b'{"image": "a", "text": "\\ud800"}\n', "line 1"),
+        ("c.jsonl", b'{"image": "a", "text": null}\n', "line 1"),
+        ("c.jsonl", b'{"image": null, "text": "one"}\n', "line 1"),
+        ("c.jsonl", b'{"image": "a", "text": []}\n', "line 1"),
+        ("c.jsonl", b'{"image": "a", "text": [7]}\n', "line 1"),
+        ("c.jsonl", b'{"image": "a", "text": {"en": "one"}}\n', "line 1"),
         ("c.jsonl", b'{"image": "a", "text": "caf\xe9"}\n', r"line 1 of .* is no UTF-8"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ def read_captions(path: Path, source: Source) -> Iterator[tuple[str, int]]:
     The file and the names of all images are held meanwhile, as Arrow holds text.
 
     Args:
-        path: `.tsv` with a line IMAGE<TAB>CAPTION, or `.jsonl` with objects of `image` and `text`.
+        path: `.tsv` with a line IMAGE<TAB>CAPTION, or `.jsonl` with objects of `image` and `text`, a caption or a
+            list of them.
         source: The images. Each must have a caption; captions of other images are passed over.
 
     Raises:
@@ -75,7 +77,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             try:
-                line = raw.decode().rstrip("\r\n")
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError:
                 raise DataError(f"line {number} of {path} is no UTF-8. Save the file as UTF-8.") from None
             if line.strip():
@@ -90,12 +92,11 @@ def _pair(path: Path, number: int, line: str) -> tuple[str, str]:
 
 
 def _object(path: Path, number: int, line: str) -> tuple[str, str]:
-    try:
+    with contextlib.suppress(ValueError, KeyError, TypeError, IndexError, RecursionError):
         found = json.loads(line)
-        image, text = str(found["image"]), str(found["text"]).strip()
-        (image + text).encode()  # no half characters, as JSON can have them
-        if text:
+        image, text = found["image"], found["text"]
+        text = text[0] if isinstance(text, list) else text
+        if isinstance(image, str) and isinstance(text, str) and (text := text.strip()):
+            (image + text).encode()  # no half characters, as JSON can have them
             return image, text
-    except (ValueError, KeyError, TypeError):
-        pass
     raise DataError(f"line {number} of {path} is no object of image and text: '{line[:60]}'. Mend or remove it.")
