@@ -282,6 +282,24 @@ class TestStoresThatDoNotMatch:
         with pytest.raises(WeightsError, match="a cosine of"):
             self.run(places, made)
 
+    def test_tokens_of_another_tokeniser(self, places, tmp_path):
+        attar.distill_vl(config(places, tmp_path / "first", features=str(tmp_path / "features"), **SMALL_TEXT))
+        folder = tmp_path / "features/text-tokens"
+        tokens = np.load(folder / "tokens-00000.npy")
+        np.save(folder / "tokens-00000.npy", np.where(tokens > 1, tokens - 1, tokens))
+        about = json.loads((folder / "sealed.json").read_text())
+        about["sha256"]["tokens-00000.npy"] = sha256_file(folder / "tokens-00000.npy")
+        (folder / "sealed.json").write_text(json.dumps(about))
+        with pytest.raises(WeightsError, match=r"tokens in .* are not those of the teacher's tokeniser today") as found:
+            self.run(places, tmp_path / "features", **SMALL_TEXT)
+        about["made_by"]["tokens of a probe"] = "abc"
+        (folder / "sealed.json").write_text(json.dumps(about))
+        with pytest.raises(WeightsError, match=r"the teacher's tokens in .*tokens of a probe was abc"):
+            self.run(places, tmp_path / "features", **SMALL_TEXT)
+        shutil.rmtree(folder)
+        assert f"Remove {folder} " in str(found.value)
+        self.run(places, tmp_path / "features", **SMALL_TEXT)
+
     def test_what_is_to_be_removed_is_all_that_must_go(self, places, made):
         # stale vectors lie in the pool, too, from which they would come back
         (shard,) = (made / "images").glob("shard-*.parquet")

@@ -283,6 +283,27 @@ def check_fresh(
         )
 
 
+def check_tokens(stored: NDArray[Any], fresh: NDArray[Any], texts: Sequence[str], folder: Path) -> None:
+    """Refuse stored token numbers that the tokeniser would not give today.
+
+    Args:
+        stored: (m, L).
+        fresh: (m, L), of the same texts, just made.
+        texts: m, for the message.
+        folder: Where they are stored.
+
+    Raises:
+        WeightsError: If one differs.
+    """
+    alike = stored.shape == fresh.shape and (stored == fresh).all(axis=1)
+    if not np.all(alike):
+        raise WeightsError(
+            f"the tokens in {folder} are not those of the teacher's tokeniser today, such as of"
+            f" '{texts[int(np.argmin(alike))]}'. Remove {folder} and give the same command again, or install the"
+            " tokeniser of before."
+        )
+
+
 def _all_of(folder: Path, copied_from: Path | None) -> str:
     """What must go, so that nothing of it comes back."""
     return f"{folder}" if copied_from is None else f"{folder} and {copied_from}"

@@ -29,6 +29,7 @@ from attar.curation.feature_store import (
     check_fresh,
     check_made_by,
     check_sealed,
+    check_tokens,
     replace_rows,
     seal,
     sealed_rows,
@@ -58,12 +59,15 @@ from attar.recipes.text_features import (
     text_encoder,
 )
 from attar.utils.distributed import PATIENCE_S, from_main, rank, uses_bf16, wait_for_all, world_size
+from attar.utils.io import sha256_text
 from attar.utils.locks import alone_at
 from attar.utils.progress import Log, track
 from attar.utils.seeding import numpy_generator
 
 _SHARD = 16384  # sentences in a file
 _ANOTHER = "Give another --features folder, or another --out, or the files of before."
+# where tokenisers differ: case, accents, other scripts, numbers, signs, rare words, nothing at all
+_PROBE = ["A café's 3.5 naïve dogs: 犬と猫, ½ & unbelievably re-tokenised!", "photo of", ""]
 _WIDEST = (1, 100_000)  # bounds of words and characters: what was given is trained on
 
 
@@ -301,12 +305,25 @@ def text_features(
     if config.dime_fm.text_mode == "frozen_teacher":
         return Sentences(rows)
     tokens = folder / f"{kind}-tokens"
-    read_by = {"tokeniser of": tower.source.name, "context": tower.context_length, "texts": texts.fingerprint}
+    read_by = {
+        "tokeniser of": tower.source.name,
+        "context": tower.context_length,
+        "tokens of a probe": sha256_text(str(tower.tokenise(_PROBE).tolist())),
+        "texts": texts.fingerprint,
+    }
 
     def tokenise() -> None:
         _write_tokens(texts, tower.tokenise, tokens)
 
-    return Sentences(rows, _stored(tokens, read_by, "tokens", len(texts), tokenise))
+    numbers = _stored(tokens, read_by, "tokens", len(texts), tokenise)
+
+    def ask_tokeniser() -> None:
+        chosen = _some(len(numbers))
+        asked = texts.rows_at(chosen).column("text").to_pylist()
+        check_tokens(numbers[chosen], tower.tokenise(asked).numpy(), asked, tokens)
+
+    from_main(ask_tokeniser, patience_s=PATIENCE_S)
+    return Sentences(rows, numbers)
 
 
 def _stored(
