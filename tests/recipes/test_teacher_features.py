@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from attar.curation.feature_store import begin, seal, write_rows
 from attar.data.sources import open_source
-from attar.data.views import EvaluationView
 from attar.errors import DataError
 from attar.methods import stored_targets
 from attar.models import load_backbone
-from attar.recipes.teacher_features import _seen
+from attar.recipes.asked_anew import ImageTeacher
+from attar.recipes.teacher_features import _check_images
 from attar.recipes.vl_assembly import _never_zero, _templates
 from attar.types import Batch
 from small_models import TINY
@@ -39,15 +40,18 @@ def test_a_vector_that_was_never_made_is_not_learned_from():
 
 def test_the_teacher_sees_what_can_be_read_and_it_is_told_if_nothing_can(tmp_path):
     images = write_pictures(tmp_path / "images", 3)
-    source, teacher = open_source(str(images)), load_backbone(TINY, weights="random", img_size=32)
-    asked = {"view": EvaluationView(32), "bf16": False, "device": torch.device("cpu")}
-    whole, _ = _seen(teacher, source, np.arange(3), **asked)
+    source = open_source(str(images))
+    teacher = ImageTeacher(load_backbone(TINY, weights="random", img_size=32), bf16=False, workers=0)
+    whole, _ = teacher.of_images(source, np.arange(3))
     (images / "001.png").write_bytes(b"gone")
-    found, places = _seen(teacher, source, np.arange(3), **asked)
+    found, places = teacher.of_images(source, np.arange(3))
     assert places.tolist() == [0, 2]
     torch.testing.assert_close(found, whole[[0, 2]])
+    begin(tmp_path / "vectors", {}, "images")
+    write_rows(tmp_path / "vectors/vectors-00000.npy", np.array([[0.0], [1.0], [0.0]], np.float16))
+    seal(tmp_path / "vectors", 3)
     with pytest.raises(DataError, match=r"none of the 1 images .* such as 001\.png"):
-        _seen(teacher, source, np.array([1]), **asked)
+        _check_images(teacher, source, tmp_path / "vectors", tmp_path)
 
 
 @pytest.mark.parametrize(

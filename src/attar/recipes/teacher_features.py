@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from attar.config import DistillVlConfig, EmbedConfig
 from attar.curation.corpus import Corpus, Rules, write_texts
 from attar.curation.feature_store import (
-    FRESH,
     MappedRows,
     begin,
     check_fresh,
@@ -40,15 +38,14 @@ from attar.curation.feature_store import (
 from attar.data.base import Source
 from attar.data.captions import caption_file, read_captions
 from attar.data.files import File
-from attar.data.loader import EvaluationDataset, Item, ViewDataset, evaluation_batches, is_readable
+from attar.data.loader import ViewDataset, default_workers, is_readable
 from attar.data.sentence_stream import Sentences
 from attar.data.sentences import sentence_files
-from attar.data.views import VIEW_IMPLEMENTATION, EvaluationView
+from attar.data.views import VIEW_IMPLEMENTATION
 from attar.errors import DataError, RunDirectoryError
-from attar.evaluation.outputs import fingerprint
-from attar.methods.teacher import ask_embedding
 from attar.methods.teacher_cache import TeacherCache
 from attar.models import Backbone, TextTower
+from attar.recipes.asked_anew import ImageTeacher, kept_views, some
 from attar.recipes.embed import embed
 from attar.recipes.sentences import SENTENCES
 from attar.recipes.text_features import (
@@ -62,7 +59,6 @@ from attar.utils.distributed import PATIENCE_S, from_main, rank, uses_bf16, wait
 from attar.utils.io import sha256_text
 from attar.utils.locks import alone_at
 from attar.utils.progress import Log, track
-from attar.utils.seeding import numpy_generator
 
 _SHARD = 16384  # sentences in a file
 _ANOTHER = "Give another --features folder, or another --out, or the files of before."
@@ -90,8 +86,14 @@ def held_features(folder: Path, log: Log) -> Iterator[None]:
         yield
 
 
+def image_teacher(config: DistillVlConfig, teacher: Backbone, *, device: torch.device) -> ImageTeacher:
+    """The teacher of images, as the settings of a run ask it."""
+    workers = default_workers() if config.workers is None else config.workers
+    return ImageTeacher(teacher, uses_bf16(config.precision, device), workers)
+
+
 def image_features(
-    config: DistillVlConfig, teacher: Backbone, source: Source, folder: Path, log: Log, *, device: torch.device
+    config: DistillVlConfig, teacher: ImageTeacher, source: Source, folder: Path, log: Log
 ) -> MappedRows:
     """One vector an image, of the whole image, in the order of the source (`fixed`); zeros where it cannot be read.
 
@@ -101,12 +103,9 @@ def image_features(
         WeightsError: If those in the folder are of another teacher, view or images.
         DataError: If one of its files was changed.
     """
-    vectors, images, view = folder / "image-vectors", folder / "images", EvaluationView(teacher.img_size)
-    bf16 = uses_bf16(config.precision, device)
-    made_by = {
-        "teacher": _about(teacher),
+    vectors, images, view = folder / "image-vectors", folder / "images", teacher.view
+    made_by = teacher.identity | {
         "view": {"img_size": view.img_size, "crop_pct": view.crop_pct, "implementation": VIEW_IMPLEMENTATION},
-        "precision": "bf16" if bf16 else "fp32",
         "images": source.fingerprint,
     }
 
@@ -116,72 +115,59 @@ def image_features(
         from_main(lambda: write_pool_vectors(pool, vectors), patience_s=PATIENCE_S)
 
     _stored(vectors, made_by, "images", len(source), make, copied_from=images)
+    from_main(lambda: _mend(teacher, source, vectors, log), patience_s=PATIENCE_S)
+    from_main(lambda: _check_images(teacher, source, vectors, images), patience_s=PATIENCE_S)
+    return sealed_rows(vectors)
 
-    def mend() -> None:
-        places = np.array([row for row in zero_rows(sealed_rows(vectors)) if is_readable(source, int(row))], np.int64)
-        if len(places):
-            log.say(f"  images   {len(places):,} could not be read before, and are asked about now")
-            fresh, read = _seen(teacher, source, places, view, bf16=bf16, device=device)
-            replace_rows(vectors, places[read], F.normalize(fresh.float(), dim=1).half().numpy())
 
-    from_main(mend, patience_s=PATIENCE_S)
+def _mend(teacher: ImageTeacher, source: Source, vectors: Path, log: Log) -> None:
+    places = np.array([row for row in zero_rows(sealed_rows(vectors)) if is_readable(source, int(row))], np.int64)
+    if len(places):
+        log.say(f"  images   {len(places):,} could not be read before, and are asked about now")
+        fresh, read = teacher.of_images(source, places)
+        replace_rows(vectors, places[read], F.normalize(fresh.float(), dim=1).half().numpy())
+
+
+def _check_images(teacher: ImageTeacher, source: Source, vectors: Path, images: Path) -> None:
     rows = sealed_rows(vectors)
+    chosen = some(len(rows), lambda row: bool(rows[np.array([row])].any()))
+    fresh, read = teacher.of_images(source, chosen)
+    if not len(read):
+        raise DataError(
+            f"none of the {len(chosen):,} images that the teacher is asked about anew can be read, such as"
+            f" {source.name(int(chosen[0])) if len(chosen) else 'none'}. Bring the files of --images back."
+        )
+    names = [source.name(int(row)) for row in chosen[read]]
+    check_fresh(torch.from_numpy(rows[chosen[read]]), fresh, names.__getitem__, "images", vectors, copied_from=images)
 
-    def ask() -> None:
-        chosen = _some(len(rows), lambda row: bool(rows[np.array([row])].any()))
-        fresh, places = _seen(teacher, source, chosen, view, bf16=bf16, device=device)
-        stored = torch.from_numpy(rows[chosen[places]])
-        names = [source.name(int(row)) for row in chosen[places]]
-        check_fresh(stored, fresh, names.__getitem__, "images", vectors, copied_from=images)
 
-    from_main(ask, patience_s=PATIENCE_S)
-    return rows
-
-
-def view_features(
-    config: DistillVlConfig, teacher: Backbone, stream: ViewDataset, folder: Path, log: Log, *, device: torch.device
-) -> TeacherCache:
+def view_features(teacher: ImageTeacher, stream: ViewDataset, folder: Path, log: Log) -> TeacherCache:
     """What the teacher has said of views, and will (`matched` with `cached_views`).
 
     Raises:
         WeightsError: If answers in the folder are of another teacher, or of other views.
     """
     assert stream.order.cycle is not None
-    bf16, views = uses_bf16(config.precision, device), folder / "views"
-    made_by = {
-        "teacher": _about(teacher),
-        "view": {
-            "img_size": stream.img_size,
-            "implementation": VIEW_IMPLEMENTATION,
-            "settings": stream.config.model_dump(mode="json"),
-            "seed": stream.order.seed,
-        },
-        "precision": "bf16" if bf16 else "fp32",
-        "images": stream.source.fingerprint,
+    view = {
+        "img_size": stream.img_size,
+        "implementation": VIEW_IMPLEMENTATION,
+        "settings": stream.config.model_dump(mode="json"),
+        "seed": stream.order.seed,
     }
-    cache = TeacherCache(views, len(stream.source), stream.order.cycle, made_by)
-
-    def ask() -> None:
-        if (before := cache.kept_identity()) is not None:
-            check_made_by(views, before, cache.identity, "views")
-        if len(kept := _kept(cache, stream)):
-            items, answers = zip(*kept, strict=True)
-            with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
-                fresh = [ask_embedding(teacher.eval(), item.view[None].to(device)).cpu() for item in items]
-            check_fresh(
-                torch.cat(answers),
-                torch.cat(fresh),
-                lambda n: f"view {items[n].view_id} of {items[n].name}",
-                "views",
-                views,
-            )
-
-        log.say(
-            f"  views    {cache.num_kept():,} answers of {cache.num_samples * cache.num_views:,} are kept from before"
-        )
-
-    from_main(ask, patience_s=PATIENCE_S)
+    made_by = teacher.identity | {"view": view, "images": stream.source.fingerprint}
+    cache = TeacherCache(folder / "views", len(stream.source), stream.order.cycle, made_by)
+    from_main(lambda: _check_views(teacher, cache, stream), patience_s=PATIENCE_S)
+    log.say(f"  views    {cache.num_kept():,} answers of {cache.num_samples * cache.num_views:,} are kept from before")
     return cache
+
+
+def _check_views(teacher: ImageTeacher, cache: TeacherCache, stream: ViewDataset) -> None:
+    if (before := cache.kept_identity()) is not None:
+        check_made_by(cache.folder, before, cache.identity, "views")
+    if kept := kept_views(cache, stream):
+        items, answers = [item for item, _ in kept], torch.cat([answer for _, answer in kept])
+        names = [f"view {item.view_id} of {item.name}" for item in items]
+        check_fresh(answers, teacher.of_views(items), names.__getitem__, "views", cache.folder)
 
 
 def check_texts(config: DistillVlConfig) -> None:
@@ -296,7 +282,7 @@ def text_features(
     rows = _stored(vectors, made_by, "sentences", len(texts), embed_texts)
 
     def ask() -> None:
-        chosen = _some(len(rows))
+        chosen = some(len(rows))
         asked = texts.rows_at(chosen).column("text").to_pylist()
         fresh = encoder.encode(asked)
         check_fresh(torch.from_numpy(rows[chosen]), fresh, lambda n: repr(asked[n]), "sentences", vectors)
@@ -318,7 +304,7 @@ def text_features(
     numbers = _stored(tokens, read_by, "tokens", len(texts), tokenise)
 
     def ask_tokeniser() -> None:
-        chosen = _some(len(numbers))
+        chosen = some(len(numbers))
         asked = texts.rows_at(chosen).column("text").to_pylist()
         check_tokens(numbers[chosen], tower.tokenise(asked).numpy(), asked, tokens)
 
@@ -351,16 +337,6 @@ def _write_tokens(texts: Corpus, tokenise: Callable[[list[str]], Tensor], folder
     for number in track(own, "tokenising", total=len(own), unit="shards"):
         write_rows(folder / f"tokens-{number:05}.npy", tokenise(texts.texts(number)).numpy().astype(np.int32))
     wait_for_all()
-
-
-def _about(teacher: Backbone) -> dict[str, Any]:
-    """What a teacher's vectors depend on, besides what it sees."""
-    return {
-        "reference": teacher.source.name,
-        "fingerprint": fingerprint(teacher),
-        "mean": list(teacher.preprocess.mean),
-        "std": list(teacher.preprocess.std),
-    }
 
 
 def _embedding(config: DistillVlConfig, out: Path) -> EmbedConfig:
@@ -398,50 +374,3 @@ def _texts_of(places: Sequence[str]) -> list[str]:
 
 def _shortened(text: str) -> str:
     return textwrap.shorten(text, 60, placeholder=" ...")
-
-
-def _some(count: int, is_of_use: Callable[[int], bool] = lambda row: True) -> NDArray[np.int64]:
-    """Rows to ask about anew."""
-    return np.array([row for row in _drawn(count) if is_of_use(row)][:FRESH], dtype=np.int64)
-
-
-def _drawn(count: int) -> list[int]:
-    """Several times as many of so many rows as are asked about, since some may be of no use."""
-    drawn: list[int] = numpy_generator(0, "fresh", count).permutation(count)[: 4 * FRESH].tolist()
-    return drawn
-
-
-def _kept(cache: TeacherCache, stream: ViewDataset) -> list[tuple[Item, Tensor]]:
-    """Views of the stream that were answered, with the answers: the stream fills a cache from its front."""
-    found: list[tuple[Item, Tensor]] = []
-    for place in _drawn(cache.num_kept()):
-        item = stream[place]
-        if isinstance(item, Item) and (answer := cache.kept(item.sample, item.view_id)) is not None:
-            found.append((item, answer[0]))
-            if len(found) == FRESH:
-                break
-    return found
-
-
-def _seen(
-    teacher: Backbone,
-    source: Source,
-    rows: NDArray[np.int64],
-    view: EvaluationView,
-    *,
-    bf16: bool,
-    device: torch.device,
-) -> tuple[Tensor, NDArray[np.int64]]:
-    """(what the teacher says of these images now, which of them could be read)."""
-    vectors, places = [], []
-    for images, where in evaluation_batches(EvaluationDataset(source, rows, view), batch_size=16):
-        if len(where):
-            with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
-                vectors.append(teacher.embed(images).cpu())
-            places.append(where.numpy())
-    if not places:
-        raise DataError(
-            f"none of the {len(rows):,} images that the teacher is asked about anew can be read, such as"
-            f" {source.name(int(rows[0])) if len(rows) else 'none'}. Bring the files of --images back."
-        )
-    return torch.cat(vectors), np.concatenate(places)

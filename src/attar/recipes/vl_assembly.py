@@ -38,6 +38,7 @@ from attar.recipes.teacher_features import (
     check_texts,
     held_features,
     image_features,
+    image_teacher,
     sentence_corpus,
     text_features,
     view_features,
@@ -194,13 +195,14 @@ def teacher_at_rest(built: VlAssembly) -> Iterator[None]:
 
 def _targets(built: VlAssembly, features: Path, log: Log) -> ImageTargets:
     """The teacher's side of images, by the mode of views."""
-    config, teacher, device = built.config, built.teacher.image, built.device
+    config = built.config
+    teacher = image_teacher(config, built.teacher.image, device=built.device)
     if config.teacher_views == "fixed":
-        return _never_zero(stored_targets(image_features(config, teacher, built.source, features, log, device=device)))
-    ask = online_targets(teacher, pieces=config.optim.accumulate)
+        return _never_zero(stored_targets(image_features(config, teacher, built.source, features, log)))
+    ask = online_targets(built.teacher.image, pieces=config.optim.accumulate)
     if config.cached_views is None:
         return ask
-    return cached_targets(view_features(config, teacher, built.stream, features, log, device=device), ask)
+    return cached_targets(view_features(teacher, built.stream, features, log), ask)
 
 
 def _never_zero(targets: ImageTargets) -> ImageTargets:
