@@ -1,7 +1,7 @@
-"""Towers in open_clip's own words: the description by which it builds them, and their tensors under its names.
+"""Towers in open_clip's own words: the description by which it builds them, with their tensors.
 
-A trunk of timm that its name alone rebuilds stays one. Any other ViT becomes open_clip's `VisionTransformer`, exactly:
-its convolution has no bias, so that the patches' goes into the table of positions.
+A trunk of timm that its name alone rebuilds stays one. Any other ViT becomes open_clip's `VisionTransformer`, exactly
+(`open_clip_names.py` has its tensors).
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from typing import Any
 
 import timm
 import timm.layers
-import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from attar.errors import ConfigError
 from attar.models.backbone import Backbone
-from attar.models.files import StateDict, some
-from attar.models.layouts import Layout, Take, convert
+from attar.models.files import StateDict
 from attar.models.open_clip import OpenClipTower, TimmTower, VisionTransformerTower, build_vision
+from attar.models.open_clip_names import OF_TIMM, OF_TRANSFORMERS, translated
 from attar.models.open_clip_text import build_text
 from attar.models.text import TextTower, ratio_of
 from attar.models.transformers_text import TransformersText
@@ -90,13 +89,19 @@ def text_as_open_clip(text: TextTower) -> InOpenClip:
     quick, state = bool(text.config.get("quick_gelu", False)), text.model.state_dict()
     model = _built(build_text, {"embed_dim": text.embed_dim, "text_cfg": config, "quick_gelu": quick}, text.source.name)
     if isinstance(text.model, TransformersText):
-        state = _translated(_of_transformers(text), model, _OF_TRANSFORMERS, f"the text tower {text.source.name}")
+        state = translated(_of_transformers(text), model, OF_TRANSFORMERS, f"the text tower {text.source.name}")
     elif not _is_alike(model, text.model):
         raise ConfigError(
             f"the text tower {text.source.name} is not what its description in open_clip builds, so that open_clip"
             " cannot load it. Take one of load_text_tower or small_text_tower."
         )
     return InOpenClip(config, state, quick)
+
+
+def _of_transformers(text: TextTower) -> StateDict:
+    """A text encoder's tensors without the names of the models around it, which CLIP and SigLIP have differently."""
+    state: StateDict = text.model.state_dict()
+    return {key.removeprefix("model.").removeprefix("text_model."): tensor for key, tensor in state.items()}
 
 
 # ---- by description
@@ -159,38 +164,6 @@ def _is_setting(key: str, value: object) -> bool:
 # ---- a ViT of timm as open_clip's own
 
 
-def _positions(table: Tensor, bias: Tensor) -> Tensor:
-    """(1 + N, D): the patches' bias added to each position but the class token's."""
-    table = table[0].clone()
-    table[1:] += bias
-    return table
-
-
-_BLOCK = r"transformer\.resblocks\.(\d+)\."
-_OF_TIMM = Layout(
-    "timm",
-    takes=(
-        Take("proj", ("head.proj.weight",), lambda matrix: matrix.T),
-        Take("class_embedding", ("trunk.cls_token",), Tensor.flatten),
-        Take(
-            "positional_embedding",
-            ("trunk.pos_embed", "trunk.patch_embed.proj.bias"),
-            _positions,
-            when=r"trunk\.patch_embed\.proj\.bias",
-        ),
-        Take("positional_embedding", ("trunk.pos_embed",), lambda table: table[0]),
-        Take(r"conv1\.weight", ("trunk.patch_embed.proj.weight",)),
-        Take(r"ln_pre\.(.+)", (r"trunk.norm_pre.\1",)),
-        Take(r"ln_post\.(.+)", (r"trunk.fc_norm.\1",), when=r"trunk\.fc_norm\."),
-        Take(r"ln_post\.(.+)", (r"trunk.norm.\1",)),
-        Take(rf"{_BLOCK}ln_([12])\.(.+)", (r"trunk.blocks.\1.norm\2.\3",)),
-        Take(rf"{_BLOCK}attn\.in_proj_(.+)", (r"trunk.blocks.\1.attn.qkv.\2",)),
-        Take(rf"{_BLOCK}attn\.out_proj\.(.+)", (r"trunk.blocks.\1.attn.proj.\2",)),
-        Take(rf"{_BLOCK}ls_([12])\.gamma", (r"trunk.blocks.\1.ls\2.gamma",)),
-        Take(rf"{_BLOCK}mlp\.c_fc\.(.+)", (r"trunk.blocks.\1.mlp.fc1.\2",)),
-        Take(rf"{_BLOCK}mlp\.c_proj\.(.+)", (r"trunk.blocks.\1.mlp.fc2.\2",)),
-    ),
-)
 _KINDS = {VisionTransformer, timm.layers.PatchEmbed, Block, timm.layers.Attention, timm.layers.Mlp}
 _KINDS |= {timm.layers.LayerScale, timm.layers.LayerNorm, nn.LayerNorm}
 _KINDS |= {nn.Conv2d, nn.Linear, nn.Sequential, *_AT_REST}
@@ -232,7 +205,7 @@ def _vit_as_open_clip(image: Backbone, embed_dim: int) -> InOpenClip:
         config["act_kwargs"] = {"approximate": "tanh"}
     quick = activation == "quick_gelu"
     model = _built(build_vision, {"embed_dim": embed_dim, "vision_cfg": config, "quick_gelu": quick}, image.source.name)
-    return InOpenClip(config, _translated(state, model, _OF_TIMM, what), quick)
+    return InOpenClip(config, translated(state, model, OF_TIMM, what), quick)
 
 
 def _activations(trunk: Any) -> set[str | None]:
@@ -256,53 +229,3 @@ def _unsaid(trunk: Any) -> str | None:
     if trunk.num_prefix_tokens != 1 or trunk.cls_token is None or trunk.pos_embed is None:
         return "registers, no class token or no positions"
     return None
-
-
-# ---- a text tower of transformers as open_clip's own
-
-
-def _joined(*parts: Tensor) -> Tensor:
-    """Queries, keys and values in one."""
-    return torch.cat(parts)
-
-
-_LAYER = r"encoder.layers.\1"
-_OF_TRANSFORMERS = Layout(
-    "transformers",
-    takes=(
-        Take(r"token_embedding\.weight", ("embeddings.token_embedding.weight",)),
-        Take("positional_embedding", ("embeddings.position_embedding.weight",)),
-        Take(r"ln_final\.(.+)", (r"final_layer_norm.\1",)),
-        Take("text_projection", ("text_projection.weight",), lambda matrix: matrix.T),  # CLIP's
-        Take(r"text_projection\.(.+)", (r"head.\1",)),  # SigLIP's, a layer with bias
-        Take(rf"{_BLOCK}ln_([12])\.(.+)", (rf"{_LAYER}.layer_norm\2.\3",)),
-        Take(rf"{_BLOCK}attn\.in_proj_(.+)", tuple(rf"{_LAYER}.self_attn.{part}_proj.\2" for part in "qkv"), _joined),
-        Take(rf"{_BLOCK}attn\.out_proj\.(.+)", (rf"{_LAYER}.self_attn.out_proj.\2",)),
-        Take(rf"{_BLOCK}mlp\.c_fc\.(.+)", (rf"{_LAYER}.mlp.fc1.\2",)),
-        Take(rf"{_BLOCK}mlp\.c_proj\.(.+)", (rf"{_LAYER}.mlp.fc2.\2",)),
-    ),
-)
-
-
-def _of_transformers(text: TextTower) -> StateDict:
-    """A text encoder's tensors without the names of the models around it, which CLIP and SigLIP have differently."""
-    state: StateDict = text.model.state_dict()
-    return {key.removeprefix("model.").removeprefix("text_model."): tensor for key, tensor in state.items()}
-
-
-def _translated(state: StateDict, model: nn.Module, layout: Layout, what: str) -> StateDict:
-    """All tensors that open_clip's module wants, made of all that there are.
-
-    Raises:
-        ConfigError: If one is missing, left over or of another shape.
-    """
-    wanted: StateDict = model.state_dict()
-    converted = convert(state, wanted, layout, "")
-    misshapen = [name for name, tensor in converted.state.items() if tensor.shape != wanted[name].shape]
-    odd = {"lacks": converted.missing, "has besides": converted.left_over, "has in another shape": misshapen}
-    if found := [f"{verb} {some(names, shown=3)}" for verb, names in odd.items() if names] or converted.misfits:
-        raise ConfigError(
-            f"{what} {'; '.join(found)}, for which open_clip has no words. Take a plain ViT without such parts as"
-            " student, such as vit_small_patch16_224?patch_size=8, or another teacher."
-        )
-    return converted.state
