@@ -2,6 +2,7 @@
 
 import errno
 import json
+import signal
 import subprocess
 import sys
 
@@ -18,10 +19,11 @@ from attar.curation.feature_store import (
     replace_rows,
     seal,
     sealed_rows,
+    unreadable_rows,
     write_rows,
-    zero_rows,
 )
-from attar.errors import DataError, WeightsError
+from attar.errors import DataError, Interrupted, WeightsError
+from attar.utils.signals import polite_stop
 
 MADE_BY = {"teacher": {"fingerprint": "abc", "mean": (0.5, 0.5)}, "images": "def"}
 
@@ -177,14 +179,23 @@ def test_a_damaged_seal_is_told_in_words(text, folder):
 
 def test_rows_are_replaced_and_the_folder_stays_sealed(folder):
     before = sealed_rows(folder)[np.arange(10)]
-    assert zero_rows(sealed_rows(folder)).tolist() == [0]
+    seal(folder, 10, unreadable=[0, 4, 7, 9])
     replace_rows(folder, np.array([4, 0, 9]), np.array([[7, 1], [7, 2], [7, 3]], np.float16))
     check_sealed(folder, MADE_BY, "images")
+    assert unreadable_rows(folder).tolist() == [7]
     after = sealed_rows(folder)[np.arange(10)]
     assert after[[4, 0, 9]].tolist() == [[7, 1], [7, 2], [7, 3]]
     untouched = [1, 2, 3, 5, 6, 7, 8]
     assert after[untouched].tolist() == before[untouched].tolist()
     assert after.dtype == np.float16
+
+
+@pytest.mark.parametrize("work", ["check", "seal"])
+def test_a_signal_stops_what_reads_every_byte(work, folder):
+    with polite_stop():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted, match="checking images" if work == "check" else "hashing features"):
+            check_sealed(folder, MADE_BY, "images") if work == "check" else seal(folder, 10)
 
 
 def test_files_of_different_types_are_refused(tmp_path):

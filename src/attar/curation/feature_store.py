@@ -26,11 +26,11 @@ from attar.curation.pool import Pool
 from attar.curation.sentence_vectors import vectors_name
 from attar.errors import DataError, WeightsError
 from attar.utils.io import new_file, read_json, sha256_file, write_json
+from attar.utils.progress import track
 from attar.utils.run_directory import flat_changes
 
 _BEGUN, _SEALED = "made_by.json", "sealed.json"
 _OPEN = 32  # files of a store that stay mapped
-_BLOCK = 65536  # rows looked at together
 FRESH = 64
 """How many rows are asked about anew (spec dime_fm §6.5)."""
 _LEAST_COSINE = 0.999
@@ -69,11 +69,28 @@ class MappedRows:
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """(m, E) of m rows, in the order asked for."""
         found = np.empty((len(rows), *self.shape[1:]), self._parts[0].dtype)
+        for part, first, here in self._owners(rows):
+            found[here] = self._mapped(part)[rows[here] - first]
+        return found
+
+    def by_file(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """These rows, those of one file together."""
+        return [rows[here] for _, _, here in self._owners(rows)]
+
+    def replaced(self, rows: NDArray[np.int64], values: NDArray[Any]) -> Iterator[Path]:
+        """Write other values (m, E) into the files of m rows, each when it is asked for; the files that changed."""
+        for part, first, here in self._owners(rows):
+            whole = np.array(self._mapped(part))
+            whole[rows[here] - first] = values[here]
+            write_rows(part.file, whole)
+            yield part.file
+
+    def _owners(self, rows: NDArray[np.int64]) -> Iterator[tuple[_Part, int, NDArray[np.bool_]]]:
+        """(a file, number of its first row, which of these rows lie in it) of each file that has some."""
         owners = np.searchsorted(self._ends, rows, side="right")
         for owner in np.unique(owners):
-            here, part = owners == owner, self._parts[owner]
-            found[here] = self._mapped(part)[rows[here] - (self._ends[owner] - part.shape[0])]
-        return found
+            part = self._parts[owner]
+            yield part, int(self._ends[owner]) - part.shape[0], owners == owner
 
 
 @dataclass(frozen=True)
@@ -99,8 +116,12 @@ class _Part:
 
 
 def write_pool_vectors(pool: Pool, folder: Path) -> None:
-    """The vectors of a pool as `.npy` files, a shard each; those that are there are not done again."""
-    for number in range(len(pool.firsts)):
+    """The vectors of a pool as `.npy` files, a shard each; those that are there are not done again.
+
+    Raises:
+        Interrupted: If a signal came.
+    """
+    for number in track(range(len(pool.firsts)), "copying vectors", total=len(pool.firsts), unit="shards"):
         file = folder / vectors_name(number)
         if not file.is_file():
             write_rows(file, np.concatenate([block.numpy() for _, block in pool.blocks(shards=[number])]))
@@ -135,11 +156,17 @@ def begin(folder: Path, made_by: Mapping[str, Any], what: str, *, copied_from: P
     return True
 
 
-def seal(folder: Path, count: int) -> None:
+def seal(folder: Path, count: int, unreadable: Sequence[int] = ()) -> None:
     """Write down, once all of a folder's files are there, that they are, and their hashes.
+
+    Args:
+        folder: With `.npy` files.
+        count: Rows that they should have.
+        unreadable: Those that are zero because nobody could be asked about them.
 
     Raises:
         DataError: If they do not have so many rows, or one is damaged.
+        Interrupted: If a signal came.
     """
     files = sorted(folder.glob("*.npy"))
     rows = len(MappedRows(files)) if files else 0
@@ -148,8 +175,10 @@ def seal(folder: Path, count: int) -> None:
             f"{folder} holds {rows:,} rows in {len(files):,} files, and should hold {count:,}. Remove it and give the"
             " same command again."
         )
-    hashes = {file.name: sha256_file(file) for file in files}
-    write_json(folder / _SEALED, {"made_by": _read(folder / _BEGUN), "sha256": hashes})
+    watched = track(files, "hashing features", total=len(files), unit="files")
+    hashes = {file.name: sha256_file(file) for file in watched}
+    about = {"made_by": _read(folder / _BEGUN), "sha256": hashes, "unreadable": [int(row) for row in unreadable]}
+    write_json(folder / _SEALED, about)
 
 
 def is_sealed(folder: Path) -> bool:
@@ -194,10 +223,12 @@ def check_sealed(folder: Path, made_by: Mapping[str, Any], what: str, *, copied_
     Raises:
         WeightsError: If they were made by something else: another teacher, other images or text.
         DataError: If a file is missing, or was changed since.
+        Interrupted: If a signal came.
     """
-    before, hashes = _sealed(folder)
-    check_made_by(folder, before, made_by, what, copied_from=copied_from)
-    for name, digest in hashes.items():
+    about = _sealed(folder)
+    check_made_by(folder, about["made_by"], made_by, what, copied_from=copied_from)
+    hashes = about["sha256"]
+    for name, digest in track(hashes.items(), f"checking {what}", total=len(hashes), unit="files"):
         file = folder / name
         if not file.is_file():
             raise DataError(f"{file} is gone. Remove {folder} and give the same command again.")
@@ -212,31 +243,25 @@ def check_sealed(folder: Path, made_by: Mapping[str, Any], what: str, *, copied_
 
 def sealed_rows(folder: Path) -> MappedRows:
     """The rows of a folder that was checked."""
-    return MappedRows([folder / name for name in _sealed(folder)[1]])
+    return MappedRows([folder / name for name in _sealed(folder)["sha256"]])
 
 
-def zero_rows(rows: MappedRows) -> NDArray[np.int64]:
-    """Numbers of the rows that are zero: of images that could not be read when the teacher was asked."""
-    starts = range(0, len(rows), _BLOCK)
-    blocks = (np.arange(start, min(start + _BLOCK, len(rows))) for start in starts)
-    return np.concatenate([block[~rows[block].any(axis=1)] for block in blocks])
+def unreadable_rows(folder: Path) -> NDArray[np.int64]:
+    """Numbers of the rows of a sealed folder that are zero because nobody could be asked about them."""
+    return np.array(_sealed(folder)["unreadable"], np.int64)
 
 
 def replace_rows(folder: Path, places: NDArray[np.int64], values: NDArray[Any]) -> None:
-    """Write other values (m, E) into m rows of a sealed folder; if it is stopped, the folder is to be sealed anew."""
-    before, hashes = _sealed(folder)
-    write_json(folder / _BEGUN, before)
+    """Write values (m, E) into m rows of a sealed folder that were unreadable.
+
+    If it is stopped, the folder is to be sealed anew.
+    """
+    about, rows = _sealed(folder), sealed_rows(folder)
+    write_json(folder / _BEGUN, about["made_by"])
     (folder / _SEALED).unlink()
-    first = 0
-    for name in hashes:
-        part = np.array(_Part.of(folder / name).mapped())
-        here = (first <= places) & (places < first + len(part))
-        first += len(part)
-        if here.any():
-            part[places[here] - (first - len(part))] = values[here]
-            write_rows(folder / name, part)
-            hashes[name] = sha256_file(folder / name)
-    write_json(folder / _SEALED, {"made_by": before, "sha256": hashes})
+    changed = {file.name: sha256_file(file) for file in rows.replaced(places, values)}
+    left = np.setdiff1d(about["unreadable"], places).tolist()
+    write_json(folder / _SEALED, about | {"sha256": about["sha256"] | changed, "unreadable": left})
 
 
 def write_rows(file: Path, rows: NDArray[Any]) -> None:
@@ -309,12 +334,13 @@ def _all_of(folder: Path, copied_from: Path | None) -> str:
     return f"{folder}" if copied_from is None else f"{folder} and {copied_from}"
 
 
-def _sealed(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """(what the files were made by, the hash of each)."""
+def _sealed(folder: Path) -> dict[str, Any]:
+    """What the files were made by, the hash of each, and which rows nobody could be asked about."""
     about = _read(folder / _SEALED)
-    if not all(isinstance(about.get(key), dict) for key in ("made_by", "sha256")) or not about["sha256"]:
-        raise _damaged(folder / _SEALED, "it names no files")
-    return about["made_by"], about["sha256"]
+    kinds = {"made_by": dict, "sha256": dict, "unreadable": list}
+    if not all(isinstance(about.get(key), kind) for key, kind in kinds.items()) or not about["sha256"]:
+        raise _damaged(folder / _SEALED, "it names no files, or not what is unreadable")
+    return about
 
 
 def _read(file: Path) -> dict[str, Any]:

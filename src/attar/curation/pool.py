@@ -167,6 +167,15 @@ class Pool:
                 yield first, torch.from_numpy(values.reshape(-1, self.width).copy())
                 first += batch.num_rows
 
+    def unreadable(self) -> list[BadFile]:
+        """Images that cannot be read, in order, as the shards tell.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        shards = [self.folder / shard.file for shard in self.manifest.shards if shard.unreadable]
+        return [bad for path in shards for bad in read_unreadable(path)]
+
     def ids(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """What the source calls these rows, in the order asked for."""
         return self._texts("id", rows)

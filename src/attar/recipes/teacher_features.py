@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attar.config import DistillVlConfig, EmbedConfig
@@ -31,14 +32,14 @@ from attar.curation.feature_store import (
     replace_rows,
     seal,
     sealed_rows,
+    unreadable_rows,
     write_pool_vectors,
     write_rows,
-    zero_rows,
 )
 from attar.data.base import Source
 from attar.data.captions import caption_file, read_captions
 from attar.data.files import File
-from attar.data.loader import ViewDataset, default_workers, is_readable
+from attar.data.loader import ViewDataset, default_workers
 from attar.data.sentence_stream import Sentences
 from attar.data.sentences import sentence_files
 from attar.data.views import VIEW_IMPLEMENTATION
@@ -94,8 +95,8 @@ def image_teacher(config: DistillVlConfig, teacher: Backbone, *, device: torch.d
 
 def image_features(
     config: DistillVlConfig, teacher: ImageTeacher, source: Source, folder: Path, log: Log
-) -> MappedRows:
-    """One vector an image, of the whole image, in the order of the source (`fixed`); zeros where it cannot be read.
+) -> tuple[MappedRows, NDArray[np.int64]]:
+    """(a vector of each whole image in the order of the source (`fixed`), the rows of images that cannot be read).
 
     Images that could not be read when the teacher was asked are tried again, and asked about if they can be now.
 
@@ -109,23 +110,28 @@ def image_features(
         "images": source.fingerprint,
     }
 
-    def make() -> None:
+    def make() -> list[int]:
         with _embed_in_our_words(images):
             pool = embed(_embedding(config, images))
-        from_main(lambda: write_pool_vectors(pool, vectors), patience_s=PATIENCE_S)
+            from_main(lambda: write_pool_vectors(pool, vectors), patience_s=PATIENCE_S)
+            return [bad.sample for bad in pool.unreadable()]
 
     _stored(vectors, made_by, "images", len(source), make, copied_from=images)
     from_main(lambda: _mend(teacher, source, vectors, log), patience_s=PATIENCE_S)
     from_main(lambda: _check_images(teacher, source, vectors, images), patience_s=PATIENCE_S)
-    return sealed_rows(vectors)
+    return sealed_rows(vectors), from_main(lambda: unreadable_rows(vectors))
 
 
 def _mend(teacher: ImageTeacher, source: Source, vectors: Path, log: Log) -> None:
-    places = np.array([row for row in zero_rows(sealed_rows(vectors)) if is_readable(source, int(row))], np.int64)
-    if len(places):
-        log.say(f"  images   {len(places):,} could not be read before, and are asked about now")
+    """Ask about what could not be read, file by file; what cannot be read now stays as it is."""
+    rows, mended = sealed_rows(vectors).by_file(unreadable_rows(vectors)), 0
+    for places in track(rows, "looking at unreadable images", total=len(rows), unit="files"):
         fresh, read = teacher.of_images(source, places)
-        replace_rows(vectors, places[read], F.normalize(fresh.float(), dim=1).half().numpy())
+        if len(read):
+            replace_rows(vectors, places[read], F.normalize(fresh.float(), dim=1).half().numpy())
+            mended += len(read)
+    if mended:
+        log.say(f"  images   {mended:,} could not be read before, and were asked about now")
 
 
 def _check_images(teacher: ImageTeacher, source: Source, vectors: Path, images: Path) -> None:
@@ -276,8 +282,9 @@ def text_features(
     encoder = text_encoder(tower, precision=config.precision, device=device)
     vectors, made_by = folder / f"{kind}-vectors", {"teacher": dict(encoder.identity), "texts": texts.fingerprint}
 
-    def embed_texts() -> None:
+    def embed_texts() -> Sequence[int]:
         embed_corpus(texts, encoder, vectors, batch_size=256, log=log)
+        return ()
 
     rows = _stored(vectors, made_by, "sentences", len(texts), embed_texts)
 
@@ -298,8 +305,9 @@ def text_features(
         "texts": texts.fingerprint,
     }
 
-    def tokenise() -> None:
+    def tokenise() -> Sequence[int]:
         _write_tokens(texts, tower.tokenise, tokens)
+        return ()
 
     numbers = _stored(tokens, read_by, "tokens", len(texts), tokenise)
 
@@ -317,14 +325,23 @@ def _stored(
     made_by: Mapping[str, Any],
     what: str,
     count: int,
-    make: Callable[[], None],
+    make: Callable[[], Sequence[int]],
     *,
     copied_from: Path | None = None,
 ) -> MappedRows:
-    """The rows of a store: checked where it is whole, else made by all ranks together."""
+    """The rows of a store: checked where it is whole, else made by all ranks together.
+
+    Args:
+        folder: Of the store.
+        made_by: What it should be made by.
+        what: Its rows are called, in the plural.
+        count: Rows it should have.
+        make: Makes what is missing, and says which rows nobody could be asked about.
+        copied_from: Folder that it is copied from, if any.
+    """
     if from_main(lambda: begin(folder, made_by, what, copied_from=copied_from)):
-        make()
-        from_main(lambda: seal(folder, count), patience_s=PATIENCE_S)
+        unreadable = make()
+        from_main(lambda: seal(folder, count, unreadable), patience_s=PATIENCE_S)
     else:
         from_main(lambda: check_sealed(folder, made_by, what, copied_from=copied_from), patience_s=PATIENCE_S)
     return sealed_rows(folder)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attar.config import DistillVlConfig
@@ -198,24 +200,26 @@ def _targets(built: VlAssembly, features: Path, log: Log) -> ImageTargets:
     config = built.config
     teacher = image_teacher(config, built.teacher.image, device=built.device)
     if config.teacher_views == "fixed":
-        return _never_zero(stored_targets(image_features(config, teacher, built.source, features, log)))
+        rows, unreadable = image_features(config, teacher, built.source, features, log)
+        return _never_unread(stored_targets(rows), unreadable)
     ask = online_targets(built.teacher.image, pieces=config.optim.accumulate)
     if config.cached_views is None:
         return ask
     return cached_targets(view_features(teacher, built.stream, features, log), ask)
 
 
-def _never_zero(targets: ImageTargets) -> ImageTargets:
+def _never_unread(targets: ImageTargets, unreadable: NDArray[np.int64]) -> ImageTargets:
     """Refuse an image that could not be read when the teacher was asked, and that can be now: it has no features."""
+    unknown = frozenset(unreadable.tolist())
 
     def checked(batch: Batch) -> Tensor:
-        found = targets(batch)
-        if not (known := found.any(dim=1)).all():
-            raise DataError(
-                f"{batch.names[int((~known).nonzero()[0])]} could not be read when the teacher was asked about it, and"
-                " can be now. Give the same command again: it asks the teacher, and goes on from the last checkpoint."
-            )
-        return found
+        for sample, name in zip(batch.samples.tolist(), batch.names, strict=True):
+            if sample in unknown:
+                raise DataError(
+                    f"{name} could not be read when the teacher was asked about it, and can be now. Give the same"
+                    " command again: it asks the teacher, and goes on from the last checkpoint."
+                )
+        return targets(batch)
 
     return checked
 
