@@ -1,6 +1,8 @@
+import json
 import random
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,6 +132,28 @@ def test_a_damaged_corpus_is_named(tmp_path):
         corpus.texts(0)
     (tmp_path / "c/corpus.json").write_text("{}")
     with pytest.raises(DataError, match=r"corpus.json is damaged"):
+        Corpus.open(tmp_path / "c")
+
+
+def test_an_edited_shard_is_seen_where_it_is_looked_for(tmp_path):
+    corpus = corpus_of(tmp_path / "c", LINES)
+    file = tmp_path / "c/shard-00000.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.slice(0, len(table) - 1), file)
+    assert Corpus.open(tmp_path / "c") == corpus
+    with pytest.raises(DataError, match=r"shard-00000\.parquet is damaged: its SHA-256 is .*Remove .*/c and give"):
+        Corpus.open(tmp_path / "c", check_hashes=True)
+    file.unlink()
+    with pytest.raises(DataError, match="No such file"):
+        Corpus.open(tmp_path / "c", check_hashes=True)
+
+
+def test_a_corpus_of_an_older_attar_is_told(tmp_path):
+    corpus_of(tmp_path / "c", LINES)
+    about = json.loads((tmp_path / "c/corpus.json").read_text())
+    del about["sha256"]
+    (tmp_path / "c/corpus.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=r"it has no 'sha256'\. Remove"):
         Corpus.open(tmp_path / "c")
 
 

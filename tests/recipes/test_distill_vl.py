@@ -271,6 +271,23 @@ class TestStoresThatDoNotMatch:
         with pytest.raises(DataError, match=r"vectors-00000\.npy was changed"):
             self.run(places, made)
 
+    @pytest.mark.parametrize("kind", ["corpus", "images"])
+    def test_an_edited_file_that_features_are_made_of(self, places, made, kind):
+        # of other sentences tokens would be made, and beside vectors of the old ones they would lie for ever
+        (shard,) = (made / kind).glob("shard-*.parquet")
+        table = pq.read_table(shard)
+        pq.write_table(table.take(np.roll(np.arange(len(table)), 1)), shard)
+        if kind == "images":
+            manifest = json.loads((made / "images/manifest.json").read_text())
+            manifest["shards"][0]["size_bytes"] = shard.stat().st_size
+            (made / "images/manifest.json").write_text(json.dumps(manifest))
+            shutil.rmtree(made / "image-vectors")
+        with pytest.raises(DataError, match=r"shard-00000\.parquet is damaged: its SHA-256 is") as found:
+            self.run(places, made, **SMALL_TEXT)
+        assert f"Remove {made / 'corpus' if kind == 'corpus' else 'it'} and give the same" in str(found.value)
+        shutil.rmtree(made / "corpus") if kind == "corpus" else shard.unlink()
+        self.run(places, made, **SMALL_TEXT)
+
     @pytest.mark.parametrize("kind", ["image", "text"])
     def test_other_preprocessing_that_no_hash_tells(self, places, made, kind):
         # vectors as another way to resize, or another tokeniser, would have given them, sealed anew

@@ -4,7 +4,7 @@ Sentences are spread over files by a hash of their text, and each of these files
 itself. So memory is a small share of the corpus, texts and not hashes are compared, and a shard holds the same
 sentences, in the same order, however the corpus lies in files.
 
-    corpus.json                what it is of, what was left out, rows of each shard
+    corpus.json                what it is of, what was left out, rows and SHA-256 of each shard
     shard-00000.parquet ...    text, source (file), line (from 1; the first of equal sentences, by file and line)
 """
 
@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from attar.curation.pool import shard_name
 from attar.errors import DataError
-from attar.utils.io import read_json, write_json
+from attar.utils.io import read_json, sha256_file, write_json
+from attar.utils.progress import track
 
 _SPREAD = 128  # files that a corpus is spread over: memory is that share of it
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # soft hyphen, marks of no width
@@ -110,25 +111,37 @@ class Corpus:
         rows: Of each shard.
         counts: Sentences that were `read`, `kept`, and why others were not.
         fingerprint: Equal for equal sets of sentences.
+        hashes: SHA-256 of each shard.
     """
 
     folder: Path
     rows: tuple[int, ...]
     counts: Mapping[str, int]
     fingerprint: str
+    hashes: tuple[str, ...]
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, *, check_hashes: bool = False) -> Self:
         """Open what `write_corpus` has written.
+
+        Args:
+            folder: Where it lies.
+            check_hashes: Read every shard and compare its SHA-256, too.
 
         Raises:
             DataError: If it is damaged.
+            Interrupted: If a signal came.
         """
         try:
             about = read_json(folder / "corpus.json")
-            return cls(folder, tuple(about["rows"]), about["counts"], about["fingerprint"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found = cls(folder, tuple(about["rows"]), about["counts"], about["fingerprint"], tuple(about["sha256"]))
+        except KeyError as error:
+            raise _damaged(folder / "corpus.json", f"it has no {error}") from None
+        except (OSError, ValueError, TypeError) as error:
             raise _damaged(folder / "corpus.json", error) from None
+        if check_hashes:
+            found._check()
+        return found
 
     def __len__(self) -> int:
         return sum(self.rows)
@@ -161,6 +174,16 @@ class Corpus:
             table = self._table(int(number), None)
             parts.append(table.take(pa.array(mine - (ends[number] - self.rows[number]))))
         return pa.concat_tables(parts).unify_dictionaries().take(pa.array(np.argsort(order, kind="stable")))
+
+    def _check(self) -> None:
+        for number, digest in enumerate(track(self.hashes, "checking text", total=len(self.hashes), unit="shards")):
+            path = self.folder / shard_name(number)
+            try:
+                found = sha256_file(path)
+            except OSError as error:
+                raise _damaged(path, error) from None
+            if found != digest:
+                raise _damaged(path, f"its SHA-256 is {found[:12]}..., it was {digest[:12]}... when it was written")
 
     def _table(self, number: int, columns: list[str] | None) -> Any:
         path = self.folder / shard_name(number)
@@ -265,7 +288,12 @@ def _write_shards(records: Iterable[tuple[str, str, str, int]], folder: Path, sh
 
 def _described(folder: Path, rows: Sequence[int], counts: Counter[str], fingerprint: str) -> Corpus:
     counts["kept"] = sum(rows)
-    about = {"rows": rows, "counts": dict(sorted(counts.items())), "fingerprint": fingerprint}
+    about = {
+        "rows": rows,
+        "counts": dict(sorted(counts.items())),
+        "fingerprint": fingerprint,
+        "sha256": [sha256_file(folder / shard_name(number)) for number in range(len(rows))],
+    }
     write_json(folder / "corpus.json", about)
     return Corpus.open(folder)
 
@@ -277,6 +305,8 @@ def _write_shard(path: Path, rows: Sequence[tuple[str, str, int]]) -> int:
     return len(rows)
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
-    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-    return DataError(f"{path} is damaged: {reason}. Remove {path.parent} and give the same command again.")
+def _damaged(path: Path, why: Exception | str) -> DataError:
+    lines = str(why).strip().splitlines() or [type(why).__name__]
+    return DataError(
+        f"{path} is damaged: {lines[0].rstrip('.')}. Remove {path.parent} and give the same command again."
+    )

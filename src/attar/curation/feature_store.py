@@ -119,11 +119,13 @@ def write_pool_vectors(pool: Pool, folder: Path) -> None:
     """The vectors of a pool as `.npy` files, a shard each; those that are there are not done again.
 
     Raises:
+        DataError: If a shard is not what was embedded.
         Interrupted: If a signal came.
     """
     for number in track(range(len(pool.firsts)), "copying vectors", total=len(pool.firsts), unit="shards"):
         file = folder / vectors_name(number)
         if not file.is_file():
+            pool.check(number)
             write_rows(file, np.concatenate([block.numpy() for _, block in pool.blocks(shards=[number])]))
 
 

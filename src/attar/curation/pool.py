@@ -135,6 +135,15 @@ class Pool:
             _check(folder / shard.file, shard, check_hashes)
         return cls(folder, manifest)
 
+    def check(self, number: int) -> None:
+        """Read a shard and compare its SHA-256.
+
+        Raises:
+            DataError: If it is not what was embedded.
+        """
+        shard = self.manifest.shards[number]
+        _check(self.folder / shard.file, shard, check_hashes=True)
+
     def __len__(self) -> int:
         return self.manifest.count
 

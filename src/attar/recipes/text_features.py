@@ -123,7 +123,7 @@ def kept_corpus(folder: Path, plan: Mapping[str, Any], write: Callable[[Path], C
             write(temporary)
             write_json(temporary / "plan.json", plan)
         return Corpus.open(folder)
-    before, kept = _plan_in(folder), Corpus.open(folder)
+    before, kept = _plan_in(folder), Corpus.open(folder, check_hashes=True)
     if before != json.loads(json.dumps(plan)):
         with new_folder(folder) as temporary:
             now = write(temporary)
