@@ -112,6 +112,23 @@ def test_a_text_tower_that_says_what_the_teacher_says_costs_nothing():
     assert terms["vl"] > 1e-3
 
 
+@pytest.mark.parametrize("mode", ["frozen_teacher", "small_student"])
+def test_a_weight_of_zero_leaves_the_work_out_too(mode):
+    method = method_of(DimeFmConfig(vl_weight=0, pvl_weight=0, contrastive_weight=1.0, text_mode=mode))
+    method.targets = method.sentences = None  # so that to ask them is an error
+    encoded = []
+    if method.learner.text is not None:
+        method.learner.text.register_forward_pre_hook(lambda _, tokens: encoded.append(len(tokens[0])))
+    assert set(method.training_step(batch_of(6)).terms) == {"contrastive"}
+    assert encoded == ([6] if mode == "small_student" else [])
+
+
+def test_sentences_that_nobody_compares_with_are_not_drawn():
+    method = method_of(RELEASED.replace(vl_weight=0))
+    method.sentences = None
+    assert set(method.training_step(batch_of(6)).terms) == {"pvl"}
+
+
 @ALL
 def test_every_parameter_that_learns_gets_a_gradient_and_the_teacher_none(config):
     teacher = tower(WIDE, seed=7)

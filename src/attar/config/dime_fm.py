@@ -11,7 +11,7 @@ from attar.errors import ConfigError
 
 
 class DimeFmConfig(Config):
-    """Objectives of DIME-FM, as released. Set a weight to 0 to leave that term, and its work, out.
+    """Objectives of DIME-FM, as released. Set a weight to 0 to leave that term, and its work in a step, out.
 
     With a text tower that learns, the terms `pvl`, `udist` and `feature` count for sentences as they do for images.
     """
@@ -36,6 +36,20 @@ class DimeFmConfig(Config):
     text_mode: Literal["frozen_teacher", "small_student"] = Field(
         "frozen_teacher", description="keep the teacher's text tower, or let a small one learn beside the images"
     )
+
+    @property
+    def asks_of_images(self) -> bool:
+        """Whether a term needs what the teacher says of a step's images."""
+        return bool(self.vl_weight or self._looks_at_one_kind)
+
+    @property
+    def asks_of_sentences(self) -> bool:
+        """Whether a term needs a step's sentences."""
+        return bool(self.vl_weight or (self.text_mode == "small_student" and self._looks_at_one_kind))
+
+    @property
+    def _looks_at_one_kind(self) -> bool:
+        return any((self.pvl_weight, self.udist_weight, self.feature_weight))
 
     @property
     def compares(self) -> bool:

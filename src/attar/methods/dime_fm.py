@@ -80,21 +80,25 @@ class DimeFmLearner(nn.Module):
         self.student, self.text = student, text
         self.config, self.pieces = config, pieces
 
-    def forward(self, views: Tensor, target: Tensor, texts: Texts, captions: Texts | None) -> dict[str, Tensor]:
+    def forward(
+        self, views: Tensor, target: Tensor | None, texts: Texts | None, captions: Texts | None
+    ) -> dict[str, Tensor]:
         """Unweighted terms, each as this rank's share of the whole step's.
 
         Args:
             views: (B, 3, H, W), this rank's.
-            target: Teacher's features of the images, (B, E).
-            texts: Sentences of the step, this rank's.
+            target: Teacher's features of the images, (B, E); None where no term asks for them.
+            texts: Sentences of the step, this rank's; None where no term asks for them.
             captions: Those of the images, in their order; None without the contrastive term.
         """
         images = _gathered(self._encode(self.student.forward_embed, views))
-        teacher_images, teacher_texts = _gathered(target), _gathered(texts.features)
+        teacher_images = None if target is None else _gathered(target)
+        teacher_texts = None if texts is None else _gathered(texts.features)
         sentences, described = self._sentences(texts, captions)
         config = self.config
         terms: dict[str, Tensor] = {}
         if config.vl_weight:
+            assert sentences is not None and teacher_images is not None and teacher_texts is not None
             terms["vl"] = vision_language(
                 images,
                 sentences,
@@ -103,24 +107,26 @@ class DimeFmLearner(nn.Module):
                 scale=config.scale,
                 temperature=config.vl_temperature,
             )
-        terms |= self._alike(images, teacher_images)
-        if self.text is not None:
+        if teacher_images is not None:
+            terms |= self._alike(images, teacher_images)
+        if self.text is not None and sentences is not None and teacher_texts is not None:
             terms |= {f"{name}_text": value for name, value in self._alike(sentences, teacher_texts).items()}
         if described is not None:
             terms["contrastive"] = _contrastive(images, described, scale=config.scale)
         return terms
 
-    def _sentences(self, texts: Texts, captions: Texts | None) -> tuple[Vectors, Vectors | None]:
-        """The student's vectors of sentences and captions: the teacher's own, or of one pass through its text tower."""
-        parts = [texts] if captions is None else [texts, captions]
-        if self.text is None:
-            found = [part.features for part in parts]
+    def _sentences(self, *kinds: Texts | None) -> list[Vectors | None]:
+        """The student's vectors of each kind of text: the teacher's own, or of one pass through its text tower."""
+        given = [texts for texts in kinds if texts is not None]
+        if self.text is None or not given:
+            found = [texts.features for texts in given]
         else:
-            tokens = [part.tokens for part in parts if part.tokens is not None]
-            assert len(tokens) == len(parts), "a text tower learns from sentences without tokens"
+            tokens = [texts.tokens for texts in given if texts.tokens is not None]
+            assert len(tokens) == len(given), "a text tower learns from sentences without tokens"
             encoded = self._encode(self.text, torch.cat(tokens))
             found = list(torch.split(encoded, [len(part) for part in tokens]))
-        return _gathered(found[0]), _gathered(found[1]) if len(found) > 1 else None
+        vectors = map(_gathered, found)
+        return [None if texts is None else next(vectors) for texts in kinds]
 
     def _alike(self, student: Vectors, teacher: Vectors) -> dict[str, Tensor]:
         """Terms that look at one kind alone, images or sentences."""
@@ -189,12 +195,14 @@ class DimeFm(Method):
         whole = len(batch.samples) * world_size()
         assert whole == batch.global_batch_size, f"{whole} of {batch.global_batch_size} images: the step is split"
         device = batch.views.device
-        texts = self.sentences.at(batch.step, rank=rank(), world_size=world_size()).to(device)
-        captions = None
+        texts = target = captions = None
+        if self.config.asks_of_sentences:
+            texts = self.sentences.at(batch.step, rank=rank(), world_size=world_size()).to(device)
         if self.captions is not None:
             captions = self.captions.rows(batch.samples.numpy()).to(device)
-        with torch.no_grad():
-            target = self.targets(batch).to(device)
+        if self.config.asks_of_images:
+            with torch.no_grad():
+                target = self.targets(batch).to(device)
         terms = self.learner(resize(batch.views, self.student.img_size), target, texts, captions)
         loss = sum((self._weight(name) * value for name, value in terms.items()), torch.zeros((), device=device))
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
