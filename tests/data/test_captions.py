@@ -1,6 +1,7 @@
 """Captions beside images: in the order of the source, and nothing missing."""
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -56,6 +57,22 @@ def test_an_image_without_one_is_named(source, tmp_path):
         match=f"1 of 3 images have no caption.*calls one of them '{source.name(1)}', the file calls its first '",
     ):
         list(read_captions(tmp_path / "c.tsv", source))
+
+
+def test_names_of_all_images_are_never_pythons_objects_together(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("attar.data.captions._ROWS", 500)
+    (tmp_path / "c.tsv").write_text("".join(f"{row:050}\tpicture {row}\n" for row in range(20_000)))
+
+    class Many(type(source)):
+        name, __len__ = (lambda self, row: f"{row:050}"), (lambda self: 20_000)
+
+    source.__class__ = Many
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_captions(tmp_path / "c.tsv", source)) == 20_000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20  # all names as objects take twice that
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ def read_captions(path: Path, source: Source) -> Iterator[tuple[str, int]]:
         DataError: If the file cannot be read, or an image has none.
     """
     known = _table(path)
-    names = pa.array(map(source.name, range(len(source))), pa.large_string())
-    places = pc.index_in(names, value_set=known.column("image"))  # of the first that is equal
+    names = _names(source)
+    places = pc.index_in(names, value_set=known.column("image")).combine_chunks()  # of the first that is equal
     if places.null_count:
         first = names[places.is_null().index(True).as_py()]
         there = f"calls its first '{known.column('image')[0]}'" if len(known) else "holds none"
@@ -59,6 +59,13 @@ def read_captions(path: Path, source: Source) -> Iterator[tuple[str, int]]:
     for start in range(0, len(places), _ROWS):
         found = known.take(places[start : start + _ROWS])
         yield from zip(found.column("text").to_pylist(), found.column("line").to_pylist(), strict=True)
+
+
+def _names(source: Source) -> Any:
+    """What the source calls each image, as an Arrow array in chunks: few are Python's objects at a time."""
+    starts = range(0, len(source), _ROWS)
+    rows = (range(start, min(start + _ROWS, len(source))) for start in starts)
+    return pa.chunked_array([pa.array(map(source.name, some), pa.large_string()) for some in rows], pa.large_string())
 
 
 def _table(path: Path) -> Any:
