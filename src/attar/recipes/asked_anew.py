@@ -97,5 +97,5 @@ def kept_views(cache: TeacherCache, stream: ViewDataset) -> list[tuple[Item, Ten
 
 def _drawn(count: int) -> list[int]:
     """Several times as many of so many rows as are asked about, since some may be of no use."""
-    drawn: list[int] = numpy_generator(0, "fresh", count).permutation(count)[: 4 * FRESH].tolist()
-    return drawn
+    drawn = numpy_generator(0, "fresh", count).choice(count, min(count, 4 * FRESH), replace=False)  # no list of all
+    return [int(row) for row in drawn]
