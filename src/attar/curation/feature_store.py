@@ -1,10 +1,10 @@
-"""Arrays that training draws rows from: `.npy` files one behind the other, mapped and never held, and never wrong.
+"""Arrays that training draws rows from: `.npy` files one behind the other, mapped when asked for and never held.
 
 What a folder's files are made by stands in `made_by.json` before the first of them, so that those of a run that was
 stopped are not mixed with others. When all are there the folder is sealed: `sealed.json` says the same, and the SHA-256
 of each file. Who opens it says what they should be made by; another teacher, other images or an edited file are
 refused. What no hash can tell (a tokeniser, a library that resizes otherwise) shows when the teacher is asked about a
-few of them anew.
+few of them anew, unless none of these few differs.
 """
 
 from __future__ import annotations

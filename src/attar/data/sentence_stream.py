@@ -31,7 +31,7 @@ class Texts:
     """Some sentences.
 
     Attributes:
-        features: (m, E) float32, the teacher's, not normalised.
+        features: (m, E) float32, the teacher's, of any length: terms compare directions.
         tokens: (m, L) int64 token numbers for the student, None where no text tower learns.
     """
 

@@ -44,7 +44,7 @@ class TextEncoder:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What of that is another where vectors are: the weights as they are used, from whatever file."""
+        """What must be equal for vectors to be used again: weights as they run, under any name and from any file."""
         return {name: self.about[name] for name in ("fingerprint", "precision", "width")}
 
 
