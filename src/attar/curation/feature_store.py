@@ -27,7 +27,7 @@ from attar.curation.sentence_vectors import vectors_name
 from attar.errors import DataError, WeightsError
 from attar.utils.io import new_file, read_json, sha256_file, write_json
 from attar.utils.progress import track
-from attar.utils.run_directory import flat_changes
+from attar.utils.run_directory import flat_changes, refuse_changes
 
 _BEGUN, _SEALED = "made_by.json", "sealed.json"
 _OPEN = 32  # files of a store that stay mapped
@@ -203,14 +203,13 @@ def check_made_by(
     Raises:
         WeightsError: With what differs.
     """
-    now = json.loads(json.dumps(made_by))
-    changes = [f"{key} was {old}, now {new}" for key, (old, new) in flat_changes(dict(before), now).items()]
-    if changes:
-        raise WeightsError(
-            f"the teacher's {what} in {folder} were made otherwise: {'; '.join(changes[:6])}."
-            " Give another --features folder, or the teacher and data of before; or remove"
-            f" {_all_of(folder, copied_from)}."
-        )
+    refuse_changes(
+        flat_changes(dict(before), json.loads(json.dumps(made_by))),
+        f"the teacher's {what} in {folder} were made otherwise",
+        remedy="Give another --features folder, or the teacher and data of before; or remove"
+        f" {_all_of(folder, copied_from)}.",
+        error=WeightsError,
+    )
 
 
 def check_sealed(folder: Path, made_by: Mapping[str, Any], what: str, *, copied_from: Path | None = None) -> None:

@@ -41,7 +41,7 @@ from attar.utils.distributed import (
 )
 from attar.utils.io import read_json, read_lines, write_json, write_text
 from attar.utils.progress import Log, track
-from attar.utils.run_directory import flat_changes, held_directory, versions
+from attar.utils.run_directory import flat_changes, held_directory, refuse_changes, versions
 from attar.utils.signals import polite_stop, stop_if_requested
 
 _LOOKS_EVERY = 0.2  # seconds
@@ -238,12 +238,11 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     differ = {
         key: values for key, values in differ.items() if "fingerprint" not in key
     } or differ  # the cause, if known
-    if differ:
-        changes = [f"{key} was {old}, now {new}" for key, (old, new) in differ.items()]
-        raise RunDirectoryError(
-            f"--out {folder} holds vectors that were made otherwise: {'; '.join(changes[:6])}."
-            " Choose a new --out, or give the settings and images of before."
-        )
+    refuse_changes(
+        differ,
+        f"--out {folder} holds vectors that were made otherwise",
+        remedy="Choose a new --out, or give the settings and images of before.",
+    )
 
 
 def _check_names(source: Source) -> None:

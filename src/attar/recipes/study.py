@@ -30,7 +30,7 @@ from attar.reports.study import Study, study_table, write_study_page
 from attar.utils.distributed import launched_ranks
 from attar.utils.io import new_folder, read_json, sha256_text, write_json, write_text
 from attar.utils.progress import Log
-from attar.utils.run_directory import changed_settings, held_directory, open_run
+from attar.utils.run_directory import changed_settings, held_directory, open_run, refuse_changes
 from attar.utils.signals import polite_stop, stop_if_requested
 
 _FIGURES, _OF_RUN = "study.json", "cell.json"
@@ -117,11 +117,12 @@ def _check_settings(out: Path, config: StudyConfig) -> None:
     """
     before = read_settings(out / "config.yaml")
     unset = [name for name in ("teacher", "pool") if not (before.get(name) and getattr(config, name))]
-    if changed := changed_settings(out, config, but=("rows", "labels", "seeds", "row_settings", *unset)):
-        raise RunDirectoryError(
-            f"--out {out} holds rows with other settings: {'; '.join(changed[:6])}. Rows of one table differ by name"
-            " and row_settings alone. Choose a new --out, or add --resume-anyway for a table of both."
-        )
+    refuse_changes(
+        changed_settings(out, config, but=("rows", "labels", "seeds", "row_settings", *unset)),
+        f"--out {out} holds rows with other settings",
+        remedy="Rows of one table differ by name and row_settings alone. Choose a new --out, or add --resume-anyway for a"
+        " table of both.",
+    )
 
 
 def _words(values: Sequence[object]) -> str:

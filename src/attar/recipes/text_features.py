@@ -19,13 +19,13 @@ from attar.curation.corpus import Corpus, Rules, write_corpus
 from attar.curation.sentence_vectors import Encode, missing_vectors, written_vectors
 from attar.data.files import File
 from attar.data.sentences import read_sentences
-from attar.errors import DataError, RunDirectoryError
+from attar.errors import DataError
 from attar.evaluation.outputs import add_weights
 from attar.models import TextTower
 from attar.utils.distributed import from_main, rank, uses_bf16, wait_for_all, world_size
 from attar.utils.io import new_folder, read_json, write_json
 from attar.utils.progress import Log, counting, track
-from attar.utils.run_directory import flat_changes
+from attar.utils.run_directory import flat_changes, refuse_changes
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,11 @@ def check_plan(folder: Path, before: dict[str, Any], now: Mapping[str, Any], *, 
         RunDirectoryError: With what differs.
     """
     differ = flat_changes(_in_words(before), _in_words(now))
-    changes = [
-        f"{key} was {'not there' if old is None else old}, now {'not there' if new is None else new}"
+    changes = {
+        key: ("not there" if old is None else old, "not there" if new is None else new)
         for key, (old, new) in differ.items()
-    ]
-    if changes:
-        raise RunDirectoryError(
-            f"{folder} holds sentences that were made otherwise: {'; '.join(changes[:6])}. {remedy}"
-        )
+    }
+    refuse_changes(changes, f"{folder} holds sentences that were made otherwise", remedy=remedy)
 
 
 def _in_words(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TextIO
 
 from attar.config import VOLATILE, Config
 from attar.config.files import read_settings, to_yaml
-from attar.errors import ConfigError, RunDirectoryError
+from attar.errors import ConfigError, RunDirectoryError, UserError
 from attar.utils.io import read_json, storage_errors, write_json, write_text
 from attar.utils.locks import take_lock
 
@@ -196,28 +196,27 @@ def _run_id(file: Path) -> str:
 
 
 def _check_same(path: Path, config: Config) -> None:
-    changed = changed_settings(path, config)
-    if changed:
-        raise RunDirectoryError(
-            f"--out {path} holds a run with other settings: {'; '.join(changed[:6])}."
-            " Choose a new --out, or add --resume-anyway to go on with the new settings."
-        )
+    refuse_changes(
+        changed_settings(path, config),
+        f"--out {path} holds a run with other settings",
+        remedy="Choose a new --out, or add --resume-anyway to go on with the new settings.",
+    )
 
 
-def changed_settings(path: Path, config: Config, *, but: Collection[str] = ()) -> list[str]:
-    """Settings that are others than those of `config.yaml` in a directory, in words, but such as change no result.
+def changed_settings(path: Path, config: Config, *, but: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """Settings that are others than those of `config.yaml` in a directory, but such as change no result.
 
     Args:
         path: The directory.
         config: Settings of now; those of before get today's defaults where they are older than a setting.
         but: Top-level settings that may differ.
+
+    Returns:
+        By their dotted names, (old value, new value).
     """
     before, now = _with_defaults(read_settings(path / "config.yaml"), config), config.model_dump(mode="json")
-    return [
-        f"{key} was {old}, now {new}"
-        for key, (old, new) in flat_changes(before, now).items()
-        if key.split(".")[0] not in {*VOLATILE, *but}
-    ]
+    changes = flat_changes(before, now)
+    return {key: values for key, values in changes.items() if key.split(".")[0] not in {*VOLATILE, *but}}
 
 
 def _with_defaults(settings: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -226,6 +225,25 @@ def _with_defaults(settings: dict[str, Any], config: Config) -> dict[str, Any]:
         return type(config).build(settings).model_dump(mode="json")
     except ConfigError:
         return settings
+
+
+def refuse_changes(
+    changes: Mapping[str, tuple[Any, Any]], said: str, *, remedy: str, error: type[UserError] = RunDirectoryError
+) -> None:
+    """Refuse what was made by other means than it should be; say nothing where nothing differs.
+
+    Args:
+        changes: As `flat_changes` finds them.
+        said: What was made by other means, for the message.
+        remedy: What to do, for the message.
+        error: To raise.
+
+    Raises:
+        UserError: Of that kind, with the first six changes.
+    """
+    if changes:
+        shown = [f"{key} was {old}, now {new}" for key, (old, new) in changes.items()]
+        raise error(f"{said}: {'; '.join(shown[:6])}. {remedy}")
 
 
 def flat_changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
