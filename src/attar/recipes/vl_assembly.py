@@ -36,15 +36,13 @@ from attar.models import (
 )
 from attar.recipes.assembly import check_damage, check_first_view
 from attar.recipes.teacher_features import (
-    caption_corpus,
-    check_texts,
     held_features,
     image_features,
     image_teacher,
-    sentence_corpus,
     text_features,
     view_features,
 )
+from attar.recipes.vl_texts import caption_corpus, check_texts, sentence_corpus
 from attar.types import Batch
 from attar.utils.distributed import world_size
 from attar.utils.progress import Log
