@@ -98,7 +98,9 @@ class DimeFmLearner(nn.Module):
         config = self.config
         terms: dict[str, Tensor] = {}
         if config.vl_weight:
-            assert sentences is not None and teacher_images is not None and teacher_texts is not None
+            assert sentences is not None
+            assert teacher_images is not None
+            assert teacher_texts is not None
             terms["vl"] = vision_language(
                 images,
                 sentences,

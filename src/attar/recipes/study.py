@@ -120,8 +120,8 @@ def _check_settings(out: Path, config: StudyConfig) -> None:
     refuse_changes(
         changed_settings(out, config, but=("rows", "labels", "seeds", "row_settings", *unset)),
         f"--out {out} holds rows with other settings",
-        remedy="Rows of one table differ by name and row_settings alone. Choose a new --out, or add --resume-anyway for a"
-        " table of both.",
+        remedy="Rows of one table differ by name and row_settings alone. Choose a new --out, or add --resume-anyway for"
+        " a table of both.",
     )
 
 
