@@ -44,7 +44,7 @@ def test_several_views_are_each_images_vectors_one_after_the_other(backbone, fol
         assert rows.tolist() == [row for row in range(13) if row != 2]
         torch.testing.assert_close(vectors[number :: len(views)], alone, atol=1e-3, rtol=0)
     others = vectors[1 : len(views)].double() @ vectors[0].double()
-    assert others.max() < 0.999  # not one view twelve times
+    assert others.max() < 0.999  # not one view many times
 
 
 def test_a_mirrored_view_is_the_view_of_the_mirrored_image(backbone, folder, tmp_path) -> None:

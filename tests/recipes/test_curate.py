@@ -127,6 +127,67 @@ def test_a_planted_test_image_its_crops_flips_and_encodings_are_caught(places, t
     assert any(row["id"].startswith("planted") for row in rows_of(bare.out))  # else the guard had nothing to do
 
 
+def textured(number):
+    rng = np.random.default_rng(number)
+    noise = [Image.fromarray(rng.integers(0, 256, (n, n, 3)).astype(np.uint8)).resize((64, 64)) for n in (5, 20)]
+    return Image.blend(*noise, 0.5)
+
+
+def test_parts_that_vectors_let_in_are_found_by_pixels_and_counted_apart(places, tmp_path, capsys) -> None:
+    for folder in ("judging", "pool"):
+        (tmp_path / folder).mkdir()
+    for number in range(6):
+        whole = textured(number)
+        whole.save(tmp_path / f"judging/{number}.png")
+        part = whole.crop((5 * number, 3, 5 * number + 36, 41)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        part.resize((48, 48)).save(tmp_path / f"pool/part-{number}.jpg", quality=30)
+        textured(100 + number).save(tmp_path / f"pool/other-{number}.png")
+    settings = {"exclude": str(tmp_path / "judging"), "budget": 480, "leak_threshold": 0.98, "suspect_threshold": 0.01}
+    settings |= {"pool": str(tmp_path / "embedded"), "duplicate_threshold": None}
+    folders = [str(tmp_path / "pool"), str(places / "pool/many")]
+    make_pool(tmp_path / "embedded", folders)
+
+    def entered(report):
+        return {row["id"].split("/")[-1][:-4] for row in rows_of(report.out) if row["part"] == "pool"}
+
+    every = {f"part-{number}" for number in range(6)}
+    bare = attar.curate(config(places, tmp_path / "bare", **settings | {"suspect_threshold": None}))
+    assert entered(bare) >= every
+    assert bare.manifest["guard"]["suspects"] == bare.manifest["guard"]["pairs"] == 0
+    assert "suspects" not in capsys.readouterr().out
+    guarded = attar.curate(config(places, tmp_path / "guarded", **settings))
+    assert entered(guarded) == entered(bare) - every
+    guard = guarded.manifest["guard"]
+    assert (guard["by pixels"], guard["by unreadable"], guarded.manifest["removed"]["leaks"]) == (6, 0, 6)
+    for leak in guarded.manifest["leaked"]:
+        assert leak["like"] == str(tmp_path / f"judging/{leak['id'].split('part-')[1][0]}.png")
+    assert "6 by pixels among" in capsys.readouterr().out
+    assert ", by pixels</figcaption>" in (guarded.out / "report.html").read_text()
+
+    make_pool(tmp_path / "turned", folders[::-1], shard=13)
+    turned = attar.curate(config(places, tmp_path / "other", **settings | {"pool": str(tmp_path / "turned")}))
+    assert [row["id"] for row in rows_of(turned.out)] == [row["id"] for row in rows_of(guarded.out)]
+    assert turned.manifest["leaked"] == guarded.manifest["leaked"]
+
+    damaged = tmp_path / "pool/other-3.png"
+    damaged.write_bytes(b"\0" * damaged.stat().st_size)  # since the pool was embedded
+    safe = attar.curate(config(places, tmp_path / "safe", **settings))
+    assert entered(safe) == entered(guarded) - {"other-3"}
+    assert safe.manifest["guard"] == guard | {"by unreadable": 1}
+    assert "1 suspects cannot be read any more" in capsys.readouterr().out
+    assert "cannot be read any more: left out to be safe" in (safe.out / "report.html").read_text()
+
+
+def test_guarded_images_that_cannot_be_read_are_told(places, tmp_path, capsys) -> None:
+    (tmp_path / "judging").mkdir()
+    textured(0).save(tmp_path / "judging/0.png")
+    (tmp_path / "judging/1.png").write_bytes(b"no image")
+    report = attar.curate(config(places, tmp_path / "set", exclude=str(tmp_path / "judging")))
+    assert [place["unreadable"] for place in report.manifest["guarded"]] == [0, 1]
+    assert "1 guarded images cannot be read" in capsys.readouterr().out
+    assert "of which 1 cannot be read" in (report.out / "report.html").read_text()
+
+
 def test_duplicates_and_listed_images_stay_out(places, tmp_path) -> None:
     first = rows_of(attar.curate(config(places, tmp_path / "first")).out)
     (tmp_path / "list.txt").write_text("\n".join([first[0]["id"], first[1]["uri"]]))

@@ -35,6 +35,12 @@ class CurateConfig(Config):
         le=1,
         description="similarity to a val, test or excluded image from which one is a copy; none: no guard",
     )
+    suspect_threshold: float | None = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="similarity from which pixels tell whether one is a part of the other; none: nobody looks",
+    )
     duplicate_threshold: float | None = Field(
         0.94, gt=0, le=1, description="similarity from which two images are one; none: keep both"
     )

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from attar.curation.index import PoolIndex
+from attar.curation.pixels import PART, compare
 from attar.curation.search import near_pairs, search
 from attar.curation.select import Gate, neighbours_of
+from attar.data.base import Rows, Source
+
+FoundBy = Literal["similarity", "pixels", "unreadable"]
+
+_IMAGES = 5  # guarded ones that a suspect is compared with at most
+_VIEWS = 85  # in which they are looked for: of five images all that there are
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What to compare pixels by, where vectors alone do not tell whether an image is a copy.
+
+    Attributes:
+        suspicion: Similarity to a guarded vector from which an image is compared.
+        pool: Images of the pool.
+        guarded: Images to be kept apart from.
+        rows: (m,) row of these that each guarded vector shows.
+        workers: Loader processes.
+    """
+
+    suspicion: float
+    pool: Source
+    guarded: Source
+    rows: Rows
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -23,11 +49,29 @@ class Guarded:
         vectors: (m, D) float16.
         names: (m,) the image that each vector shows, so that a leak can be shown.
         threshold: Similarity from which an image is taken for a copy.
+        pixels: Tell whether less similar ones are copies; None lets these in.
     """
 
     vectors: Tensor
     names: tuple[str, ...]
     threshold: float
+    pixels: Pixels | None = None
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Why an image was taken for a copy.
+
+    Attributes:
+        similarity: Of its vector to a view of a guarded image.
+        like: That image.
+        found_by: What told: similarity, pixels, or that it was to be compared and cannot be read, which proves nothing
+            and is the safer side.
+    """
+
+    similarity: float
+    like: str
+    found_by: FoundBy = "similarity"
 
 
 @dataclass
@@ -40,8 +84,11 @@ class Screen:
         excluded: Places of images that must not enter.
         members: (m, D) vectors of what is in the set already.
         duplicate_threshold: Similarity from which two images are one; None keeps both.
-        leaks: Of each image refused as a copy its similarity and what it is a copy of.
+        leaks: Images refused as copies of guarded ones.
         copies_of_members: Images refused because the set has them already.
+        judged: All that were looked at.
+        suspects: How many of them were compared by pixels.
+        pairs: With how many guarded images, all together.
     """
 
     index: PoolIndex
@@ -49,11 +96,13 @@ class Screen:
     excluded: Collection[int] = ()
     members: Tensor | None = None
     duplicate_threshold: float | None = None
-    leaks: dict[int, tuple[float, str]] = field(default_factory=dict)
+    leaks: dict[int, Leak] = field(default_factory=dict)
     copies_of_members: set[int] = field(default_factory=set)
     judged: set[int] = field(default_factory=set)
+    suspects: int = 0
+    pairs: int = 0
 
-    def gate(self, items: NDArray[np.int64]) -> Gate:
+    def gate(self, items: Rows) -> Gate:
         """A gate for these items (places in the order of ids, ascending)."""
         new = np.array([item for item in items.tolist() if item not in self.judged], dtype=np.int64)
         self.judged.update(new.tolist())
@@ -65,14 +114,52 @@ class Screen:
             near = neighbours_of(((one, other) for one, other, _ in pairs), items)
         return Gate({*self.excluded, *self.leaks, *self.copies_of_members}, near)
 
-    def _judge(self, items: NDArray[np.int64], vectors: Tensor) -> None:
+    def _judge(self, items: Rows, vectors: Tensor) -> None:
         if self.guarded is not None:
-            similarity, which = _closest(self.guarded.vectors, vectors)
-            for row in (similarity >= self.guarded.threshold).nonzero().flatten().tolist():
-                self.leaks[int(items[row])] = (float(similarity[row]), self.guarded.names[int(which[row])])
+            self._keep_apart(self.guarded, items, vectors)
         if self.members is not None and self.duplicate_threshold is not None:
             similarity, _ = _closest(self.members, vectors)
             self.copies_of_members.update(items[(similarity >= self.duplicate_threshold).numpy()].tolist())
+
+    def _keep_apart(self, guarded: Guarded, items: Rows, vectors: Tensor) -> None:
+        similarity, which = _closest(guarded.vectors, vectors)
+        is_copy = similarity >= guarded.threshold
+        for row in is_copy.nonzero().flatten().tolist():
+            self.leaks[int(items[row])] = Leak(float(similarity[row]), guarded.names[int(which[row])])
+        if guarded.pixels is not None:
+            is_suspect = (similarity >= guarded.pixels.suspicion) & ~is_copy
+            if is_suspect.any():
+                self._compare(guarded, guarded.pixels, items[is_suspect.numpy()], vectors[is_suspect])
+
+    def _compare(self, guarded: Guarded, pixels: Pixels, items: Rows, vectors: Tensor) -> None:
+        """Refuse the suspects that are parts of a guarded image, or have such a part, and those nobody can read."""
+        found = search([(guarded.vectors, torch.arange(len(guarded.vectors)))], vectors, k=_VIEWS)
+        pairs = [
+            (suspect, similarity, view)
+            for suspect, near in enumerate(zip(found.similarity.tolist(), found.place.tolist(), strict=True))
+            for similarity, view in _different_images(zip(*near, strict=True), pixels)
+        ]
+        suspects, _, views = (np.array(column) for column in zip(*pairs, strict=True))
+        rows = self.index.rows(items[suspects])
+        values = compare(pixels.pool, rows, pixels.guarded, pixels.rows[views], workers=pixels.workers)
+        self.suspects, self.pairs = self.suspects + len(items), self.pairs + len(pairs)
+        best: dict[int, float] = {}
+        for (suspect, similarity, view), value in zip(pairs, values.tolist(), strict=True):
+            item, like = int(items[suspect]), guarded.names[view]
+            if value >= max(PART, best.get(item, 0)):
+                best[item] = value
+                self.leaks[item] = Leak(similarity, like, "pixels")
+            elif value != value:
+                self.leaks.setdefault(item, Leak(similarity, like, "unreadable"))
+
+
+def _different_images(near: Iterable[tuple[float, int]], pixels: Pixels) -> list[tuple[float, int]]:
+    """(similarity, view) of the guarded images that a suspect is compared with, the most similar first."""
+    views: dict[int, tuple[float, int]] = {}
+    for similarity, view in near:
+        if similarity >= pixels.suspicion:
+            views.setdefault(int(pixels.rows[view]), (similarity, view))
+    return list(views.values())[:_IMAGES]
 
 
 def _closest(bank: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from attar.models import Backbone
 from attar.utils.progress import track
 
 _BATCH = 64  # images as the model sees them
-_SIDES = (0.85, 0.7)  # of parts, in sides of the image: three quarters and half of its area
+_SIDES = (0.85, 0.7, 0.5)  # of parts, in sides of the image: three quarters, half and a quarter of its area
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PartView:
 
 
 def guard_views(view: EvaluationView) -> list[PartView]:
-    """The whole, its mirror image, and centre and corners in two sizes: most crops are near to one of them."""
+    """The whole, its mirror image, and centre and corners in three sizes: most crops are near to one of them."""
     corners = [(0.5, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
     parts = [PartView(view, corner, side) for side in _SIDES for corner in corners]
     return [PartView(view), PartView(view, is_flipped=True), *parts]

@@ -17,11 +17,12 @@ from attar.config import CurateConfig
 from attar.curation.choose import Questions, choose
 from attar.curation.index import PoolIndex
 from attar.curation.pool import Pool
-from attar.curation.screen import Guarded, Screen
+from attar.curation.screen import Guarded, Pixels, Screen
 from attar.curation.vectors import embed_rows, guard_views
 from attar.data.base import Source
 from attar.data.labelled import given_parts
 from attar.data.loader import default_workers
+from attar.data.merged import MergedSource, Part
 from attar.data.references import shown
 from attar.data.sources import open_source
 from attar.data.transfer_set import IMAGES, KIND
@@ -47,7 +48,8 @@ class CurateReport:
     Attributes:
         out: The set's folder, which is a place of images for every other verb.
         images: How many are in it.
-        manifest: What `manifest.json` holds.
+        manifest: What `manifest.json` holds: `removed` says how many were left out, `guard` by what the copies among
+            them were found.
     """
 
     out: Path
@@ -263,17 +265,35 @@ def _screen(
             f"  exclude  none of {len(barred.listed):,} listed names is in the pool,"
             f" which has names such as {index.pool.ids([0])[0]}"
         )
-    guarded, guards = None, []
+    guarded, guards = None, ()
     if config.leak_threshold is not None and barred.guarded:
-        vectors, names = [], []
-        for place, source in barred.guarded:
-            guards.append({"place": shown(place), "images": len(source), "fingerprint": source.fingerprint})
-            found, positions = eye.embed(source, range(len(source)), *guard_views(eye.view), name="guarded images")
-            vectors.append(found)
-            names += [source.uri(row) for row in positions.tolist()]
-        guarded = Guarded(torch.cat(vectors), tuple(names), config.leak_threshold)
+        guarded, guards = _guarded(config, barred.guarded, config.leak_threshold, eye)
     members = asked.questions.vectors if asked and config.include_queries else None
-    return Screen(index, guarded, excluded, members, config.duplicate_threshold), tuple(guards)
+    return Screen(index, guarded, excluded, members, config.duplicate_threshold), guards
+
+
+def _guarded(
+    config: CurateConfig, places: tuple[tuple[str, Source], ...], threshold: float, eye: _Eye
+) -> tuple[Guarded, tuple[Mapping[str, Any], ...]]:
+    """The guarded images as the pool's model sees them, and where they lie, for the record."""
+    vectors, rows, guards = [], [], []
+    merged = MergedSource([Part(source) for _, source in places])
+    first = 0  # row of the merged source with which a place begins
+    for place, source in places:
+        found, positions = eye.embed(source, range(len(source)), *guard_views(eye.view), name="guarded images")
+        vectors.append(found)
+        rows.append(positions.numpy() + first)
+        first += len(source)
+        unreadable = len(source) - len(positions.unique())
+        guards.append(
+            {"place": shown(place), "images": len(source), "unreadable": unreadable, "fingerprint": source.fingerprint}
+        )
+    shows = np.concatenate(rows)
+    names = tuple(merged.uri(row) for row in shows.tolist())
+    pixels = None
+    if config.suspect_threshold is not None and config.suspect_threshold < threshold:
+        pixels = Pixels(config.suspect_threshold, eye.source, merged, shows, eye.workers)
+    return Guarded(torch.cat(vectors), names, threshold, pixels), tuple(guards)
 
 
 def _is_text(place: str) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from attar._version import __version__
 from attar.config import CurateConfig
 from attar.curation.choose import Choice, Questions
 from attar.curation.index import PoolIndex
-from attar.curation.screen import Screen
+from attar.curation.screen import FoundBy, Leak, Screen
 from attar.curation.statistics import coverage, fill, histogram
 from attar.data.base import Source
 from attar.data.merged import MergedSource
@@ -72,9 +72,9 @@ class Curated:
         return self.asked if self.config.include_queries else None
 
     @property
-    def leaks(self) -> list[tuple[int, tuple[float, str]]]:
-        """(item, (similarity, image it is a copy of)), the most similar ones first."""
-        return sorted(self.screen.leaks.items(), key=lambda entry: (-entry[1][0], entry[0]))
+    def leaks(self) -> list[tuple[int, Leak]]:
+        """(item, why it is taken for a copy), the most similar ones first."""
+        return sorted(self.screen.leaks.items(), key=lambda entry: (-entry[1].similarity, entry[0]))
 
 
 def ends_of(source: Source) -> list[int]:
@@ -136,9 +136,10 @@ def set_manifest(made: Curated, table: Any) -> dict[str, Any]:
         "places": _places(made),
         "guarded": list(made.guarded),
         "removed": _removed(made),
+        "guard": _guard(made.screen),
         "leaked": [
-            {"id": pool.ids(made.index.rows([item]))[0], "similarity": round(value, 4), "like": like}
-            for item, (value, like) in made.leaks
+            {"id": pool.ids(made.index.rows([item]))[0], **asdict(leak), "similarity": round(leak.similarity, 4)}
+            for item, leak in made.leaks
         ],
         "fill": fill(choice, questions),
         "similarity": histogram([pick.similarity for pick in choice.picks]),
@@ -167,6 +168,13 @@ def _removed(made: Curated) -> dict[str, int]:
         "excluded": len(made.screen.excluded),
         "judged": made.choice.judged,
     }
+
+
+def _guard(screen: Screen) -> dict[str, int]:
+    """By what copies of guarded images were found, and how many images were compared by pixels, in how many pairs."""
+    counts = Counter(leak.found_by for leak in screen.leaks.values())
+    found = {f"by {way}": counts[way] for way in get_args(FoundBy)}
+    return found | {"suspects": screen.suspects, "pairs": screen.pairs}
 
 
 def _sources(made: Curated) -> list[dict[str, Any]]:
@@ -200,12 +208,18 @@ def examples(made: Curated) -> dict[str, Any]:
         )
         for query in (order[number] for number in shown_queries if number < len(order))
     ]
-    leaks = made.leaks
-    if len(leaks) > _SHOWN_LEAKS:  # those next to the threshold tell whether it is right
-        leaks = leaks[: _SHOWN_LEAKS // 2] + leaks[-_SHOWN_LEAKS // 2 :]
+    leaks = []
+    for way in get_args(FoundBy):
+        found = [entry for entry in made.leaks if entry[1].found_by == way]
+        if len(found) > _SHOWN_LEAKS:  # those next to the threshold tell whether it is right
+            found = found[: _SHOWN_LEAKS // 2] + found[-_SHOWN_LEAKS // 2 :]
+        leaks += found
     return {
         "queries": queries,
-        "leaks": [Fetched(source, int(index.rows([item])[0]), value, like) for item, (value, like) in leaks],
+        "leaks": [
+            Fetched(source, int(index.rows([item])[0]), leak.similarity, leak.like, leak.found_by)
+            for item, leak in leaks
+        ],
     }
 
 
@@ -220,6 +234,16 @@ def say_set(log: Log, manifest: Mapping[str, Any], out: Path, before: Mapping[st
         f"  left out {removed['leaks']:,} copies of guarded images, {removed['duplicates']:,} near-duplicates,"
         f" {removed['copies of queries']:,} copies of queries, {removed['excluded']:,} on the list"
     )
+    guard = manifest["guard"]
+    if guard["suspects"]:
+        log.say(
+            f"           of the copies {guard['by similarity']:,} were found by similarity, {guard['by pixels']:,} by"
+            f" pixels among {guard['suspects']:,} suspects"
+        )
+    if guard["by unreadable"]:
+        log.say(f"           {guard['by unreadable']:,} suspects cannot be read any more: counted as copies")
+    if unreadable := sum(place["unreadable"] for place in manifest["guarded"]):
+        log.say(f"           {unreadable:,} guarded images cannot be read: nothing is kept apart from them")
     if settings["leak_threshold"] is None:
         log.say("           --leak-threshold is none: nothing was guarded")
     elif not manifest["guarded"]:

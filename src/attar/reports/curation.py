@@ -27,12 +27,14 @@ class Fetched:
         row: Which.
         similarity: To the query, or to what it is a copy of.
         like: What it is a copy of.
+        found_by: What told that it is one.
     """
 
     source: Source
     row: int
     similarity: float
     like: str | None = None
+    found_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def _shown(image: Fetched) -> dict[str, Any]:
         "name": image.source.name(image.row),
         "similarity": None if value != value else f"{value:.2f}",
         "like": "/".join(Path(image.like).parts[-2:]) if image.like else None,
+        "found_by": image.found_by,
     }
 
 
