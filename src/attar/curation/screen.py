@@ -116,41 +116,59 @@ class Screen:
 
     def _judge(self, items: Rows, vectors: Tensor) -> None:
         if self.guarded is not None:
-            self._keep_apart(self.guarded, items, vectors)
+            leaks, suspects, pairs = leaks_among(self.guarded, vectors, self.index.rows(items))
+            self.leaks.update((int(items[position]), leak) for position, leak in leaks.items())
+            self.suspects, self.pairs = self.suspects + suspects, self.pairs + pairs
         if self.members is not None and self.duplicate_threshold is not None:
             similarity, _ = _closest(self.members, vectors)
             self.copies_of_members.update(items[(similarity >= self.duplicate_threshold).numpy()].tolist())
 
-    def _keep_apart(self, guarded: Guarded, items: Rows, vectors: Tensor) -> None:
-        similarity, which = _closest(guarded.vectors, vectors)
-        is_copy = similarity >= guarded.threshold
-        for row in is_copy.nonzero().flatten().tolist():
-            self.leaks[int(items[row])] = Leak(float(similarity[row]), guarded.names[int(which[row])])
-        if guarded.pixels is not None:
-            is_suspect = (similarity >= guarded.pixels.suspicion) & ~is_copy
-            if is_suspect.any():
-                self._compare(guarded, guarded.pixels, items[is_suspect.numpy()], vectors[is_suspect])
 
-    def _compare(self, guarded: Guarded, pixels: Pixels, items: Rows, vectors: Tensor) -> None:
-        """Refuse the suspects that are parts of a guarded image, or have such a part, and those nobody can read."""
-        found = search([(guarded.vectors, torch.arange(len(guarded.vectors)))], vectors, k=_VIEWS)
-        pairs = [
-            (suspect, similarity, view)
-            for suspect, near in enumerate(zip(found.similarity.tolist(), found.place.tolist(), strict=True))
-            for similarity, view in _different_images(zip(*near, strict=True), pixels)
-        ]
-        suspects, _, views = (np.array(column) for column in zip(*pairs, strict=True))
-        rows = self.index.rows(items[suspects])
-        values = compare(pixels.pool, rows, pixels.guarded, pixels.rows[views], workers=pixels.workers)
-        self.suspects, self.pairs = self.suspects + len(items), self.pairs + len(pairs)
-        best: dict[int, float] = {}
-        for (suspect, similarity, view), value in zip(pairs, values.tolist(), strict=True):
-            item, like = int(items[suspect]), guarded.names[view]
-            if value >= max(PART, best.get(item, 0)):
-                best[item] = value
-                self.leaks[item] = Leak(similarity, like, "pixels")
-            elif value != value:
-                self.leaks.setdefault(item, Leak(similarity, like, "unreadable"))
+def leaks_among(guarded: Guarded, vectors: Tensor, rows: Rows) -> tuple[dict[int, Leak], int, int]:
+    """Which images are copies of guarded ones.
+
+    Args:
+        guarded: What they are compared with.
+        vectors: (n, D) of the images.
+        rows: (n,) of the pool, by which their pixels are read.
+
+    Returns:
+        Leaks by position among the n; how many images were compared by pixels; in how many pairs.
+    """
+    similarity, which = _closest(guarded.vectors, vectors)
+    is_copy = similarity >= guarded.threshold
+    leaks = {
+        position: Leak(float(similarity[position]), guarded.names[int(which[position])])
+        for position in is_copy.nonzero().flatten().tolist()
+    }
+    if guarded.pixels is None:
+        return leaks, 0, 0
+    suspects = ((similarity >= guarded.pixels.suspicion) & ~is_copy).nonzero().flatten()
+    if not len(suspects):
+        return leaks, 0, 0
+    found, pairs = _parts_among(guarded, guarded.pixels, vectors[suspects], rows[suspects.numpy()])
+    return leaks | {int(suspects[number]): leak for number, leak in found.items()}, len(suspects), pairs
+
+
+def _parts_among(guarded: Guarded, pixels: Pixels, vectors: Tensor, rows: Rows) -> tuple[dict[int, Leak], int]:
+    """Suspects that are parts of a guarded image, or have it as a part, and those nobody can read; pairs compared."""
+    nearest = search([(guarded.vectors, torch.arange(len(guarded.vectors)))], vectors, k=_VIEWS)
+    pairs = [
+        (suspect, similarity, view)
+        for suspect, near in enumerate(zip(nearest.similarity.tolist(), nearest.place.tolist(), strict=True))
+        for similarity, view in _different_images(zip(*near, strict=True), pixels)
+    ]
+    suspects, views = np.array([pair[0] for pair in pairs]), np.array([pair[2] for pair in pairs])
+    values = compare(pixels.pool, rows[suspects], pixels.guarded, pixels.rows[views], workers=pixels.workers)
+    leaks: dict[int, Leak] = {}
+    best: dict[int, float] = {}
+    for (suspect, similarity, view), value in zip(pairs, values.tolist(), strict=True):
+        if value >= max(PART, best.get(suspect, 0)):
+            best[suspect] = value
+            leaks[suspect] = Leak(similarity, guarded.names[view], "pixels")
+        elif value != value:
+            leaks.setdefault(suspect, Leak(similarity, guarded.names[view], "unreadable"))
+    return leaks, len(pairs)
 
 
 def _different_images(near: Iterable[tuple[float, int]], pixels: Pixels) -> list[tuple[float, int]]:

@@ -216,6 +216,7 @@ def examples(made: Curated) -> dict[str, Any]:
         leaks += found
     return {
         "queries": queries,
+        "shown_leaks": _SHOWN_LEAKS // 2,
         "leaks": [
             Fetched(source, int(index.rows([item])[0]), leak.similarity, leak.like, leak.found_by)
             for item, leak in leaks

@@ -71,6 +71,7 @@ def write_curation_page(path: Path, manifest: Mapping[str, Any], examples: Mappi
                 for query in examples["queries"]
             ],
             leaks=[_shown(image) for image in examples["leaks"]],
+            shown_leaks=examples["shown_leaks"],
             bars=bars_of(manifest["similarity"]),
         )
     )
