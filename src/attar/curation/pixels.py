@@ -34,7 +34,7 @@ _LEAST_AREA = 0.17  # of a box, as a share of the image: a fifth, and a step of 
 _WORTH_A_LOOK = 0.75  # correlation of the small images: parts are above 0.85, other photos of a kind seldom above
 _STARTS = 4  # boxes that are looked at more closely
 _PAIRS = 8  # compared at a time
-_READ = 256  # pairs whose images are in memory at a time
+_READ = 256  # pairs whose images are in memory at a time: 0.4 MB each, 200 MB at most
 _FRAMES = ((32, 6), (48, 4))  # pixels of the box as it is compared, and Gauss-Newton steps in these
 _NOISE = 2.0**2  # variance in grey levels that encoding again leaves: flatter than this, nothing is told
 _FINE, _WIDE = 0.8, 3.0  # pixels of the frame: details are what lies between these blurs
@@ -97,7 +97,7 @@ def sameness(images: Tensor, pairs: Tensor) -> Tensor:
     if not len(pairs):
         return torch.empty(0)
     prepared = _prepared(images.float())
-    return torch.cat([_sameness(prepared, piece) for piece in pairs.split(_PAIRS)])
+    return torch.cat([_sameness(prepared, piece) for piece in torch.split(pairs, _PAIRS)])
 
 
 def _sameness(images: _Prepared, pairs: Tensor) -> Tensor:
@@ -183,7 +183,9 @@ def _grid() -> _Grid:
 
 def _by_size(products: Tensor) -> Tensor:
     """(..., s * P, s * P) to (..., s, s, P, P)."""
-    return products.unflatten(-1, (-1, _COARSE)).unflatten(-3, (-1, _COARSE)).transpose(-3, -2).contiguous()
+    *outer, height, width = products.shape
+    split = products.view(*outer, height // _COARSE, _COARSE, width // _COARSE, _COARSE)
+    return split.transpose(-3, -2).contiguous()
 
 
 def _boxes(images: _Prepared, small: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,7 +201,7 @@ def _boxes(images: _Prepared, small: Tensor, large: Tensor) -> tuple[Tensor, Ten
     """
     spectrum = images.image[large][:, :, None, None] * images.parts[small][:, None]
     score = torch.fft.irfft2(spectrum, s=(_COARSE, _COARSE))  # a box that fits does not meet its own other end
-    likeness, where = (score.mul_(images.scale[large])).flatten(2, 3).flatten(3).max(dim=3)
+    likeness, where = score.mul_(images.scale[large]).flatten(2, 3).flatten(3).max(dim=3)
     corner = torch.stack([where % _COARSE, where // _COARSE], dim=3)
     extent = torch.cartesian_prod(torch.tensor(_SIZES), torch.tensor(_SIZES)).flip(1).expand_as(corner)
     return likeness, torch.cat([corner + extent / 2, extent], dim=3) / _COARSE
@@ -245,14 +247,15 @@ def _moved(boxes: Tensor, target: Tensor, seen: Tensor) -> Tensor:
 
 
 def _details(seen: Tensor) -> Tensor:
+    """What is finer than light and dark areas."""
     return seen - _blurred(seen, _WIDE)
 
 
 def _correlation(ones: Tensor, others: Tensor) -> Tensor:
     """(n,) of (n, F, F); near 0 where either is flat."""
     ones, others = (values - values.mean((1, 2), keepdim=True) for values in (ones, others))
-    lengths = ((values.square().mean((1, 2)) + _NOISE).sqrt() for values in (ones, others))
-    return (ones * others).mean((1, 2)) / functools.reduce(torch.mul, lengths)
+    spread = (ones.square().mean((1, 2)) + _NOISE) * (others.square().mean((1, 2)) + _NOISE)
+    return (ones * others).mean((1, 2)) / spread.sqrt()
 
 
 def _cut(images: Tensor, boxes: Tensor, side: int) -> Tensor:

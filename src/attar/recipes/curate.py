@@ -265,7 +265,8 @@ def _screen(
             f"  exclude  none of {len(barred.listed):,} listed names is in the pool,"
             f" which has names such as {index.pool.ids([0])[0]}"
         )
-    guarded, guards = None, ()
+    guarded: Guarded | None = None
+    guards: tuple[Mapping[str, Any], ...] = ()
     if config.leak_threshold is not None and barred.guarded:
         guarded, guards = _guarded(config, barred.guarded, config.leak_threshold, eye)
     members = asked.questions.vectors if asked and config.include_queries else None
@@ -284,7 +285,7 @@ def _guarded(
         vectors.append(found)
         rows.append(positions.numpy() + first)
         first += len(source)
-        unreadable = len(source) - len(positions.unique())
+        unreadable = len(source) - len(np.unique(positions))
         guards.append(
             {"place": shown(place), "images": len(source), "unreadable": unreadable, "fingerprint": source.fingerprint}
         )
