@@ -10,7 +10,9 @@ Example:
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from attar._version import __version__
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         DistillVlConfig,
         EmbedConfig,
         EvaluateConfig,
+        ExportConfig,
         PredictConfig,
         SentencesConfig,
         StudyConfig,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from attar.recipes.distill_vl import DistillVlReport, distill_vl
     from attar.recipes.embed import embed
     from attar.recipes.evaluate import EvaluateReport, evaluate
+    from attar.recipes.export import ExportReport, export
     from attar.recipes.predict import predict
     from attar.recipes.quickstart import quickstart
     from attar.recipes.sentences import SentencesReport, curate_sentences
@@ -54,6 +58,8 @@ _HOMES = {
     "EvaluateConfig": "attar.config",
     "EvaluateReport": "attar.recipes.evaluate",
     "DistillReport": "attar.recipes.distill",
+    "ExportConfig": "attar.config",
+    "ExportReport": "attar.recipes.export",
     "Pool": "attar.curation",
     "PredictConfig": "attar.config",
     "SentencesConfig": "attar.config",
@@ -89,6 +95,8 @@ __all__ = [
     "EmbedConfig",
     "EvaluateConfig",
     "EvaluateReport",
+    "ExportConfig",
+    "ExportReport",
     "Pool",
     "PredictConfig",
     "SentencesConfig",
@@ -106,6 +114,7 @@ __all__ = [
     "distill_vl",
     "embed",
     "evaluate",
+    "export",
     "load_backbone",
     "predict",
     "quickstart",
@@ -116,9 +125,31 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import public names when they are first used, so that `attar --help` does not wait for torch."""
+    if name == "export":
+        return import_module("attar.export")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'attar' has no attribute '{name}'")
+
+
+class _Verb(ModuleType):
+    """A room that can be called as the verb of its name: `attar.export(config)` beside `from attar.export import ...`."""
+
+    def __call__(self, config: ExportConfig) -> ExportReport:
+        report: ExportReport = import_module("attar.recipes.export").export(config)
+        return report
+
+
+class _Face(ModuleType):
+    """What `attar` is; Python sets a package's rooms as its attributes, and one of them is a verb too."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "export":
+            value.__class__ = _Verb
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face
 
 
 def __dir__() -> list[str]:

@@ -28,6 +28,7 @@ HELP = f"""attar {__version__}: distil vision foundation models into small ones.
   attar transfer ...                 a small model for your task, from few labels and a pool of images
   attar predict MODEL ...            classify images with it
   attar evaluate MODEL ...           how good a backbone or a run's student is, by the papers' benchmarks
+  attar export RUN|MODEL ...         ONNX, int8, timm or transformers: proven on images, timed, with a card
   attar embed ...                    a pool of image vectors, to choose training images from
   attar curate ...                   a transfer set: images of a pool that are like those of your task
   attar curate --sentences ...       of a corpus of text, the sentences that your images show
@@ -369,6 +370,19 @@ def _predict(arguments: list[str]) -> int:
     return 0
 
 
+def _export(arguments: list[str]) -> int:
+    from attar.config import ExportConfig
+
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--model", *arguments]
+    config = _settings(arguments, ExportConfig, "attar export RUN|MODEL")
+    if config is not None:
+        from attar.recipes.export import export
+
+        export(config)
+    return 0
+
+
 def _doctor(arguments: list[str]) -> int:
     from attar.config.small import DoctorConfig
 
@@ -408,6 +422,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "transfer": _transfer,
     "predict": _predict,
     "evaluate": _evaluate,
+    "export": _export,
     "embed": _embed,
     "curate": _curate,
     "quickstart": _quickstart,

@@ -14,6 +14,7 @@ AttarError
 ├── TrainingError             the run itself failed; exit code 1
 │   ├── NonFiniteError        a loss or gradient is not finite; the weights were not changed
 │   └── LostRankError         another rank has gone; it says why, or its launcher does
+├── ExportError               an exported file does not say what its model says; exit code 1
 └── Interrupted               SIGINT or SIGTERM; what was done is saved, exit code 130 or 143
 """
 
@@ -85,6 +86,10 @@ class NonFiniteError(TrainingError):
 
 class LostRankError(TrainingError):
     """Another rank has gone. The reason is there, not here."""
+
+
+class ExportError(AttarError):
+    """An exported file does not say what the model says, or cannot be made; nothing is left of it."""
 
 
 class Interrupted(AttarError):  # noqa: N818  (it is no error of anybody)

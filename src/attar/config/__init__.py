@@ -26,6 +26,7 @@ from attar.config.evaluate import (
     LogisticProbeConfig,
     ZeroShotConfig,
 )
+from attar.config.export import ExportConfig
 from attar.config.sentences import SentencesConfig
 from attar.config.study import SetsConfig, StudyConfig
 from attar.config.transfer import (
@@ -50,6 +51,7 @@ __all__ = [
     "ElevaterConfig",
     "EmbedConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "FewShotConfig",
     "FinetuneConfig",
     "KnnProbeConfig",

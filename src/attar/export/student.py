@@ -114,7 +114,8 @@ model = attar.load_backbone("module:…", weights="path/to/this/folder/model.saf
 ```"""
 
 
-_CARDS: dict[Library, str] = {"timm": _TIMM_CARD, "transformers": _TRANSFORMERS_CARD, "attar": _MODULE_CARD}
+LOADING: Mapping[Library, str] = {"timm": _TIMM_CARD, "transformers": _TRANSFORMERS_CARD, "attar": _MODULE_CARD}
+"""How a student is loaded, in Markdown."""
 
 
 def model_card(title: str, facts: Mapping[str, str], table: str, *, library: Library = "timm") -> str:
@@ -122,7 +123,7 @@ def model_card(title: str, facts: Mapping[str, str], table: str, *, library: Lib
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return (
         f"# {title}\n\n"
-        f"A vision backbone trained with attar. {_CARDS[library]}\n\n"
+        f"A vision backbone trained with attar. {LOADING[library]}\n\n"
         f"| | |\n|---|---|\n{rows}\n\n"
         f"## Measured\n\n{table}\n\n"
         "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and the"

@@ -3,6 +3,7 @@
 from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.classifier import LinearClassifier, load_classifier
 from attar.models.heads import ClassificationHead, ProjectionHead
+from attar.models.licences import Licence, licence_named, terms_of
 from attar.models.load import load_backbone
 from attar.models.projection import with_projection
 from attar.models.small_text import small_text_tower
@@ -14,6 +15,7 @@ __all__ = [
     "Backbone",
     "ClassHead",
     "ClassificationHead",
+    "Licence",
     "LinearClassifier",
     "Preprocess",
     "ProjectionHead",
@@ -21,10 +23,12 @@ __all__ = [
     "TaskModel",
     "TextTower",
     "TwoTowers",
+    "licence_named",
     "load_backbone",
     "load_classifier",
     "load_text_tower",
     "load_two_towers",
     "small_text_tower",
+    "terms_of",
     "with_projection",
 ]

@@ -12,6 +12,7 @@ from attar.errors import ModelReferenceError
 from attar.models.backbone import Provenance
 from attar.models.files import StateDict, noted
 from attar.models.layouts import Converted, convert
+from attar.models.licences import licence_of_tag
 from attar.models.official import OPEN_CLIP_TEXT
 from attar.models.open_clip_files import folder_in, model_config, open_clip_library, open_weights, published_tag
 from attar.models.references import Reference
@@ -47,7 +48,11 @@ def load_open_clip_text(
         )
         explained = _load(model, file, state).explained
         source = Provenance.of_files(
-            name, [file], weights=noted("open_clip", part), licence="unknown", explained=explained
+            name,
+            [file],
+            weights=noted("open_clip", part),
+            licence=licence_of_tag(reference.name, tag),
+            explained=explained,
         )
         scale = learned_scale(state)
     return TextTower(

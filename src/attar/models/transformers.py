@@ -96,13 +96,13 @@ class TransformersTower(Tower):
 
     def forward(self, pixels: Tensor) -> Tokens:
         """Tokens after the final norm."""
-        sequence = self.encoder(**self._inputs(pixels)).last_hidden_state
+        sequence = self.encoder(**self.inputs(pixels)).last_hidden_state
         sequence = sequence if self.family.returns_normed else self._norm(sequence)
         return self._read(sequence, self._grid(pixels), is_normed=True)
 
     def intermediates(self, pixels: Tensor, layers: list[int], *, norm: bool) -> list[Tokens]:
         """Tokens after chosen blocks, or stages of a conv net."""
-        states = self.encoder(**self._inputs(pixels), output_hidden_states=True).hidden_states[1:]  # 0 is the input
+        states = self.encoder(**self.inputs(pixels), output_hidden_states=True).hidden_states[1:]  # 0 is the input
         return [self._read_state(states[layer], self._grid(pixels), norm=norm) for layer in layers]
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -127,10 +127,14 @@ class TransformersTower(Tower):
             self.encoder.save_pretrained(folder)
             processor.save_pretrained(folder)
 
-    def _inputs(self, pixels: Tensor) -> dict[str, Any]:
-        if not self.family.takes_patches:
-            return {"pixel_values": pixels}
-        (height, width), side = self._grid(pixels), self.patch_size
+    def inputs(self, pixels: Tensor) -> dict[str, Any]:
+        """What the encoder is called with."""
+        return self.cut(pixels, self.patch_size) if self.family.takes_patches else {"pixel_values": pixels}
+
+    @staticmethod
+    def cut(pixels: Tensor, side: int) -> dict[str, Any]:
+        """Images as the patches of `side` pixels that some encoders are called with."""
+        height, width = pixels.shape[2] // side, pixels.shape[3] // side
         cut = pixels[..., : height * side, : width * side].reshape(len(pixels), 3, height, side, width, side)
         return {
             "pixel_values": cut.permute(0, 2, 4, 3, 5, 1).reshape(len(pixels), height * width, -1),  # (B, N, p * p * 3)

@@ -123,6 +123,7 @@ def check_extras() -> Iterator[Finding]:
         "vl": "open_clip",
         "hf": "transformers",
         "ray": "ray",
+        "onnx": "onnxruntime",
         "dense": "segmentation_models_pytorch",
         "decode": "torchcodec",
         "tb": "tensorboard",

@@ -60,7 +60,7 @@ def predict(config: PredictConfig) -> PredictReport:
     """
     device = pick_device(config.device)
     with polite_stop():
-        folder = _model_folder(Path(config.model).expanduser())
+        folder = model_folder(Path(config.model).expanduser())
         model = read_task_model(folder, reference=config.reference).to(device)
         if config.reference is not None and builds_itself(folder):
             raise ConfigError(f"reference is {config.reference}, and {folder} says all of its backbone. Leave it out.")
@@ -77,7 +77,7 @@ def predict(config: PredictConfig) -> PredictReport:
     return PredictReport(out, len(source) - len(unreadable), tuple(unreadable))
 
 
-def _model_folder(path: Path) -> Path:
+def model_folder(path: Path) -> Path:
     """The folder itself, or the student of a run.
 
     Raises:
@@ -87,23 +87,24 @@ def _model_folder(path: Path) -> Path:
         raise ModelReferenceError(
             f"{path} does not exist. Give a run of attar transfer, or a student/ or teacher/ in it."
         )
-    if _is_task_model(path / "student"):
+    if is_task_model(path / "student"):
         return path / "student"
-    if not _is_transfer(path):
+    if not is_transfer(path):
         return path
     done = [path / stage / who for stage in STAGES for who in ("teacher", "student")]
-    done = [folder for folder in done if _is_task_model(folder)]
+    done = [folder for folder in done if is_task_model(folder)]
     raise ModelReferenceError(
         f"{path} is a run of attar transfer that is not finished; the same attar transfer command goes on."
         + (f" What can be used already: {', '.join(map(str, done))}." if done else " Nothing in it can be used yet.")
     )
 
 
-def _is_task_model(folder: Path) -> bool:
+def is_task_model(folder: Path) -> bool:
+    """Whether the folder holds a backbone with a head."""
     return (folder / "task.json").is_file()
 
 
-def _is_transfer(folder: Path) -> bool:
+def is_transfer(folder: Path) -> bool:
     """Whether it is a run of attar transfer, by its settings."""
     settings = folder / "config.yaml"
     return (folder / "run.json").is_file() and settings.is_file() and "finetune" in read_settings(settings)
