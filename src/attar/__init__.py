@@ -133,7 +133,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Verb(ModuleType):
-    """A room that can be called as the verb of its name: `attar.export(config)` beside `from attar.export import ...`."""
+    """A room that is called as the verb of its name: `attar.export(config)`, and `from attar.export import ...`."""
 
     def __call__(self, config: ExportConfig) -> ExportReport:
         report: ExportReport = import_module("attar.recipes.export").export(config)

@@ -47,7 +47,7 @@ def test_tolerance_counts_in_units_of_the_largest_value_where_that_exceeds_one()
 
 def test_what_is_no_number_never_passes():
     parity = compare(lambda batch: [says(batch)[0] * np.nan], IMAGES, RIGHT)
-    with pytest.raises(ExportError):
+    with pytest.raises(ExportError, match="no finite numbers"):
         parity.check(1e9, what="x")
 
 

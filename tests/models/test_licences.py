@@ -22,8 +22,8 @@ def test_a_non_commercial_licence_is_told_at_the_start_and_in_the_card():
     terms = terms_of(weights("cc-by-nc-4.0"))
     assert terms.is_told_at_start
     assert "NOT for commercial use" in terms.told
-    assert "**does not allow commercial use**" in terms.sentences
-    assert "https://creativecommons.org" in terms.sentences
+    assert "**does not allow commercial use**" in terms.in_sentences()
+    assert "https://creativecommons.org" in terms.in_sentences()
     assert not terms_of(weights("apache-2.0")).is_told_at_start
 
 
@@ -31,14 +31,14 @@ def test_a_non_commercial_licence_is_told_at_the_start_and_in_the_card():
 def test_what_nobody_says_is_unknown_whatever_the_architecture(said):
     terms = terms_of(weights(said, name="vit_base_patch16_dinov3"))
     assert (terms.name, terms.is_commercial) == ("unknown", None)
-    assert "unknown" in terms.sentences
+    assert "unknown" in terms.in_sentences()
     assert terms.is_told_at_start
 
 
 def test_a_licence_outside_the_table_keeps_its_name_and_claims_nothing():
     terms = licence_named("Sapiens2-License")
     assert (terms.name, terms.is_commercial, terms.demands, terms.source) == ("sapiens2-license", None, "", "")
-    assert "to be read before use" in terms.sentences
+    assert "to be read before use" in terms.in_sentences()
 
 
 def test_random_weights_are_nobodys():

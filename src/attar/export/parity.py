@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -42,6 +43,18 @@ class Parity:
             f" (values up to {self.largest:.3g}), cosine at least {self.cosine:.6f}"
         )
 
+    def check_finite(self, *, what: str) -> None:
+        """Refuse a file that gives values that are no numbers.
+
+        Raises:
+            ExportError: If it does.
+        """
+        if not math.isfinite(self.apart):
+            raise ExportError(
+                f"{what} gives values that are no finite numbers, on some of {self.images} images. Nothing was written."
+                " Try --images of the kind that the model learned from; if those fail too, export another student."
+            )
+
     def check(self, tolerance: float, *, what: str) -> None:
         """Refuse a file that says something else.
 
@@ -50,8 +63,9 @@ class Parity:
             what: Name of the file.
 
         Raises:
-            ExportError: If it does not pass; a value that is no number does not.
+            ExportError: If it does not pass.
         """
+        self.check_finite(what=what)
         allowed = tolerance * max(1.0, self.largest)
         if not self.apart <= allowed:
             raise ExportError(

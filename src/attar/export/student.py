@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import nn
 
-from attar.models import Backbone
+from attar.models import Backbone, Licence
 from attar.models.transformers import TransformersTower
 from attar.utils.io import new_folder, read_json, write_json
 
@@ -118,14 +118,46 @@ LOADING: Mapping[Library, str] = {"timm": _TIMM_CARD, "transformers": _TRANSFORM
 """How a student is loaded, in Markdown."""
 
 
-def model_card(title: str, facts: Mapping[str, str], table: str, *, library: Library = "timm") -> str:
-    """Markdown of a model card: how to load, where it comes from, how it was measured."""
+def model_card(
+    title: str,
+    facts: Mapping[str, str],
+    table: str,
+    *,
+    library: Library = "timm",
+    licence: Licence | None = None,
+    limits: Sequence[str] = (),
+) -> str:
+    """Markdown of a model card: how to load, where it comes from, how it was measured, what binds it.
+
+    Args:
+        title: Of the card.
+        facts: Where it comes from, a row each.
+        table: Markdown of what was measured.
+        library: With which it loads.
+        licence: Of the teacher's weights; None where they are random, or there were none.
+        limits: What the figures do not say, a sentence each.
+    """
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return (
         f"# {title}\n\n"
         f"A vision backbone trained with attar. {LOADING[library]}\n\n"
         f"| | |\n|---|---|\n{rows}\n\n"
         f"## Measured\n\n{table}\n\n"
-        "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and the"
-        " images used. attar claims no right in them.\n"
+        f"{card_end(licence, limits, of='the images used')}"
+    )
+
+
+def card_end(licence: Licence | None, limits: Sequence[str], *, of: str) -> str:
+    """Markdown of what a card ends with: limits and licence.
+
+    Args:
+        licence: Of the teacher's weights; None where they are random, or there were none.
+        limits: A sentence each.
+        of: Whose terms else bind the student.
+    """
+    bounds = "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits) + "\n\n" if limits else ""
+    teachers = f"{licence.in_sentences('the weights that taught')} " if licence is not None else ""
+    return (
+        f"{bounds}## Licence\n\n{teachers}The licence of these weights is for their maker to choose, within the terms"
+        f" of the teacher's licence and {of}. attar claims no right in them.\n"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from attar.errors import ConfigError
-from attar.models import Backbone, TextTower
+from attar.export.student import card_end
+from attar.models import Backbone, Licence, TextTower
 from attar.models.as_open_clip import InOpenClip, image_as_open_clip, text_as_open_clip
 from attar.models.files import StateDict
 from attar.models.open_clip_files import open_clip_library
@@ -180,7 +181,15 @@ shares = (model.logit_scale.exp() * seen @ read.T).softmax(-1)
 ```"""
 
 
-def two_towers_card(title: str, facts: Mapping[str, str], table: str, costs: str) -> str:
+def two_towers_card(
+    title: str,
+    facts: Mapping[str, str],
+    table: str,
+    costs: str,
+    *,
+    licence: Licence | None = None,
+    limits: Sequence[str] = (),
+) -> str:
     """Markdown of a model card: how to load, where it comes from, how it was measured, what its towers cost.
 
     Args:
@@ -188,6 +197,8 @@ def two_towers_card(title: str, facts: Mapping[str, str], table: str, costs: str
         facts: Where it comes from, a row each.
         table: Markdown of what was measured.
         costs: Markdown of `costs_table`; nothing where they were not measured yet.
+        licence: Of the teacher's weights; None where they are random.
+        limits: What the figures do not say, a sentence each.
     """
     measured = f"## Costs\n\n{costs}\n\n" if costs else ""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
@@ -197,6 +208,5 @@ def two_towers_card(title: str, facts: Mapping[str, str], table: str, costs: str
         f"| | |\n|---|---|\n{rows}\n\n"
         f"## Measured\n\n{table}\n\n"
         f"{measured}"
-        "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and those"
-        " of the images and sentences used. attar claims no right in them.\n"
+        f"{card_end(licence, limits, of='those of the images and sentences used')}"
     )

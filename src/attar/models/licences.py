@@ -37,21 +37,22 @@ class Licence:
         said = "find out before you hand a student on" if self.name == UNKNOWN else words[self.is_commercial]
         return "; ".join(part for part in (f"{self.name}: {said}", self.gate) if part)
 
-    @property
-    def sentences(self) -> str:
-        """What a card says of it."""
+    def in_sentences(self, whose: str = "the weights") -> str:
+        """What a card says of it.
+
+        Args:
+            whose: Licence it is.
+        """
         if self.name == UNKNOWN:
-            return (
-                "The licence of the weights is unknown: no file, library or card says it. Find out before you use them."
-            )
+            return f"The licence of {whose} is unknown: no file, library or card says it. Find out before you use them."
         said = {
             True: "allows commercial use",
-            False: "**does not allow commercial use**",
+            False: "**does not allow commercial use**; take what is made of them as bound by it too",
             None: "has terms of its own, to be read before use",
         }[self.is_commercial]
-        text = f"The licence of the weights, `{self.name}`, {said}."
-        text += f" When they or what was made of them are handed on: {self.demands}." if self.demands else ""
-        text += f" Before a download: {self.gate}." if self.gate else ""
+        text = f"The licence of {whose}, `{self.name}`, {said}."
+        text += f" What it asks: {self.demands}." if self.demands else ""
+        text += f" Gate: {self.gate}." if self.gate else ""
         return text + (f" Terms: <{self.source}>." if self.source else "")
 
     @property

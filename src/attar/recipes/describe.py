@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from attar._version import __version__
-from attar.config import DistillConfig
+from attar.config import DistillConfig, OptimConfig
 from attar.data.references import shown
 from attar.data.sources import Source, named_places
 from attar.export import library_of, model_card
-from attar.models import Backbone
+from attar.models import Backbone, terms_of
 from attar.recipes.assembly import Assembly
 from attar.reports import PROTOCOLS, Result, markdown_table, protocol_of, verdict
 from attar.utils.distributed import is_main, world_size
-from attar.utils.io import append_line, read_lines
+from attar.utils.io import append_line, read_lines, sha256_file
 from attar.utils.progress import Log
 
 _SHOWN = 3  # damaged shards named in the log
@@ -27,6 +27,8 @@ def say_header(log: Log, built: Assembly) -> None:
     config, epochs = built.config, built.total_steps / built.steps_per_epoch
     log.say(f"  method   {built.method.title}")
     log.say(f"  teacher  {describe(built.teacher)}  {'frozen' if _has_teacher(config) else 'teaches nothing here'}")
+    if _has_teacher(config):
+        say_licence(log, built.teacher)
     if built.teacher.source.weights == "random":
         log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
     log.say(f"  student  {describe(built.student)}")
@@ -50,6 +52,13 @@ def say_header(log: Log, built: Assembly) -> None:
             f"           the student is wider than its teacher ({built.student.embed_dim} and"
             f" {built.teacher.embed_dim} channels): it will cost more than it can learn"
         )
+
+
+def say_licence(log: Log, teacher: Backbone) -> None:
+    """What a teacher's licence or gate may keep its student from; nothing where there is no such thing."""
+    terms = terms_of(teacher.source)
+    if terms is not None and terms.is_told_at_start:
+        log.say(f"           its licence is {terms.told}")
 
 
 def places_in_words(references: Sequence[str], source: Source) -> dict[str, str]:
@@ -115,6 +124,18 @@ def short(reference: str) -> str:
     return f"{prefix}{Path(path).name}" if is_folder else reference
 
 
+def origin_facts(teacher: Backbone | None) -> dict[str, str]:
+    """Who taught, by which weights and under which licence: the first links of the chain of hashes."""
+    if teacher is None:
+        return {}
+    source = teacher.source
+    return {
+        "teacher": describe(teacher),
+        "teacher weights": f"{Path(source.file).name}, sha256 {source.sha256}" if source.file else source.weights,
+        "teacher licence": source.licence or ("none (random weights)" if source.weights == "random" else "unknown"),
+    }
+
+
 def say_results(log: Log, results: list[Result], best: Mapping[str, Any]) -> None:
     """The table at the end of a run."""
     if not results:
@@ -133,8 +154,10 @@ def which(best: Mapping[str, Any]) -> str:
     return f"{name} at step {best['step']:,}"
 
 
-def facts(built: Assembly, notes: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]:
-    """What page and model card say of where the student comes from."""
+def facts(
+    built: Assembly, notes: Mapping[str, Any], best: Mapping[str, Any], *, student: Path | None = None
+) -> dict[str, str]:
+    """What page and model card say of where the student comes from; its hash too once its folder is written."""
     teacher, config = built.teacher.source, built.config
     changes = {"changed meanwhile": "; ".join(notes["changes"])} if "changes" in notes else {}
     classifier = {"teacher classifier": Path(config.teacher_classifier).name} if config.teacher_classifier else {}
@@ -148,10 +171,12 @@ def facts(built: Assembly, notes: Mapping[str, Any], best: Mapping[str, Any]) ->
         "student started from": built.student.source.weights,
         "weights kept": which(best),
         "data": "; ".join(map(str, named_places(config.data, built.source))),
-        "images": f"{len(built.source):,}, fingerprint {built.source.fingerprint[:16]}",
+        "images": f"{len(built.source):,}, fingerprint {built.source.fingerprint}",
         **changes,
         "monitor": _judged_on(built),
         "training": f"{built.total_steps:,} steps of {config.batch_size:,} views, seed {config.seed}",
+        "recipe": f"{config.recipe or 'none by name'}, {told_optimiser(config.optim, config.batch_size)}",
+        **weights_hash(student, "model.safetensors"),
         "made with": f"attar {__version__}",
     }
 
@@ -160,6 +185,34 @@ def figures(results: Sequence[Result]) -> str:
     """Markdown of what was measured, for a card: whether it helped, and the table."""
     table = markdown_table(results)
     return f"{verdict(results)}\n\n{table}" if results else table
+
+
+def told_optimiser(optim: OptimConfig, batch_size: int) -> str:
+    """How steps are made, in words."""
+    rate = optim.lr_per_512 * batch_size / 512 if optim.lr is None else optim.lr
+    return f"learning rate {rate:.3g}, weight decay {optim.weight_decay:g}"
+
+
+def weights_hash(student: Path | None, name: str) -> dict[str, str]:
+    """The last link of the chain of hashes: the student's own weights, where they are written."""
+    return {} if student is None else {"student weights": f"{name}, sha256 {sha256_file(student / name)}"}
+
+
+def limits(
+    img_size: int,
+    results: Sequence[Result],
+    *,
+    learned_from: str = "the images above",
+    has_teacher: bool = True,
+) -> list[str]:
+    """What must not be read into a student's figures."""
+    teachers = ", and from a teacher whose errors and biases it copies" if has_teacher else ""
+    judged = {f"{r.metric} on {r.n:,} images" for r in results if r.role == "student"}
+    return [
+        f"It learned from {learned_from} alone{teachers}.",
+        f"It was trained and judged at {img_size} px; other sizes were not measured.",
+        f"Measured: {', '.join(sorted(judged))}. Nothing else was." if judged else "Nothing was measured.",
+    ]
 
 
 def _judged_on(built: Assembly) -> str:
@@ -174,8 +227,22 @@ def _has_teacher(config: DistillConfig) -> bool:
     return config.method != "labels"
 
 
-def card(built: Assembly, notes: Mapping[str, Any], best: Mapping[str, Any], results: list[Result]) -> str:
-    """The model card."""
+def card(
+    built: Assembly,
+    notes: Mapping[str, Any],
+    best: Mapping[str, Any],
+    results: list[Result],
+    *,
+    student: Path | None = None,
+) -> str:
+    """The model card; with the hash of the weights once the student's folder is written."""
     origin = short(built.config.teacher) if _has_teacher(built.config) else "labels"
     title = f"{short(built.config.student)} from {origin}"
-    return model_card(title, facts(built, notes, best), figures(results), library=library_of(built.student))
+    return model_card(
+        title,
+        facts(built, notes, best, student=student),
+        figures(results),
+        library=library_of(built.student),
+        licence=terms_of(built.teacher.source) if _has_teacher(built.config) else None,
+        limits=limits(built.config.img_size, results, has_teacher=_has_teacher(built.config)),
+    )

@@ -176,9 +176,12 @@ def _finish(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -
         judge(built, run, "student", kept.image, built.monitor.beside(kept.text))
     results = read_results(run.results)
     costs = tower_costs(kept, built.teacher)
-    write_text(run.student / "README.md", towers_card(built, state.notes, best, results, costs_table(*costs)))
+    write_text(
+        run.student / "README.md",
+        towers_card(built, state.notes, best, results, costs_table(*costs), student=run.student),
+    )
     told = {f"cost of {name}": cost.told for name, cost in zip(("student", "teacher"), costs, strict=True)}
-    write_json(run.path / "about.json", towers_facts(built, state.notes, best) | told)
+    write_json(run.path / "about.json", towers_facts(built, state.notes, best, student=run.student) | told)
     page = write_page(run.path)
     sentence = verdict(results)
     say_results(log, results, best)

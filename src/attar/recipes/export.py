@@ -144,6 +144,7 @@ def _write_program(job: _Job) -> None:
         if config.calibration is not None:
             quantise(folder / _FULL, folder / _INT8, calibration_batches(config, settings))
             small = compare(OnnxModel(folder / _INT8, settings), taken, right)
+            small.check_finite(what=_INT8)
             job.report.parity[_INT8] = small
             job.log.say(f"  int8     {small.told}")
         _judge(job, settings)
@@ -266,7 +267,7 @@ def _describe(job: _Job, usage: str, measured: Mapping[str, str]) -> None:
         facts=dict(shipment.facts) | {"exported with": f"attar {__version__}, torch {torch.__version__}"},
         files=files,
         measured=told | dict(measured),
-        licence=licence.sentences if licence else "The weights are random and nobody's.",
+        licence=licence.in_sentences() if licence else "The weights are random and nobody's.",
     )
     write_text(job.folder / "README.md", card)
     about = {

@@ -88,7 +88,8 @@ def open_shipment(config: ExportConfig) -> Shipment:
             config.model, weights=config.weights, trust_torchscript=config.trust_torchscript, seed=config.seed
         )
     facts = {"model": describe(backbone, is_whole=False)} | _hash_of(backbone) | _about(run)
-    return Shipment(_title(config.model), backbone, facts, terms_of(backbone.source), text, settings)
+    licence = terms_of(backbone.source) if run is None else _teachers(run)
+    return Shipment(_title(config.model), backbone, facts, licence, text, settings)
 
 
 def _of_run(config: ExportConfig, run: Path, settings: Mapping[str, Any]) -> Shipment:

@@ -14,13 +14,15 @@ from attar.config import TransferConfig
 from attar.data.sources import Source
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.metrics import METRICS
-from attar.models import Backbone, TaskModel
+from attar.export import card_end
+from attar.models import Backbone, TaskModel, licence_named
 from attar.models.compute import forward_macs
-from attar.recipes.describe import short
+from attar.recipes.describe import limits, short
 from attar.recipes.stages import Outcome
 from attar.recipes.tasks import OpenedTask, Rows
 from attar.reports import Result, Role, caution, read_results, write_result
 from attar.reports.transfer import STAGES, transfer_rows
+from attar.utils.io import read_json
 from attar.utils.progress import Log
 
 _BACKWARD = 2  # forward passes that a backward pass costs
@@ -195,18 +197,23 @@ def task_card(
     compute: Mapping[str, Any] | None,
     sentence: str,
 ) -> str:
-    """Model card of a task model."""
+    """Model card of a task model; where it comes from is what the run wrote down when it began."""
     table = "Nothing."
     if results:
         heading, *rows = transfer_rows(results, compute)
         table = "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows))
+    about = Path(config.out) / "about.json"
+    facts: dict[str, str] = read_json(about) if about.is_file() else {}
+    rows_of_facts = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
+    rows_of_facts = f"| | |\n|---|---|\n{rows_of_facts}\n" if facts else ""
+    name = facts.get("teacher licence", "none")
+    licence = None if name.startswith("none") else licence_named(name)
+    bounds = limits(config.img_size, [], learned_from="the labels and images above", has_teacher=bool(facts))[:2]
     return (
         f"# {Path(config.out).name}: {short(config.student)}\n\n{sentence}\n\n{task.usage}\n\n"
         f"Task {config.task}, {len(task.class_names)} classes. Teacher {config.teacher or 'none'}, pretrain"
         f" {config.pretrain}, seed {config.seed}.\n\n"
-        f"## Measured\n\n{table}\n\n"
-        "The licence of these weights is for their maker to choose, within the terms of the teacher's licence and the"
-        " images used. attar claims no right in them.\n"
+        f"{rows_of_facts}## Measured\n\n{table}\n\n{card_end(licence, bounds, of='the images used')}"
     )
 
 

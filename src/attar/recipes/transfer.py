@@ -17,7 +17,7 @@ from attar.errors import ConfigError
 from attar.export import write_task_model
 from attar.models import Backbone, load_backbone
 from attar.recipes.assembly import check_damage, check_first_view, check_ships
-from attar.recipes.describe import describe
+from attar.recipes.describe import describe, origin_facts, say_licence
 from attar.recipes.task_results import Compute, Judge, say_task_results, task_card, task_verdict
 from attar.recipes.tasks import open_task
 from attar.recipes.transfer_stages import Run, adapt, finetune, transfer_on_pool
@@ -100,6 +100,10 @@ def _all_stages(run: Run, student: Backbone) -> TransferReport:
     teacher = None if config.teacher is None or config.pretrain == "none" else _load_teacher(config).to(run.device)
     if teacher is not None and config.student_weights == "random":
         student.normalise_with(teacher.preprocess)
+    if teacher is not None:
+        say_licence(log, teacher)
+    if is_main():
+        write_json(run.out / "about.json", origin_facts(teacher) | _pool_facts(run))
     model, adapted = run.with_head(student, config.head), None
     run.compute.measure(teacher, model)
     if teacher is not None:
@@ -128,6 +132,16 @@ def _all_stages(run: Run, student: Backbone) -> TransferReport:
         return TransferReport(run.out, final, tuple(results), sentence, compute)
 
     return from_main(report)
+
+
+def _pool_facts(run: Run) -> dict[str, str]:
+    """The images that were transferred on; labels are what the run's config names."""
+    if run.pool is None:
+        return {}
+    return {
+        "pool": "; ".join(map(str, named_places(run.config.pool, run.pool))),
+        "images": f"{len(run.pool):,}, fingerprint {run.pool.fingerprint}",
+    }
 
 
 def _load_teacher(config: TransferConfig) -> Backbone:

@@ -12,8 +12,18 @@ from attar.data.references import shown
 from attar.data.sources import named_places
 from attar.export import two_towers_card
 from attar.methods import DimeFm
-from attar.models import TextTower
-from attar.recipes.describe import describe, figures, millions, short, which
+from attar.models import TextTower, terms_of
+from attar.recipes.describe import (
+    describe,
+    figures,
+    limits,
+    millions,
+    say_licence,
+    short,
+    told_optimiser,
+    weights_hash,
+    which,
+)
 from attar.recipes.vl_assembly import VlAssembly
 from attar.reports import Result
 from attar.utils.distributed import world_size
@@ -29,6 +39,7 @@ def say_towers(log: Log, built: VlAssembly) -> None:
     log.say(f"  method   {DimeFm.title}")
     log.say(f"  teacher  {describe(teacher.image, is_whole=False)}  frozen")
     log.say(f"           text {describe_text(teacher.text)}")
+    say_licence(log, teacher.image)
     if teacher.image.source.weights == "random":
         log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
     log.say(f"  student  {describe(built.student)}")
@@ -71,8 +82,10 @@ def _parameters(tower: TextTower) -> int:
     return sum(p.numel() for p in tower.parameters())
 
 
-def towers_facts(built: VlAssembly, notes: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]:
-    """What page and model card say of where the student comes from."""
+def towers_facts(
+    built: VlAssembly, notes: Mapping[str, Any], best: Mapping[str, Any], *, student: Path | None = None
+) -> dict[str, str]:
+    """What page and model card say of where the student comes from; its hash too once its folder is written."""
     config, source = built.config, built.teacher.image.source
     text = f"{describe_text(built.text)}: {_TEXT[config.dime_fm.text_mode]}"
     changes = {"changed meanwhile": "; ".join(notes["changes"])} if "changes" in notes else {}
@@ -93,6 +106,8 @@ def towers_facts(built: VlAssembly, notes: Mapping[str, Any], best: Mapping[str,
         **changes,
         "monitor": _judged_on(built),
         "training": f"{built.total_steps:,} steps of {config.batch_size:,} images, seed {config.seed}",
+        "recipe": f"{config.recipe or 'none by name'}, {told_optimiser(config.optim, config.batch_size)}",
+        **weights_hash(student, "open_clip_model.safetensors"),
         "made with": f"attar {__version__}",
     }
 
@@ -103,10 +118,19 @@ def towers_card(
     best: Mapping[str, Any],
     results: Sequence[Result] = (),
     costs: str = "",
+    *,
+    student: Path | None = None,
 ) -> str:
-    """The model card."""
+    """The model card; with the hash of the weights once the student's folder is written."""
     title = f"{short(built.config.student)} from {short(built.config.teacher)}"
-    return two_towers_card(title, towers_facts(built, notes, best), figures(results), costs)
+    return two_towers_card(
+        title,
+        towers_facts(built, notes, best, student=student),
+        figures(results),
+        costs,
+        licence=terms_of(built.teacher.image.source),
+        limits=limits(built.config.img_size, results, learned_from="the images and sentences above"),
+    )
 
 
 def _terms(objectives: DimeFmConfig) -> str:

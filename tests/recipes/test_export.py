@@ -1,0 +1,214 @@
+"""`attar export` from the command to the folder: what is written says what the model says, or is not there."""
+
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stdout
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import attar
+from attar.cli import main
+from attar.data.decode import open_image
+from attar.data.views import EvaluationView
+from attar.models import load_backbone
+from attar.recipes import export_judging
+from small_models import TINY
+from small_runs import distill_words, write_pictures
+
+ALONE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "attar", "transformers", "onnx", "safetensors"):
+            raise ImportError(f"{name} is not part of this environment")
+sys.meta_path.insert(0, Refuse())
+import runpy
+folder = sys.argv.pop(1)
+sys.path.insert(0, folder)
+runpy.run_path(f"{folder}/run_onnx.py", run_name="__main__")
+"""
+
+
+def export_words(model, out, *more, img_size=32):
+    """A quick export of random weights."""
+    flags = ("--weights", "random", "--img-size", str(img_size), "--repeats", "1", "--workers", "0")
+    return ["export", model, "--out", str(out), *flags, *more]
+
+
+def photos(folder, count=4):
+    """JPEG files of several shapes, one of them turned."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if number == 1 else 1
+        Image.fromarray(noise).resize((90 + 31 * number, 70), Image.Resampling.BICUBIC).save(
+            folder / f"{number}.jpg", exif=exif
+        )
+    return folder
+
+
+def labelled(folder):
+    """Two classes, one dark and one bright."""
+    for name, low in (("dark", 0), ("light", 150)):
+        (folder / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = np.random.default_rng(number).integers(low, low + 100, (24, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def alone(folder, image):
+    """What the example prints where only onnxruntime, numpy and pillow can be imported."""
+    command = [sys.executable, "-c", ALONE, str(folder), str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A ViT with int8, exported once; photos and labelled images."""
+    place = tmp_path_factory.mktemp("export")
+    pictures, classes = photos(place / "photos"), labelled(place / "labelled")
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        patch.setenv("ATTAR_CACHE", str(place / "cache"))
+        words = ("--images", str(pictures), "--calibration", str(pictures), "--knn", str(classes))
+        assert main(export_words(TINY, place / "vit", *words)) == 0
+    return place
+
+
+def test_folder_holds_both_files_the_example_and_what_was_measured(folders):
+    found = {path.name for path in (folders / "vit").iterdir()}
+    assert found == {
+        *("model.onnx", "model_int8.onnx", "preprocessor.json", "preprocess.py", "run_onnx.py"),
+        *("README.md", "export.json"),
+    }
+    about = json.loads((folders / "vit/export.json").read_text())
+    assert about["parity"]["model.onnx"]["apart"] <= 1e-5
+    assert about["parity"]["model_int8.onnx"]["cosine"] > 0.98
+    assert set(about["judged"]) == {"model.onnx", "model_int8.onnx"}
+    assert about["judged"]["model.onnx"]["images"] == 4  # half of the half that is not known
+    assert set(about["speed"]) == {"torch", "model.onnx", "model_int8.onnx"}
+    small, large = (about["files"][name]["bytes"] for name in ("model_int8.onnx", "model.onnx"))
+    assert small < large / 2
+    card = (folders / "vit/README.md").read_text()
+    assert "k-NN top-1" in card
+    assert "random and nobody's" in card
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_example_gives_attars_vector_where_only_onnxruntime_numpy_and_pillow_are(folders, number):
+    file = folders / f"photos/{number}.jpg"
+    printed = alone(folders / "vit", file).split(")", 1)
+    assert printed[0] == "embedding (1, 32"
+    backbone = load_backbone(TINY, weights="random", img_size=32)
+    view = EvaluationView(32)(open_image(file.read_bytes(), name="photo"))
+    np.testing.assert_allclose([float(x) for x in printed[1].split()], backbone.embed(view[None])[0].numpy(), atol=1e-5)
+
+
+def test_a_file_that_differs_is_not_left_behind_and_the_exit_code_is_one(folders, tmp_path, capsys):
+    words = export_words(TINY, tmp_path / "out", "--images", str(folders / "photos"), "--tolerance", "1e-12")
+    assert main(words) == 1
+    assert "ExportError: model.onnx differs from the model by" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_that_loses_too_much_is_refused_with_its_loss():
+    lost = {
+        "model.onnx": export_judging.Judged("k-NN top-1", 0.9, (0.8, 1.0), 100),
+        "model_int8.onnx": export_judging.Judged("k-NN top-1", 0.85, (0.7, 0.9), 100),
+    }
+    assert export_judging.check_drop(lost, "model.onnx", "model_int8.onnx", most=5.1) == pytest.approx(5)
+    with pytest.raises(attar.AttarError, match=r"int8 loses 5.0 points of k-NN top-1 \(90.0 to 85.0"):
+        export_judging.check_drop(lost, "model.onnx", "model_int8.onnx", most=4.9)
+
+
+REGISTERS = "vit_small_patch14_reg4_dinov2?embed_dim=48&depth=1&num_heads=2"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param("resnet10t", marks=pytest.mark.slow),
+        pytest.param("mobilevitv2_050", marks=pytest.mark.slow),
+        pytest.param(REGISTERS, marks=pytest.mark.slow),
+    ],
+)
+def test_conv_hybrid_and_registers_pass_with_normalisation_inside_and_patch_tokens(folders, tmp_path, model):
+    inside = ("--preprocess", "inside", "--outputs", "embedding,patch_tokens")
+    size = 56 if "patch14" in model else 64
+    words = export_words(model, tmp_path / "out", "--images", str(folders / "photos"), *inside, img_size=size)
+    assert main(words) == 0
+    settings = json.loads((tmp_path / "out/preprocessor.json").read_text())
+    assert settings["outputs"] == ["embedding", "patch_tokens"]
+    assert settings["input"].startswith("image: uint8 (B, S, S, 3)")
+    lines = alone(tmp_path / "out", folders / "photos/2.jpg").splitlines()
+    assert [line.split()[0] for line in lines] == ["embedding", "patch_tokens"]
+
+
+@pytest.mark.parametrize("model", [TINY, pytest.param("resnet10t", marks=pytest.mark.slow)])
+def test_folder_of_timm_and_of_transformers_give_identical_features(folders, tmp_path, model):
+    for target in ("timm", "transformers"):
+        words = export_words(model, tmp_path / target, "--to", target, "--images", str(folders / "photos"))
+        assert main([*words, "--tolerance", "1e-30"]) == 0  # identical
+    back = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    own = load_backbone(model, weights="random", img_size=32)
+    images = torch.rand(1, 3, 32, 32)
+    features = back.forward_features((images - own.mean) / own.std)
+    torch.testing.assert_close(features, own.model.forward_features((images - own.mean) / own.std), rtol=0, atol=0)
+    assert "local-dir" in (tmp_path / "timm/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_program_of_torch_runs_by_its_example(folders, tmp_path):
+    assert main(export_words(TINY, tmp_path / "out", "--to", "torch", "--images", str(folders / "photos"))) == 0
+    command = [sys.executable, str(tmp_path / "out/run_torch.py"), str(folders / "photos/0.jpg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("embedding (1, 32)"), done.stderr
+
+
+def test_student_of_a_run_keeps_the_chain_of_hashes(folders, tmp_path, capsys):
+    write_pictures(tmp_path / "images")
+    assert main(distill_words(tmp_path)) == 0
+    card = (tmp_path / "out/student/README.md").read_text()
+    about = json.loads((tmp_path / "out/about.json").read_text())
+    assert about["student weights"] in card
+    assert "## Limits" in card
+    report = attar.export(attar.ExportConfig(model=str(tmp_path / "out"), out=str(tmp_path / "shipped"), to="timm"))
+    assert report.parity["timm"].apart == 0
+    shipped = (tmp_path / "shipped/README.md").read_text()
+    digest = about["student weights"].split()[-1]
+    assert digest in shipped
+    assert about["images"] in shipped
+    assert "playground" not in capsys.readouterr().out  # compared on the run's own images
+
+
+def test_a_folder_that_is_no_export_is_never_replaced(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main(export_words(TINY, tmp_path)) == 2
+    assert "is there and no export of attar's" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--to", "timm", "--calibration", "x"), "calibration is set and to is timm"),
+        (("--max-drop", "1"), "no --calibration images ask for int8"),
+        (("--to", "timm", "--outputs", "embedding"), "outputs and preprocess shape traced files"),
+        (("--outputs", "logits"), "has no classes"),
+        (("--outputs", "vector"), "outputs"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_words(tmp_path, capsys, words, message):
+    assert main(export_words(TINY, tmp_path / "out", *words)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
