@@ -16,10 +16,12 @@ import attar
 from attar.cli import main
 from attar.data.decode import open_image
 from attar.data.views import EvaluationView
-from attar.models import load_backbone
+from attar.export import write_student, write_task_model
+from attar.export.onnx import OnnxModel
+from attar.models import TaskModel, load_backbone, load_two_towers
 from attar.recipes import export_judging
 from small_models import TINY
-from small_runs import distill_words, write_pictures
+from small_runs import MODEL, distill_words, write_pictures
 
 ALONE = """
 import sys
@@ -212,3 +214,56 @@ def test_what_does_not_go_together_is_refused_in_words(tmp_path, capsys, words, 
     assert main(export_words(TINY, tmp_path / "out", *words)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_is_not_for_commercial_use_is_named_at_start_in_the_card_and_in_the_export(tmp_path, capsys):
+    write_pictures(tmp_path / "images")
+    teacher = load_backbone(MODEL, weights="random", img_size=32)
+    write_student(tmp_path / "teacher", teacher, card="")
+    described = json.loads((tmp_path / "teacher/config.json").read_text())
+    described["pretrained_cfg"]["license"] = "cc-by-nc-4.0"
+    (tmp_path / "teacher/config.json").write_text(json.dumps(described))
+    whom = ("--teacher", str(tmp_path / "teacher"), "--teacher-weights", "pretrained")
+    assert main(distill_words(tmp_path, *whom)) == 0
+    assert "its licence is cc-by-nc-4.0: NOT for commercial use" in capsys.readouterr().out
+    assert "**does not allow commercial use**" in (tmp_path / "out/student/README.md").read_text()
+    attar.export(attar.ExportConfig(model=str(tmp_path / "out"), out=str(tmp_path / "shipped"), to="timm"))
+    assert "licence  cc-by-nc-4.0: NOT for commercial use" in capsys.readouterr().out
+    assert "**does not allow commercial use**" in (tmp_path / "shipped/README.md").read_text()
+    assert json.loads((tmp_path / "shipped/export.json").read_text())["licence"] == "cc-by-nc-4.0"
+
+
+def test_task_model_gives_logits_with_its_classes_beside_and_int8_is_judged_by_accuracy(folders, tmp_path):
+    backbone = load_backbone(TINY, weights="random", img_size=32)
+    model = TaskModel.classifier(backbone, ["dark", "light"]).eval()
+    with torch.no_grad():
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    write_task_model(tmp_path / "model", model, card="")
+    pictures = str(folders / "photos")
+    words = ("--images", pictures, "--calibration", pictures, "--knn", str(folders / "labelled"), "--repeats", "0")
+    assert main(["export", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--workers", "0", *words]) == 0
+    assert (tmp_path / "out/classes.txt").read_text() == "dark\nlight\n"
+    judged = json.loads((tmp_path / "out/export.json").read_text())["judged"]
+    assert {found["kind"] for found in judged.values()} == {"accuracy"}
+    printed = alone(tmp_path / "out", folders / "photos/0.jpg").split(")", 1)
+    view = EvaluationView(32)(open_image((folders / "photos/0.jpg").read_bytes(), name="photo"))
+    np.testing.assert_allclose([float(x) for x in printed[1].split()], model.logits(view[None])[0].numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_both_towers_of_a_small_clip_become_two_files(folders, tmp_path):
+    pytest.importorskip("open_clip")
+    import small_clip
+
+    small_clip.write_teacher(tmp_path / "clip")
+    words = ("--images", str(folders / "photos"), "--repeats", "0")
+    assert main(["export", str(tmp_path / "clip"), "--out", str(tmp_path / "out"), *words]) == 0
+    towers = load_two_towers(str(tmp_path / "clip"))
+    tokens = towers.text.tokenise(["a cat", "two dogs by the sea", "x"])
+    text = OnnxModel(tmp_path / "out/text.onnx", {"img_size": 0})(tokens.numpy())[0]
+    np.testing.assert_allclose(text, towers.text.encode(["a cat", "two dogs by the sea", "x"]).numpy(), atol=1e-5)
+    settings = json.loads((tmp_path / "out/preprocessor.json").read_text())
+    image = OnnxModel(tmp_path / "out/model.onnx", settings)
+    view = EvaluationView(32)(open_image((folders / "photos/2.jpg").read_bytes(), name="photo"))[None]
+    torch.testing.assert_close(image.tokens(view).cls, towers.image.embed(view), rtol=0, atol=1e-5)  # projected
+    assert "`text.onnx` takes `tokens`" in (tmp_path / "out/README.md").read_text()
