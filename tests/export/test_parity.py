@@ -37,7 +37,7 @@ def test_a_difference_in_the_last_image_alone_fails_with_its_size():
     assert "--tolerance" in str(error.value)
 
 
-def test_tolerance_counts_in_units_of_the_largest_value_where_that_exceeds_one():
+def test_tolerance_counts_in_units_of_the_largest_value():
     right = [1000 * RIGHT[0]]
     parity = compare(lambda batch: [1000 * says(batch)[0] + 0.5], IMAGES, right)  # 0.5 of 10,000
     parity.check(1e-4, what="x")

@@ -36,9 +36,7 @@ class ExportConfig(Config):
     images: Places | None = Field(
         None, description="images to compare on; by default the run's, else scenes of the playground"
     )
-    tolerance: float = Field(
-        1e-4, gt=0, description="largest difference that passes, in units of the largest value where that exceeds 1"
-    )
+    tolerance: float = Field(1e-4, gt=0, description="largest difference that passes, in units of the largest value")
     calibration: Places | None = Field(
         None, description="images that show the ranges of int8 (ONNX): a second file is written"
     )

@@ -59,19 +59,19 @@ class Parity:
         """Refuse a file that says something else.
 
         Args:
-            tolerance: Largest difference that passes, in units of the largest value where that exceeds 1.
+            tolerance: Largest difference that passes, in units of the largest value.
             what: Name of the file.
 
         Raises:
             ExportError: If it does not pass.
         """
         self.check_finite(what=what)
-        allowed = tolerance * max(1.0, self.largest)
+        allowed = tolerance * self.largest
         if not self.apart <= allowed:
             raise ExportError(
                 f"{what} differs from the model by {self.apart:.2e} on {self.images} images, and {allowed:.2e} is"
-                f" allowed ({tolerance:g} of the largest value, {self.largest:.3g}, or of 1). Nothing was written. Try"
-                " another torch or onnxruntime, or --tolerance if so much is right for your use."
+                f" allowed ({tolerance:g} of the largest value, {self.largest:.3g}). Nothing was written. Try another"
+                " torch or onnxruntime, or --tolerance if so much is right for your use."
             )
 
 
