@@ -100,25 +100,28 @@ def _untrained(built: Assembly) -> Backbone:
 def _train(
     built: Assembly, run: RunDirectory, state: TrainState, log: Log, identity: Mapping[str, Any], beside: str
 ) -> None:
-    config = built.config
-    training = Training(
+    keep_best = partial(_keep_best, built, run, state)
+    judges = partial(watch, built, state, log, evaluator=built.monitor, beside=beside, keep_best=keep_best)
+    train(training_of(built), built.config, run, state, log, identity=identity, judges=judges)
+
+
+def training_of(built: Assembly) -> Training:
+    """What is trained, on what, for how long."""
+    return Training(
         method=built.method,
         stream=ViewDataset(
             built.source,
             built.order,
-            config.views,
+            built.config.views,
             max(built.student.img_size, built.teacher.img_size),
             labels=built.classes[0] if built.classes else None,
         ),
-        batch_size=config.batch_size,
-        optim=config.optim,
+        batch_size=built.config.batch_size,
+        optim=built.config.optim,
         total_steps=built.total_steps,
         device=built.device,
         workers=built.workers,
     )
-    keep_best = partial(_keep_best, built, run, state)
-    judges = partial(watch, built, state, log, evaluator=built.monitor, beside=beside, keep_best=keep_best)
-    train(training, config, run, state, log, identity=identity, judges=judges)
 
 
 def _keep_best(

@@ -121,21 +121,24 @@ def _train(
     identity: Mapping[str, Any],
     beside: str,
 ) -> None:
-    config = built.config
-    training = Training(
+    keep_best = partial(_keep_best, built, run, state)
+    evaluator = _beside(built, built.text)
+    judges = partial(watch, built, state, log, evaluator=evaluator, beside=beside, keep_best=keep_best)
+    train(training_of(built, method), built.config, run, state, log, identity=identity, judges=judges)
+
+
+def training_of(built: VlAssembly, method: DimeFm) -> Training:
+    """What is trained, on what, for how long."""
+    return Training(
         method=method,
         stream=built.stream,
-        batch_size=config.batch_size,
-        optim=config.optim,
+        batch_size=built.config.batch_size,
+        optim=built.config.optim,
         total_steps=built.total_steps,
         device=built.device,
         workers=built.workers,
         takes_whole_steps=True,
     )
-    keep_best = partial(_keep_best, built, run, state)
-    evaluator = _beside(built, built.text)
-    judges = partial(watch, built, state, log, evaluator=evaluator, beside=beside, keep_best=keep_best)
-    train(training, config, run, state, log, identity=identity, judges=judges)
 
 
 def _beside(built: VlAssembly, text: TextTower) -> Evaluator | None:
