@@ -162,7 +162,7 @@ def training_batches(
         num_workers=workers,
         collate_fn=_Collate(batch_size),
         pin_memory=torch.cuda.is_available(),
-        prefetch_factor=_prefetch(size * 3 * dataset.img_size**2 * 4, workers) if workers else None,
+        prefetch_factor=_prefetch(_bytes(size, dataset.img_size), workers) if workers else None,
         generator=torch.Generator(),  # else the loader draws a number from the global one
         worker_init_fn=leave_signals_to_parent,
     )
@@ -170,6 +170,15 @@ def training_batches(
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def batches_ahead(size: int, img_size: int, workers: int) -> int:
+    """How many batches of so many training views all workers together hold ready."""
+    return workers * _prefetch(_bytes(size, img_size), workers) if workers else 0
+
+
+def _bytes(size: int, img_size: int) -> int:
+    return size * 3 * img_size**2 * 4
 
 
 def _prefetch(batch_bytes: int, workers: int) -> int:

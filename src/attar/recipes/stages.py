@@ -7,7 +7,6 @@ Adapt the teacher on the labels, transfer its predictions on the pool, finetune 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from timm.optim import param_groups_weight_decay
 from attar._version import __version__
 from attar.config import Config, TransferConfig
 from attar.errors import CheckpointError
-from attar.recipes.training import Training, train
+from attar.recipes.training import Training, check_every, train
 from attar.train import Callback, Clock, EarlyStop, Metrics, TrainState, build_state, load_checkpoint, saved_notes
 from attar.train.state import Groups
 from attar.utils.distributed import from_main, is_main
@@ -79,6 +78,11 @@ class Stage:
     from_start: bool = False
     groups: Groups = param_groups_weight_decay
 
+    @property
+    def validates_every(self) -> int:
+        """Steps between validations."""
+        return check_every(self.every, self.training.total_steps, times=20)
+
 
 def run_stage(stage: Stage, config: TransferConfig, log: Log) -> Outcome:
     """Train a stage, or what is left of it; afterwards the method's learner holds what ships.
@@ -122,14 +126,13 @@ def _judges(
 ) -> Sequence[Callback]:
     callbacks: list[Callback] = [Clock()]
     if stage.judge is not None:
-        total = stage.training.total_steps
         early = EarlyStop(
             stage.judge,
             partial(_keep, run, learner) if stage.keeps_best else None,
             metrics,
             log,
-            every=stage.every or max(1, math.ceil(total / 20)),
-            total_steps=total,
+            every=stage.validates_every,
+            total_steps=stage.training.total_steps,
             patience=stage.patience,
             from_start=stage.from_start,
         )

@@ -191,10 +191,20 @@ def _callbacks(
     if settings.tensorboard and is_main():
         callbacks.append(TensorBoard(run.path / "tensorboard", every=log_every, total_steps=total))
     callbacks += judges(metrics)
-    tenth = max(1, math.ceil(total / 10))
-    every = settings.checkpoint.every or min(tenth, max(int(training.steps_per_epoch), 100))
+    every = checkpoint_every(training, settings)
     callbacks.append(Checkpoints(run.checkpoints, identity, every=every, keep=settings.checkpoint.keep))
     return callbacks
+
+
+def checkpoint_every(training: Training, settings: RunSettings) -> int:
+    """Steps between checkpoints."""
+    tenth = check_every(None, training.total_steps)
+    return settings.checkpoint.every or min(tenth, max(int(training.steps_per_epoch), 100))
+
+
+def check_every(every: int | None, total_steps: int, *, times: int = 10) -> int:
+    """Steps between judgements: as given, or so many judgements in the run."""
+    return every or max(1, math.ceil(total_steps / times))
 
 
 def _bad_files(source: Source, max_share: float, run: RunDirectory, log: Log) -> BadFiles:

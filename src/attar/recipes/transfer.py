@@ -82,8 +82,8 @@ def transfer(config: TransferConfig) -> TransferReport:
             check_ships(config.student)
             workers = default_workers() if config.workers is None else config.workers
             task = open_task(config, workers=workers)
-            pool = _open_pool(config)
-            student = _load_student(config).to(device)
+            pool = open_pool(config)
+            student = load_task_student(config).to(device)
             task.check_ships(task.new_model(student, head=config.head))
         directory = from_main(lambda: start_run(directory))
         if is_main():
@@ -97,7 +97,7 @@ def transfer(config: TransferConfig) -> TransferReport:
 
 def _all_stages(run: Run, student: Backbone) -> TransferReport:
     config, log = run.config, run.log
-    teacher = None if config.teacher is None or config.pretrain == "none" else _load_teacher(config).to(run.device)
+    teacher = None if config.teacher is None or config.pretrain == "none" else load_task_teacher(config).to(run.device)
     if teacher is not None and config.student_weights == "random":
         student.normalise_with(teacher.preprocess)
     if teacher is not None:
@@ -116,7 +116,7 @@ def _all_stages(run: Run, student: Backbone) -> TransferReport:
     final = run.out / "student"
     if config.pretrain != "none" and config.scratch:
         with seeded_torch(config.seed, "initialisation"):
-            scratch = _load_student(config).to(run.device)
+            scratch = load_task_student(config).to(run.device)
         scratch.normalise_with(student.preprocess)
         finetune(run, run.with_head(scratch, config.head), "scratch")
 
@@ -144,7 +144,8 @@ def _pool_facts(run: Run) -> dict[str, str]:
     }
 
 
-def _load_teacher(config: TransferConfig) -> Backbone:
+def load_task_teacher(config: TransferConfig) -> Backbone:
+    """On the CPU."""
     assert config.teacher is not None
     return load_backbone(
         config.teacher,
@@ -156,7 +157,8 @@ def _load_teacher(config: TransferConfig) -> Backbone:
     )
 
 
-def _load_student(config: TransferConfig) -> Backbone:
+def load_task_student(config: TransferConfig) -> Backbone:
+    """As it starts, on the CPU."""
     return load_backbone(
         config.student,
         weights=config.student_weights,
@@ -167,7 +169,8 @@ def _load_student(config: TransferConfig) -> Backbone:
     )
 
 
-def _open_pool(config: TransferConfig) -> Source | None:
+def open_pool(config: TransferConfig) -> Source | None:
+    """The unlabelled images; None where nothing is transferred."""
     if config.pretrain == "none":
         return None
     pool = open_source(config.pool, reindex=config.reindex)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +26,7 @@ from attar.models.lora import add_low_rank, merge_low_rank
 from attar.recipes.stages import Outcome, Stage, finish, finished, run_stage, weights_hash
 from attar.recipes.task_results import Compute, Judge, task_card
 from attar.recipes.tasks import FittedHead, OpenedTask
-from attar.recipes.training import Training
+from attar.recipes.training import Training, check_every
 from attar.reports.transfer import HEADINGS
 from attar.train import layer_decay_groups
 from attar.train.state import Groups
@@ -136,6 +135,15 @@ def _fit(run: Run, model: TaskModel) -> FittedHead:
 
 
 def _train_teacher(run: Run, model: TaskModel, *, is_fitted: bool) -> Outcome:
+    outcome = run_stage(adapt_stage(run, model, is_fitted=is_fitted), run.config, run.log)
+    if run.config.adapt.mode == "lora":
+        merge_low_rank(model.backbone.model)
+    model.eval().requires_grad_(False)
+    return outcome
+
+
+def adapt_stage(run: Run, model: TaskModel, *, is_fitted: bool) -> Stage:
+    """How the teacher learns the labels; with low-rank additions, it has them from here on."""
     config, section = run.config, run.config.adapt
     is_lora = section.mode == "lora"
     lr = section.optim.lr or (1e-3 if is_lora else 1e-5)
@@ -148,7 +156,7 @@ def _train_teacher(run: Run, model: TaskModel, *, is_fitted: bool) -> Outcome:
         decay=1.0 if is_lora else section.layer_decay,
         head_scale=section.head_lr / lr,
     )
-    stage = Stage(
+    return Stage(
         folder=run.out / "adapt",
         section=section,
         training=_labelled_training(run, model, section, section.optim.replace(lr=lr)),
@@ -159,11 +167,6 @@ def _train_teacher(run: Run, model: TaskModel, *, is_fitted: bool) -> Outcome:
         from_start=is_fitted,
         groups=groups,
     )
-    outcome = run_stage(stage, config, run.log)
-    if is_lora:
-        merge_low_rank(model.backbone.model)
-    model.eval().requires_grad_(False)
-    return outcome
 
 
 # --- stage B: the student learns what the teacher says ---------------------------------------------------------------
@@ -171,35 +174,9 @@ def _train_teacher(run: Run, model: TaskModel, *, is_fitted: bool) -> Outcome:
 
 def transfer_on_pool(run: Run, adapted: TaskModel | None, teacher: Backbone, model: TaskModel) -> None:
     """Teach the student on the pool, by the adapted teacher's predictions or without one by the teacher's features."""
-    config, section, pool = run.config, run.config.transfer, run.pool
-    assert pool is not None
-    stream = _pool_stream(run, pool, img_size=max(model.backbone.img_size, teacher.img_size))
-    method = _transfer_method(run, adapted, teacher, model, stream)
-    method.learner.to(run.device)
-    run.log.say(f"  transfer {method.title}, {len(pool):,} images")
-    total = section.max_steps or stream.order.num_steps(section.epochs or _POOL_EPOCHS, section.batch_size)
-    training = Training(
-        method=method,
-        stream=stream,
-        batch_size=section.batch_size,
-        optim=section.optim,
-        total_steps=total,
-        device=run.device,
-        workers=run.workers,
-    )
-    adapted_folder = run.out / "adapt" / "teacher"
-    stage = Stage(
-        folder=run.out / "transfer",
-        section=section,
-        training=training,
-        judge=None if adapted is None else partial(run.judge.score, model),
-        identity={
-            "teacher": teacher.source.sha256 if adapted is None else weights_hash(adapted_folder),
-            "places": {place.name: f"{place.images:,} images" for place in named_places(config.pool, pool)},
-        },
-        every=section.every or max(1, math.ceil(total / 10)),
-        keeps_best=False,
-    )
+    config, stage = run.config, pool_stage(run, adapted, teacher, model)
+    method = stage.training.method
+    run.log.say(f"  transfer {method.title}, {len(stage.training.stream.source):,} images")
     run.outcomes["transfer"] = run_stage(stage, config, run.log)
 
     def write() -> None:
@@ -212,6 +189,38 @@ def transfer_on_pool(run: Run, adapted: TaskModel | None, teacher: Backbone, mod
         write_task_model(folder, model, card=card)
 
     from_main(write)
+
+
+def pool_stage(run: Run, adapted: TaskModel | None, teacher: Backbone, model: TaskModel) -> Stage:
+    """How the student learns on the pool."""
+    config, section, pool = run.config, run.config.transfer, run.pool
+    assert pool is not None
+    stream = _pool_stream(run, pool, img_size=max(model.backbone.img_size, teacher.img_size))
+    method = _transfer_method(run, adapted, teacher, model, stream)
+    method.learner.to(run.device)
+    total = section.max_steps or stream.order.num_steps(section.epochs or _POOL_EPOCHS, section.batch_size)
+    training = Training(
+        method=method,
+        stream=stream,
+        batch_size=section.batch_size,
+        optim=section.optim,
+        total_steps=total,
+        device=run.device,
+        workers=run.workers,
+    )
+    adapted_folder = run.out / "adapt" / "teacher"
+    return Stage(
+        folder=run.out / "transfer",
+        section=section,
+        training=training,
+        judge=None if adapted is None else partial(run.judge.score, model),
+        identity={
+            "teacher": teacher.source.sha256 if adapted is None else weights_hash(adapted_folder),
+            "places": {place.name: f"{place.images:,} images" for place in named_places(config.pool, pool)},
+        },
+        every=check_every(section.every, total),
+        keeps_best=False,
+    )
 
 
 def _pool_stream(run: Run, pool: Source, *, img_size: int) -> ViewDataset:
@@ -269,11 +278,25 @@ def _teacher_cache(run: Run, stream: ViewDataset) -> TeacherCache | None:
 
 def finetune(run: Run, model: TaskModel, name: str, *, from_start: bool = False) -> None:
     """Teach a student by the labels, until validation gets no better."""
-    config, section = run.config, run.config.finetune
+    config = run.config
     run.log.say(f"  {name:8} on {run.task.counts['train']:,} labelled images")
+    run.outcomes[name] = run_stage(finetune_stage(run, model, name, from_start=from_start), config, run.log)
+
+    def write() -> None:
+        results = run.judge(model, name, "student", config.student)
+        if name == "finetune":
+            card = task_card(run.task, config, results, None, "The student after it was finetuned on the labels.")
+            write_task_model(run.out / name / "student", model, card=card)
+
+    from_main(write)
+
+
+def finetune_stage(run: Run, model: TaskModel, name: str, *, from_start: bool = False) -> Stage:
+    """How a student learns the labels."""
+    config, section = run.config, run.config.finetune
     model.requires_grad_(True)
     before = run.out / "transfer" / "student"
-    stage = Stage(
+    return Stage(
         folder=run.out / name,
         section=section,
         training=_labelled_training(run, model, section, section.optim),
@@ -286,15 +309,6 @@ def finetune(run: Run, model: TaskModel, name: str, *, from_start: bool = False)
         patience=section.patience,
         from_start=from_start,
     )
-    run.outcomes[name] = run_stage(stage, config, run.log)
-
-    def write() -> None:
-        results = run.judge(model, name, "student", config.student)
-        if name == "finetune":
-            card = task_card(run.task, config, results, None, "The student after it was finetuned on the labels.")
-            write_task_model(run.out / name / "student", model, card=card)
-
-    from_main(write)
 
 
 def _labelled_training(run: Run, model: TaskModel, section: AdaptConfig | FinetuneConfig, optim: Any) -> Training:

@@ -10,6 +10,7 @@ from attar.train.callbacks import (
     Monitor,
     TensorBoard,
     most_bad,
+    times_due,
 )
 from attar.train.checkpoint import load_checkpoint, save_checkpoint, saved_notes
 from attar.train.groups import embeddings_spared, layer_decay_groups
@@ -44,4 +45,5 @@ __all__ = [
     "save_checkpoint",
     "saved_notes",
     "shard",
+    "times_due",
 ]

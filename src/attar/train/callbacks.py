@@ -340,5 +340,10 @@ class Checkpoints(NoEffect):
         save_checkpoint(self.folder, state, self.identity, keep=self.keep)
 
 
+def times_due(every: int, total_steps: int) -> int:
+    """How often something is done that is done every so many steps, and after the last."""
+    return -(-total_steps // every)
+
+
 def _is_due(step: int, every: int, total_steps: int) -> bool:
     return step % every == 0 or step == total_steps
