@@ -43,8 +43,8 @@ def test_scores_are_those_of_zero_shot_by_hand(images):
     scores = dict(monitor.beside(text).run(tower))
     classifier = text_classifier(text.encode, ["a cat", "dog", "horse"], ["a photo of a {}."])
     for half in ("select", "report"):
-        part = monitor._views.parts[half]
-        features, labels = seen(tower.embed, part, monitor._views.batches(half, 32))
+        part = monitor.views.parts[half]
+        features, labels = seen(tower.embed, part, monitor.views.batches(half, 32))
         right = (zero_shot_logits(features, classifier).argmax(1) == labels).double().mean()
         assert scores[f"zero_shot_{half}"] == pytest.approx(right.item())
     assert scores["zero_shot_images"] == 10

@@ -87,10 +87,15 @@ class MonitorViews:
         parts: Images by name.
         crop_pct: Share of the resized image that the centre crop keeps.
         workers: Loader processes.
+
+    Attributes:
+        count: Images by which it is decided whether views are kept; another number than these images' where they
+            stand for others.
     """
 
     def __init__(self, parts: Mapping[str, Labelled], *, crop_pct: float, workers: int) -> None:
         self.parts, self.crop_pct, self.workers = parts, crop_pct, workers
+        self.count = sum(map(len, parts.values()))
         self._kept: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
 
     def batches(self, name: str, img_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -98,11 +103,15 @@ class MonitorViews:
         if (img_size, name) in self._kept:
             yield from self._kept[img_size, name]
             return
-        keep = sum(map(len, self.parts.values())) * 3 * img_size**2 <= _KEEP_PIXELS
-        kept = []
+        keep, kept = self.kept_bytes(img_size) > 0, []
         view, doing = EvaluationView(img_size, self.crop_pct), f"embedding monitor images, {name}"
         for batch in evaluation_views(self.parts[name], view, workers=self.workers, doing=doing):
             kept.append(batch) if keep else None
             yield batch
         if keep:
             self._kept[img_size, name] = kept
+
+    def kept_bytes(self, img_size: int) -> int:
+        """What the views of an input size take in memory; 0 where they are too large to be kept."""
+        size = self.count * 3 * img_size**2
+        return size if size <= _KEEP_PIXELS else 0

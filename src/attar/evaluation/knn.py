@@ -211,7 +211,7 @@ class KnnMonitor:
             )
         self.select, self.report = queries.take(np.arange(middle)), queries.take(np.arange(middle, len(queries)))
         parts = {"bank": self.bank, "select": self.select, "report": self.report}
-        self._views = MonitorViews(parts, crop_pct=crop_pct, workers=workers)
+        self.views = MonitorViews(parts, crop_pct=crop_pct, workers=workers)
 
     def run(self, backbone: FrozenBackbone) -> Iterator[tuple[str, float]]:
         """Yield the top-1 shares `knn_select` and `knn_report`, and `knn_images`, the number behind the report."""
@@ -224,7 +224,7 @@ class KnnMonitor:
     @property
     def protocol(self) -> dict[str, Any]:
         """Settings that shape the figures."""
-        parts = self._views.parts
+        parts = self.views.parts
         images = sha256_text(" ".join(part.fingerprint for part in parts.values()))[:16]
         sizes = {name: len(part) for name, part in parts.items()}
         return {"k": self.k, "temperature": TEMPERATURE, "crop_pct": self.crop_pct, "images": images, **sizes}
@@ -233,13 +233,13 @@ class KnnMonitor:
         """Which rows of which images are bank, selection and report: the split, to be written down."""
         return {
             name: {"images": part.source.fingerprint, "rows": sorted(part.rows.tolist())}
-            for name, part in self._views.parts.items()
+            for name, part in self.views.parts.items()
         }
 
     def _embed(self, backbone: FrozenBackbone, name: str) -> tuple[Tensor, Tensor]:
         """((n, D) features, (n,) labels) of the readable images of a part."""
-        batches = self._views.batches(name, backbone.img_size)
-        return embed(backbone, self._views.parts[name], batches, name="monitor images")
+        batches = self.views.batches(name, backbone.img_size)
+        return embed(backbone, self.views.parts[name], batches, name="monitor images")
 
 
 def _subset(images: Labelled, limit: int, seed: int, name: str) -> Labelled:

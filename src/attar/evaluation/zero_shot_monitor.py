@@ -51,7 +51,7 @@ class ZeroShotMonitor:
         middle = len(chosen) // 2
         self.report = chosen.take(np.arange(middle, len(chosen)))
         parts = {"select": chosen.take(np.arange(middle)), "report": self.report}
-        self._views = MonitorViews(parts, crop_pct=crop_pct, workers=workers)
+        self.views = MonitorViews(parts, crop_pct=crop_pct, workers=workers)
 
     def beside(self, text: TextTower) -> ZeroShotOf:
         """The evaluator of image towers that share the space of this text tower, as it is when it judges."""
@@ -59,20 +59,20 @@ class ZeroShotMonitor:
 
     def logits(self, backbone: Backbone, part: str, classifier: Tensor) -> tuple[Tensor, Tensor]:
         """((n, K) logits, (n,) labels) of the readable images of a part."""
-        batches = self._views.batches(part, backbone.img_size)
-        features, labels = seen(backbone.embed, self._views.parts[part], batches, name="monitor images")
+        batches = self.views.batches(part, backbone.img_size)
+        features, labels = seen(backbone.embed, self.views.parts[part], batches, name="monitor images")
         return zero_shot_logits(features, classifier), labels
 
     @property
     def protocol(self) -> dict[str, Any]:
         """Settings that shape the figures."""
-        sizes = {name: len(part) for name, part in self._views.parts.items()}
+        sizes = {name: len(part) for name, part in self.views.parts.items()}
         prompts = sha256_text("\n".join([*self.names, "", *self.templates]))[:16]
         return {
             "classes": len(self.names),
             "templates": len(self.templates),
             "prompts": prompts,
-            "images": sha256_text(" ".join(part.fingerprint for part in self._views.parts.values()))[:16],
+            "images": sha256_text(" ".join(part.fingerprint for part in self.views.parts.values()))[:16],
             "crop_pct": self.crop_pct,
             **sizes,
         }
@@ -81,7 +81,7 @@ class ZeroShotMonitor:
         """Which rows of which images are selection and report: the split, to be written down."""
         return {
             name: {"images": part.source.fingerprint, "rows": sorted(part.rows.tolist())}
-            for name, part in self._views.parts.items()
+            for name, part in self.views.parts.items()
         }
 
 

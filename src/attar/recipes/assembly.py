@@ -74,7 +74,7 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
     order = ViewOrder(len(source), config.seed, config.views.repeats)
     classes = _open_classes(config, source)
     check_first_view(ViewDataset(source, order, config.views, config.img_size))
-    monitor = _open_monitor(config, workers)
+    monitor = open_monitor(config, workers)
     teacher = load_teacher(config)
     student = _start_student(config, teacher)
     total_steps = config.max_steps or order.num_steps(config.epochs or 300.0, config.batch_size)
@@ -252,7 +252,7 @@ def load_student(config: DistillConfig, weights: str, *, preprocess: Preprocess 
     return student
 
 
-def _open_monitor(config: DistillConfig, workers: int) -> KnnMonitor | None:
+def open_monitor(config: DistillConfig, workers: int) -> KnnMonitor | None:
     if config.monitor is None:
         return None
     train, test = open_labelled(config.monitor, seed=config.seed, reindex=config.reindex)

@@ -79,8 +79,8 @@ def curate(config: CurateConfig) -> CurateReport:
         source, index = pool.source(), PoolIndex(pool)
         places = len(pool.manifest.places)
         log.say(f"  pool     {len(pool):,} images of {places} place{'s'[: places > 1]}, {pool.width} numbers each")
-        barred = _barred(config)  # opened before anything is embedded: a wrong place is told at once
-        eye = _Eye(pool, source, config, device, log)
+        barred = barred_images(config)  # opened before anything is embedded: a wrong place is told at once
+        eye = Eye(pool, source, config, device, log)
         asked = None if config.queries is None else _ask(config, eye)
         questions = _questions(config, pool, asked)
         screen, guarded = _screen(config, index, barred, asked, eye)
@@ -118,7 +118,7 @@ def _is_set(folder: Path) -> bool:
     return manifest.is_file() and read_json(manifest).get("kind") == KIND
 
 
-class _Eye:
+class Eye:
     """The pool's model, loaded when first asked, and only if it gives the pool's own images their vectors."""
 
     def __init__(self, pool: Pool, source: Source, config: CurateConfig, device: torch.device, log: Log) -> None:
@@ -181,7 +181,7 @@ def _weights(pool: Pool, config: CurateConfig) -> str:
     return config.weights or ("random" if pool.manifest.model.weights == "random" else "pretrained")
 
 
-def _ask(config: CurateConfig, eye: _Eye) -> Asked:
+def _ask(config: CurateConfig, eye: Eye) -> Asked:
     """The labelled images that ask, embedded."""
     assert config.queries is not None
     reference = given_parts(config.queries).get("train", config.queries)
@@ -241,7 +241,7 @@ def _encoded(config: CurateConfig, pool: Pool, names: Sequence[str]) -> Tensor:
     return text_classifier(tower.encode, plain, [line for line in lines if line and not line.startswith("#")])
 
 
-def _barred(config: CurateConfig) -> _Barred:
+def barred_images(config: CurateConfig) -> _Barred:
     """What labelled images and `exclude` name.
 
     Raises:
@@ -256,7 +256,7 @@ def _barred(config: CurateConfig) -> _Barred:
 
 
 def _screen(
-    config: CurateConfig, index: PoolIndex, barred: _Barred, asked: Asked | None, eye: _Eye
+    config: CurateConfig, index: PoolIndex, barred: _Barred, asked: Asked | None, eye: Eye
 ) -> tuple[Screen, tuple[Mapping[str, Any], ...]]:
     """Who judges candidates, and what the guard watches over."""
     excluded = index.places_of(barred.listed) if barred.listed else set()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from attar.config import EmbedConfig
-from attar.curation.embedding import Shards, embedded_batches, written_shards
+from attar.curation.embedding import EmbeddedBatch, Shards, embedded_batches, written_shards
 from attar.curation.pool import Manifest, Pool, PoolModel, describe_shard, read_unreadable, shard_name
 from attar.data.base import Source
 from attar.data.loader import default_workers
@@ -102,7 +102,14 @@ class Embedding:
 
     def write(self, numbers: list[int], folder: Path, *, title: str = "") -> Iterator[tuple[int, int]]:
         """Make these shards: (number, unreadable images) of each as it is there; with a title a bar is shown."""
-        batches = embedded_batches(
+        batches = self.batches(numbers)
+        images = sum(len(self.shards.rows(number)) for number in numbers)
+        watched = track(batches, title, total=images, unit="images", size=len) if title else batches
+        yield from written_shards(watched, self.shards, folder)
+
+    def batches(self, numbers: list[int]) -> Iterator[EmbeddedBatch]:
+        """What these shards are made of."""
+        return embedded_batches(
             self.backbone,
             self.source,
             self.shards,
@@ -112,9 +119,6 @@ class Embedding:
             bf16=self.bf16,
             workers=default_workers() if self.config.workers is None else self.config.workers,
         )
-        images = sum(len(self.shards.rows(number)) for number in numbers)
-        watched = track(batches, title, total=images, unit="images", size=len) if title else batches
-        yield from written_shards(watched, self.shards, folder)
 
     def plan(self) -> dict[str, Any]:
         """What every shard is made by: shards of another plan are no part of this pool."""
@@ -209,7 +213,7 @@ def _start(job: Embedding, folder: Path, log: Log) -> list[int]:
     elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunDirectoryError(f"--out {folder} is not empty and holds no pool of attar. Choose a new folder.")
     if not known.is_file():
-        _check_names(job.source)
+        check_names(job.source)
         write_json(known, {"plan": plan, "versions": versions()})
     log.say(f"  model    {describe(job.backbone)}")
     for place in named_places(job.config.data, job.source):
@@ -245,7 +249,7 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     )
 
 
-def _check_names(source: Source) -> None:
+def check_names(source: Source) -> None:
     """Two images of one name could not be told apart by whoever reads the pool; 8 bytes an image are held.
 
     Raises:

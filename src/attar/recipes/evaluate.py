@@ -62,7 +62,7 @@ class EvaluateReport:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
     """A task with its data."""
 
     task: Task
@@ -94,7 +94,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateReport:
         log = Log(out / "log.txt", is_silent=not is_main())
         tasks, judged = parse_tasks(config.tasks), candidates(config)
         with one_of_each_machine_first():
-            opened, skipped = _open(tasks, judged, config, log)
+            opened, skipped = open_tasks(tasks, judged, config, log)
         if is_main():
             write_json(out / "skipped.json", skipped)
         if not opened:
@@ -118,16 +118,16 @@ def _directory(config: EvaluateConfig) -> Path:
     return out
 
 
-def _open(
+def open_tasks(
     tasks: Sequence[Task], judged: Sequence[Candidate], config: EvaluateConfig, log: Log
-) -> tuple[list[_Opened], dict[str, str]]:
+) -> tuple[list[Opened], dict[str, str]]:
     """The tasks whose data is here and whose protocol suits a model, and why others are skipped.
 
     Raises:
         ConfigError: If a task that was asked for by its own name needs a text tower, and there is none.
     """
     open_learned.cache_clear()  # what lies there may be other images than in an earlier command
-    opened: list[_Opened] = []
+    opened: list[Opened] = []
     skipped: dict[str, str] = {}
     for task in tasks:
         try:
@@ -137,7 +137,7 @@ def _open(
         except (MissingDatasetError, _NoTextError) as error:
             skipped[str(task)] = str(error)
             continue
-        opened.append(_Opened(task, data, protocol))
+        opened.append(Opened(task, data, protocol))
         for warning in (w for part in data.parts.values() for w in getattr(part, "warnings", ())):
             log.say(f"  {task}: {warning}")
     _say_skipped(skipped, log)
@@ -170,7 +170,7 @@ def _check_text(task: Task, judged: Sequence[Candidate], *, is_named: bool) -> N
     raise _NoTextError(f"{reason} {remedy}.")
 
 
-def _judge_all(candidate: Candidate, opened: Sequence[_Opened], config: EvaluateConfig, out: Path, log: Log) -> None:
+def _judge_all(candidate: Candidate, opened: Sequence[Opened], config: EvaluateConfig, out: Path, log: Log) -> None:
     """Every task of one model that is not known yet."""
     backbone = candidate.load(None).to(device := pick_device(config.device)).eval()
     model = _model(candidate, backbone, device)
@@ -209,23 +209,25 @@ def _embed(
     Raises:
         DataError: If more images than the limit cannot be read.
     """
-    groups: dict[Any, list[Need]] = {}
-    for need in (need for own in needs.values() for need in own.values()):
-        groups.setdefault(_key(need), []).append(need)
-    from_main(lambda: _tell_room(store, list(groups.values()), log))
+    passes = needed_views([need for own in needs.values() for need in own.values()])
+    from_main(lambda: _tell_room(store, passes, log))
     found = {}
-    for key, group in groups.items():
-        one, outputs = group[0], _outputs(group)
+    for one, outputs in passes:
+        key = _key(one)
         found[key] = store.features(one.images, one.view, outputs, statistics=one.statistics, name=one.name)
         _check_readable(found[key], one, config, log)
     return found
 
 
-def _outputs(group: Sequence[Need]) -> list[Output]:
-    return sorted({output for need in group for output in need.outputs})
+def needed_views(needs: Sequence[Need]) -> list[tuple[Need, list[Output]]]:
+    """Of needs that look at the same images in the same view the first one, with the outputs of all."""
+    groups: dict[Any, list[Need]] = {}
+    for need in needs:
+        groups.setdefault(_key(need), []).append(need)
+    return [(group[0], sorted({output for need in group for output in need.outputs})) for group in groups.values()]
 
 
-def _tell_memory(wanted: Sequence[_Opened], width: int, log: Log) -> None:
+def _tell_memory(wanted: Sequence[Opened], width: int, log: Log) -> None:
     """How much memory logistic regressions take, before features are made for them.
 
     Raises:
@@ -236,16 +238,14 @@ def _tell_memory(wanted: Sequence[_Opened], width: int, log: Log) -> None:
             log.say(f"           {told}")
 
 
-def _tell_room(store: FeatureStore, groups: Sequence[Sequence[Need]], log: Log) -> None:
+def _tell_room(store: FeatureStore, passes: Sequence[tuple[Need, list[Output]]], log: Log) -> None:
     """How much room features take, before they are made.
 
     Raises:
         RunDirectoryError: If it is more than is free.
     """
     needed = sum(
-        store.missing_bytes(one.images, one.view, _outputs(group), statistics=one.statistics)
-        for group in groups
-        for one in group[:1]
+        store.missing_bytes(one.images, one.view, outputs, statistics=one.statistics) for one, outputs in passes
     )
     if (told := told_disk(needed, store.folder)) is not None:
         log.say(f"           {told}")
@@ -276,7 +276,7 @@ def _key(need: Need) -> Any:
 def _judge(
     out: Path,
     candidate: Candidate,
-    one: _Opened,
+    one: Opened,
     features: Mapping[str, Features | None],
     config: EvaluateConfig,
     model: _Model,
@@ -308,7 +308,7 @@ def _judge(
     log.say(f"           {one.task!s:32} {show(result)}")
 
 
-def _is_known(out: Path, candidate: Candidate, one: _Opened, config: EvaluateConfig, model: _Model) -> bool:
+def _is_known(out: Path, candidate: Candidate, one: Opened, config: EvaluateConfig, model: _Model) -> bool:
     """Whether the same weights were judged the same way on the same images before, and on no fewer than are asked."""
     path = out / "results" / f"{_file(one.task, candidate, config, model)}.json"
     if not path.is_file():
@@ -319,7 +319,7 @@ def _is_known(out: Path, candidate: Candidate, one: _Opened, config: EvaluateCon
     return bool(is_same and source.get("unreadable", 0.0) <= config.max_bad_share)
 
 
-def _judged(one: _Opened, config: EvaluateConfig, model: _Model) -> dict[str, Any]:
+def _judged(one: Opened, config: EvaluateConfig, model: _Model) -> dict[str, Any]:
     """What was judged how: with the model's fingerprint all that shapes a figure."""
     parts = one.data.parts
     images = {name: {"images": len(part), "fingerprint": images_hash(part)} for name, part in parts.items()}
@@ -332,7 +332,7 @@ def _judged(one: _Opened, config: EvaluateConfig, model: _Model) -> dict[str, An
     return {"split": one.data.origin, "data": images, "settings": settings} | text
 
 
-def _is_held_out(candidate: Candidate, one: _Opened) -> bool | None:
+def _is_held_out(candidate: Candidate, one: Opened) -> bool | None:
     """Whether what is reported lies apart from what a run's student learned from; None where nobody knows that."""
     if candidate.learned_from is None:
         return None

@@ -101,7 +101,7 @@ def image_features(
 
     def make() -> list[int]:
         with _embed_in_our_words(images):
-            pool = embed(_embedding(config, images))
+            pool = embed(image_embedding(config, images))
             from_main(lambda: write_pool_vectors(pool, vectors), patience_s=PATIENCE_S)
             return [bad.sample for bad in pool.unreadable()]
 
@@ -260,7 +260,8 @@ def _write_tokens(texts: Corpus, tokenise: Callable[[list[str]], Tensor], folder
     wait_for_all()
 
 
-def _embedding(config: DistillVlConfig, out: Path) -> EmbedConfig:
+def image_embedding(config: DistillVlConfig, out: Path) -> EmbedConfig:
+    """How the teacher embeds the images."""
     return EmbedConfig(
         model=config.teacher,
         weights=config.teacher_weights,

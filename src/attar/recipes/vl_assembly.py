@@ -17,7 +17,7 @@ from attar.config import DistillVlConfig
 from attar.data.labelled import given_parts, open_parts
 from attar.data.loader import ViewDataset, default_workers
 from attar.data.sampler import ViewOrder
-from attar.data.sentence_stream import SentenceStream
+from attar.data.sentence_stream import Sentences, SentenceStream
 from attar.data.sources import Source, open_source
 from attar.errors import ConfigError, DataError
 from attar.evaluation import ZeroShotMonitor
@@ -108,7 +108,7 @@ def assemble_towers(config: DistillVlConfig, device: torch.device) -> VlAssembly
     check_damage(source, config.max_bad_share)
     order = ViewOrder(len(source), config.seed, config.views.repeats, config.cached_views)
     check_first_view(ViewDataset(source, order, config.views, config.img_size))
-    monitor = _open_monitor(config, workers)
+    monitor = open_monitor(config, workers)
     trunk = _load_trunk(config, config.student_weights)
     check_patches(trunk)
     check_pieces(trunk, config.optim.accumulate)
@@ -165,6 +165,13 @@ def build_method(built: VlAssembly, features: Path, log: Log) -> tuple[DimeFm, d
         sentences = ask(texts["sentences"], kind="text")
         captions = ask(texts["captions"], kind="caption") if "captions" in texts else None
         targets = _targets(built, features, log)
+    method = method_of(built, targets, sentences, captions)
+    return method, {kind: corpus.fingerprint for kind, corpus in texts.items()}
+
+
+def method_of(built: VlAssembly, targets: ImageTargets, sentences: Sentences, captions: Sentences | None) -> DimeFm:
+    """How the student learns what the teacher says of images, sentences and captions; on the device."""
+    config = built.config
     method = DimeFm(
         targets,
         SentenceStream(sentences, config.text_batch_size or config.batch_size, config.seed),
@@ -174,8 +181,8 @@ def build_method(built: VlAssembly, features: Path, log: Log) -> tuple[DimeFm, d
         captions=captions,
         pieces=config.optim.accumulate,
     )
-    method.learner.to(device)
-    return method, {kind: corpus.fingerprint for kind, corpus in texts.items()}
+    method.learner.to(built.device)
+    return method
 
 
 @contextlib.contextmanager
@@ -244,7 +251,7 @@ def _check_shares(config: DistillVlConfig, ranks: int) -> None:
             )
 
 
-def _open_monitor(config: DistillVlConfig, workers: int) -> ZeroShotMonitor | None:
+def open_monitor(config: DistillVlConfig, workers: int) -> ZeroShotMonitor | None:
     if config.monitor is None:
         return None
     given, settings = given_parts(config.monitor), config.monitoring

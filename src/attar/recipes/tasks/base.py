@@ -71,6 +71,10 @@ class OpenedTask(ABC):
         """
 
     @abstractmethod
+    def few(self, count: int) -> Self:
+        """The same task with so many images of each part at most."""
+
+    @abstractmethod
     def new_model(self, backbone: Backbone, *, head: HeadKind) -> TaskModel:
         """With a new head on the backbone's device, initialised by torch's global generator."""
 

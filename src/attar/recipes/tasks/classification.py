@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from attar.config import TransferConfig
 from attar.config.transfer import AdaptConfig, FinetuneConfig, HeadKind
+from attar.data.labelled import Labelled
 from attar.data.loader import ViewDataset
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Source, share_a_place
@@ -51,6 +54,13 @@ class Classification(OpenedTask):
     def open(cls, config: TransferConfig, *, workers: int) -> Classification:
         """See `OpenedTask`."""
         return cls(open_task_images(config), config, workers=workers)
+
+    def few(self, count: int) -> Classification:
+        """Drawn evenly, so that classes that lie one after another are all there."""
+        images = self.images
+        train, val = _few(images.train, count), _few(images.val, count)
+        test = None if images.test is None else _few(images.test, count)
+        return Classification(replace(images, train=train, val=val, test=test), self.config, workers=self.workers)
 
     def new_model(self, backbone: Backbone, *, head: HeadKind) -> TaskModel:
         """With a linear head, the only kind."""
@@ -108,6 +118,10 @@ class Classification(OpenedTask):
         """Of the share of images that are right."""
         difference = _hits(ours) - _hits(theirs)
         return difference.mean().item(), bootstrap_interval(_MEAN, difference, seed=seed)
+
+
+def _few(images: Labelled, count: int) -> Labelled:
+    return images.take(np.unique(np.linspace(0, len(images) - 1, count).round().astype(np.int64)))
 
 
 def _hits(rows: Rows) -> torch.Tensor:

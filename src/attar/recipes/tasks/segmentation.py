@@ -82,6 +82,11 @@ class Segmentation(OpenedTask):
         parts = {"train": train, "val": val} | ({"test": found.test} if found.test else {})
         return cls(parts, found.class_names, origin, config)
 
+    def few(self, count: int) -> Segmentation:
+        """The first ones."""
+        parts = {name: pairs[:count] for name, pairs in self.parts.items()}
+        return Segmentation(parts, self.class_names, self.origin, self.config)
+
     def new_model(self, backbone: Backbone, *, head: HeadKind) -> TaskModel:
         """With the head that is asked for.
 
