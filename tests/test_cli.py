@@ -60,7 +60,8 @@ import sys
 from attar.cli import main
 for words in ([], ["--help"], ["--version"], ["distill", "--help"], ["distill", "--list-recipes"], ["doctor", "-h"],
               ["evaluate", "--help"], ["distill-vl", "--help"], ["distill-vl", "--list-recipes"],
-              ["quickstart", "-h"], "distill --recipe proteus_s --data d --out o --print-config".split()):
+              ["quickstart", "-h"], ["plan", "-h"], ["plan", "distill", "-h"],
+              "distill --recipe proteus_s --data d --out o --print-config".split()):
     assert main(words) == 0, words
     heavy = {"torch", "timm", "torchvision", "sklearn", "pyarrow"} & set(sys.modules)
     assert not heavy, (words, heavy)

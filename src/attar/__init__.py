@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         EmbedConfig,
         EvaluateConfig,
         ExportConfig,
+        PlanConfig,
         PredictConfig,
         SentencesConfig,
         StudyConfig,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from attar.recipes.embed import embed
     from attar.recipes.evaluate import EvaluateReport, evaluate
     from attar.recipes.export import ExportReport, export
+    from attar.recipes.plan import plan
+    from attar.recipes.planning.parts import Plan
     from attar.recipes.predict import predict
     from attar.recipes.quickstart import quickstart
     from attar.recipes.sentences import SentencesReport, curate_sentences
@@ -60,6 +63,8 @@ _HOMES = {
     "DistillReport": "attar.recipes.distill",
     "ExportConfig": "attar.config",
     "ExportReport": "attar.recipes.export",
+    "Plan": "attar.recipes.planning.parts",
+    "PlanConfig": "attar.config",
     "Pool": "attar.curation",
     "PredictConfig": "attar.config",
     "SentencesConfig": "attar.config",
@@ -77,6 +82,7 @@ _HOMES = {
     "embed": "attar.recipes.embed",
     "evaluate": "attar.recipes.evaluate",
     "load_backbone": "attar.models",
+    "plan": "attar.recipes.plan",
     "predict": "attar.recipes.predict",
     "quickstart": "attar.recipes.quickstart",
     "study": "attar.recipes.study",
@@ -97,6 +103,8 @@ __all__ = [
     "EvaluateReport",
     "ExportConfig",
     "ExportReport",
+    "Plan",
+    "PlanConfig",
     "Pool",
     "PredictConfig",
     "SentencesConfig",
@@ -116,6 +124,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_backbone",
+    "plan",
     "predict",
     "quickstart",
     "study",

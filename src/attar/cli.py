@@ -32,6 +32,7 @@ HELP = f"""attar {__version__}: distil vision foundation models into small ones.
   attar embed ...                    a pool of image vectors, to choose training images from
   attar curate ...                   a transfer set: images of a pool that are like those of your task
   attar curate --sentences ...       of a corpus of text, the sentences that your images show
+  attar plan VERB ...                what a verb would find, take and cost, and what is wrong, before it runs
   attar doctor                       what is installed here, what is wrong, how to mend it
 
 attar VERB --help lists every setting. --debug shows tracebacks. --version prints the version.
@@ -383,6 +384,39 @@ def _export(arguments: list[str]) -> int:
     return 0
 
 
+def _plan(arguments: list[str]) -> int:
+    """Settings of the plan are taken out, the rest is read as the verb itself reads it."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(PLAN_HELP, end="")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in PLANNED or (verb == "curate" and any(word.partition("=")[0] == "--sentences" for word in rest)):
+        raise ConfigError(f"there is no plan for '{' '.join(arguments[:2])}'. There is one for {', '.join(PLANNED)}.")
+    own: dict[str, str] = {}
+    for flag, name in PLAN_FLAGS.items():
+        rest, value = _take(rest, flag)
+        own |= {} if value is None else {name: value}
+    config = _planned_settings(verb, rest)
+    if config is not None:
+        from attar.config import PlanConfig
+        from attar.recipes.plan import plan
+
+        plan(config, PlanConfig.build(own))
+    return 0
+
+
+def _planned_settings(verb: str, arguments: list[str]) -> Config | None:
+    """The verb's settings, or None after printing its help, or them."""
+    from attar import config
+
+    model = getattr(config, PLANNED[verb])
+    parse = {"distill": parse_distill, "distill-vl": parse_distill_vl, "evaluate": parse_evaluate}.get(verb)
+    settings: Config | None = _settings(
+        arguments, model, f"attar plan {verb}", parse=parse, more=f", {', '.join(PLAN_FLAGS)} (attar plan --help)"
+    )
+    return settings
+
+
 def _doctor(arguments: list[str]) -> int:
     from attar.config.small import DoctorConfig
 
@@ -416,6 +450,28 @@ def _tell_launcher(error: Exception, *, debug: bool) -> None:
         Path(file).write_text(json.dumps({"message": reason}), encoding="utf-8")
 
 
+PLANNED = {
+    "distill": "DistillConfig",
+    "distill-vl": "DistillVlConfig",
+    "transfer": "TransferConfig",
+    "embed": "EmbedConfig",
+    "curate": "CurateConfig",
+    "evaluate": "EvaluateConfig",
+}
+"""Verbs that can be planned, with the class of their settings."""
+
+PLAN_FLAGS = {"--price-per-hour": "price_per_hour", "--probe-steps": "probe_steps", "--json": "json_file"}
+
+PLAN_HELP = f"""attar plan VERB FLAGS OF THE VERB: a dry run; nothing is written into --out.
+
+  VERB                 {", ".join(PLANNED)}
+  --price-per-hour N   of the machine, in any currency, for the cost
+  --probe-steps N      steps of each training that are timed, after those that warm up (20)
+  --json FILE          write the plan to a file too
+
+attar plan VERB --help lists the settings of the verb.
+"""
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "distill": _distill,
     "distill-vl": _distill_vl,
@@ -426,6 +482,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "embed": _embed,
     "curate": _curate,
     "quickstart": _quickstart,
+    "plan": _plan,
     "doctor": _doctor,
 }
 

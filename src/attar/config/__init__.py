@@ -27,6 +27,7 @@ from attar.config.evaluate import (
     ZeroShotConfig,
 )
 from attar.config.export import ExportConfig
+from attar.config.plan import PlanConfig
 from attar.config.sentences import SentencesConfig
 from attar.config.study import SetsConfig, StudyConfig
 from attar.config.transfer import (
@@ -61,6 +62,7 @@ __all__ = [
     "MonitorConfig",
     "OptimConfig",
     "ParallelConfig",
+    "PlanConfig",
     "PredictConfig",
     "ProteusConfig",
     "RayConfig",

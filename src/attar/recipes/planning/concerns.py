@@ -1,0 +1,127 @@
+"""What may be wrong with a run before it has begun, each check a function that says nothing where all is well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from attar.models import Backbone
+from attar.models.backbone import Provenance
+from attar.recipes.describe import millions, short
+from attar.recipes.planning.parts import Concern
+
+FEW_IMAGES = 1000
+"""To learn from without labels; so many taught a small student as much as five times more did (notes/proxy_data.md)."""
+FEW_TO_JUDGE = 100
+"""Of so many images a figure's 95 % interval is up to 20 points wide."""
+
+_RESTRICTED = re.compile(r"\bnc\b|non-?commercial|research|fair", re.IGNORECASE)
+
+
+def too_few_images(count: int, flag: str, *, least: int = FEW_IMAGES) -> Iterator[Concern]:
+    """Too few images to learn from."""
+    if count < least:
+        yield Concern(
+            "few images",
+            f"--{flag} holds {count:,} images, fewer than {least:,}: the student sees the same ones again and again,"
+            " and learns what a teacher says of these alone. Give more images; they need no labels.",
+        )
+
+
+def too_few_to_judge(count: int, flag: str) -> Iterator[Concern]:
+    """Too few images to report on."""
+    if count < FEW_TO_JUDGE:
+        yield Concern(
+            "few images to judge",
+            f"{count:,} images of --{flag} are reported on, fewer than {FEW_TO_JUDGE}: the figures' intervals will be"
+            " wider than most differences. Give more labelled images.",
+        )
+
+
+def nobody_judges(flag: str) -> Iterator[Concern]:
+    """No monitor."""
+    yield Concern(
+        "no monitor",
+        f"--{flag} is not given: nobody will know whether it helped, and the last student ships, not the best."
+        " Give labelled images that are not trained on.",
+    )
+
+
+def test_images_in(flag: str, judge_flag: str) -> Concern:
+    """Images that judge lie among those that are learned from."""
+    return Concern(
+        "test images in training data",
+        f"images of --{judge_flag} lie in a place of --{flag}: what a student learned from says nothing of how good it"
+        " is. Give them from a place of their own, or take them out of the training data.",
+    )
+
+
+def unequal_models(teacher: Backbone, student: Backbone) -> Iterator[Concern]:
+    """A teacher that is smaller than its student."""
+    ours, theirs = student.num_parameters, teacher.num_parameters
+    if theirs < ours:
+        yield Concern(
+            "teacher smaller than student",
+            f"teacher {short(teacher.source.name)} has {millions(theirs)} parameters, student"
+            f" {short(student.source.name)} {millions(ours)}: it will cost more than it can learn. Take a larger"
+            " teacher, or a smaller student.",
+        )
+    elif teacher.embed_dim < student.embed_dim:
+        yield Concern(
+            "student wider than teacher",
+            f"the student has {student.embed_dim} channels, its teacher {teacher.embed_dim}: it will cost more than it"
+            " can learn. Take a wider teacher, or a narrower student.",
+        )
+
+
+def unequal_grids(teacher: Backbone, student: Backbone) -> Iterator[Concern]:
+    """Token grids that do not match, where the method compares tokens place by place."""
+    if teacher.grid != student.grid:
+        (high, wide), (rows, columns) = teacher.grid, student.grid
+        fitting = rows * teacher.patch_size
+        yield Concern(
+            "grids do not match",
+            f"the teacher has {high}x{wide} tokens at {teacher.img_size} px, the student {rows}x{columns} at"
+            f" {student.img_size} px: the teacher's are interpolated, which blurs what is learned from patches."
+            f" Try --teacher-img-size {fitting}, or another --img-size.",
+        )
+
+
+def untrained_teacher(teacher: Backbone) -> Iterator[Concern]:
+    """A teacher that knows nothing."""
+    if teacher.source.weights == "random":
+        yield Concern(
+            "random teacher",
+            f"the weights of {short(teacher.source.name)} are random: fine for a trial of the machinery, worthless as a"
+            " teacher. Give --teacher-weights pretrained, or a file.",
+        )
+
+
+def licence(source: Provenance) -> Iterator[Concern]:
+    """Weights whose licence is not known, or allows less than all uses; a student is made from them."""
+    if source.weights == "random":
+        return
+    said = source.licence or "unknown"
+    name = short(source.name)
+    if said == "unknown":
+        yield Concern(
+            "licence",
+            f"the source of {name} names no licence for its weights, and what is made from them may be bound by one."
+            " Look it up before you ship the student.",
+        )
+    elif _RESTRICTED.search(said):
+        yield Concern(
+            "licence",
+            f"the weights of {name} are under {said}, which does not allow every use, nor perhaps of a student made"
+            " from them. Read it before you ship the student, or take another teacher.",
+        )
+
+
+def too_little_room(disk: Mapping[str, int], free: int, out: str) -> Iterator[Concern]:
+    """More to be written than there is room for."""
+    if (needed := sum(disk.values())) > free:
+        yield Concern(
+            "disk",
+            f"{needed / 1e9:,.1f} GB are needed at --out {out}, and {free / 1e9:,.1f} GB are free there."
+            " Free some space, keep fewer checkpoints, or choose another --out.",
+        )
