@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from attar.data.sources import Source, share_a_place
 from attar.evaluation import wilson_interval
 from attar.models import Backbone
 from attar.recipes.describe import short
+from attar.recipes.training import check_every
 from attar.reports import PROTOCOLS, Result, Role, caution, read_results, write_result
 from attar.train import Metrics, Monitor, TrainState, is_sharded
 from attar.types import Evaluator
@@ -137,7 +137,7 @@ def watch(
         evaluator,
         metrics,
         log,
-        every=built.config.monitoring.every or max(1, math.ceil(built.total_steps / 10)),
+        every=check_every(built.config.monitoring.every, built.total_steps),
         total_steps=built.total_steps,
         title=PROTOCOLS[built.monitor.kind],
         beside=beside,

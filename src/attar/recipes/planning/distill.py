@@ -12,14 +12,12 @@ from attar.recipes.assembly import Assembly, assemble, load_student, open_monito
 from attar.recipes.describe import describe
 from attar.recipes.distill import training_of
 from attar.recipes.planning import concerns
-from attar.recipes.planning.monitoring import Judgements, images_to_look_at
+from attar.recipes.planning.monitoring import Judgements, images_to_look_at, students_kept, students_written
 from attar.recipes.planning.parts import Concern, Part, Plan, bytes_below, free_at
 from attar.recipes.planning.probe import Steps, forget_peaks, held, probe, timed
 from attar.recipes.training import check_every, checkpoint_every
 from attar.train import TrainState, build_state, times_due
 from attar.utils.distributed import pick_device
-
-_STUDENTS = 2  # the best and the last stay on the disk
 
 
 def plan_distill(config: DistillConfig, settings: PlanConfig, folder: Path) -> Plan:
@@ -44,7 +42,7 @@ def plan_distill(config: DistillConfig, settings: PlanConfig, folder: Path) -> P
         Part("first batches, loader, cold steps", steps.start),
         Part("training steps", steps.seconds, built.total_steps, steps.known),
         *checks,
-        Part("students written", writing, 2 + sum(part.times for part in checks[:1])),
+        Part("students written", writing, students_written(checks)),
         Part("checkpoints", steps.save, times_due(checkpoint_every(training_of(built), config), built.total_steps)),
     ]
     disk = _disk(config, steps, bytes_below(folder / "student"))
@@ -86,7 +84,8 @@ def _judged(built: Assembly, state: TrainState) -> tuple[list[Part], list[Part],
 
 def _disk(config: DistillConfig, steps: Steps, student: int) -> dict[str, int]:
     kept = config.checkpoint.keep + 1  # the new one is there before the oldest goes
-    return {f"{kept} checkpoints": kept * steps.checkpoint, f"{_STUDENTS} students": _STUDENTS * student}
+    students = students_kept(config.checkpoint, is_judged=config.monitor is not None)
+    return {f"{kept} checkpoints": kept * steps.checkpoint, f"{students} students": students * student}
 
 
 def _found(built: Assembly) -> dict[str, object]:

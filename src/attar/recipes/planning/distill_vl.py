@@ -25,7 +25,13 @@ from attar.recipes.distill_vl import training_of
 from attar.recipes.embed import Embedding
 from attar.recipes.planning import concerns
 from attar.recipes.planning.embedding import look_at
-from attar.recipes.planning.monitoring import Judgements, images_to_look_at, known_from
+from attar.recipes.planning.monitoring import (
+    Judgements,
+    images_to_look_at,
+    known_from,
+    students_kept,
+    students_written,
+)
 from attar.recipes.planning.parts import Concern, Part, Plan, bytes_below, free_at
 from attar.recipes.planning.probe import Steps, forget_peaks, held, probe, timed
 from attar.recipes.teacher_features import caption_corpus, image_embedding, sentence_corpus
@@ -96,7 +102,7 @@ def plan_distill_vl(config: DistillVlConfig, settings: PlanConfig, folder: Path)
         *baselines,
         *training,
         *checks,
-        Part("students written", writing, 2 + sum(part.times for part in checks[:1])),
+        Part("students written", writing, students_written(checks)),
         Part(
             "checkpoints",
             steps.save,
@@ -108,7 +114,8 @@ def plan_distill_vl(config: DistillVlConfig, settings: PlanConfig, folder: Path)
         ),
     ]
     kept, free = config.checkpoint.keep + 1, free_at(config.out)
-    disk = asked.disk | {f"{kept} checkpoints": kept * steps.checkpoint, "2 students": 2 * student}
+    students = students_kept(config.checkpoint, is_judged=config.monitor is not None)
+    disk = asked.disk | {f"{kept} checkpoints": kept * steps.checkpoint, f"{students} students": students * student}
     return Plan(
         verb="distill-vl",
         settings=config.model_dump(mode="json"),

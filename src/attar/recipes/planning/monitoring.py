@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attar.config import CheckpointConfig
 from attar.data.loader import EvaluationDataset, evaluation_batches
 from attar.evaluation.embedding import MonitorViews
 from attar.models import Backbone
@@ -62,6 +63,16 @@ def scaled(seconds: float, few: Collection[int], whole: Collection[int], *, star
     """
     starts = [start * sum(size > _BATCH for size in sizes) for sizes in (few, whole)]
     return max(0.0, seconds - starts[0]) * sum(whole) / sum(few) + starts[1]
+
+
+def students_written(checks: Sequence[Part]) -> float:
+    """How often at most: each that is best so far twice, by its step and to be shown, and at the end best and last."""
+    return 2 + 2 * sum(part.times for part in checks[:1])
+
+
+def students_kept(config: CheckpointConfig, *, is_judged: bool) -> int:
+    """How many at most: best and last, and where one is best those that checkpoints name."""
+    return 2 + (config.keep + 1 if is_judged else 0)
 
 
 class Judgements:
