@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ExportConfig,
         PlanConfig,
         PredictConfig,
+        ReportConfig,
         SentencesConfig,
         StudyConfig,
         TransferConfig,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from attar.recipes.planning.parts import Plan
     from attar.recipes.predict import predict
     from attar.recipes.quickstart import quickstart
+    from attar.recipes.report import report
     from attar.recipes.sentences import SentencesReport, curate_sentences
     from attar.recipes.study import StudyReport, study
     from attar.recipes.transfer import TransferReport, transfer
@@ -67,6 +69,7 @@ _HOMES = {
     "PlanConfig": "attar.config",
     "Pool": "attar.curation",
     "PredictConfig": "attar.config",
+    "ReportConfig": "attar.config",
     "SentencesConfig": "attar.config",
     "SentencesReport": "attar.recipes.sentences",
     "StudyConfig": "attar.config",
@@ -85,6 +88,7 @@ _HOMES = {
     "plan": "attar.recipes.plan",
     "predict": "attar.recipes.predict",
     "quickstart": "attar.recipes.quickstart",
+    "report": "attar.recipes.report",
     "study": "attar.recipes.study",
     "transfer": "attar.recipes.transfer",
 }
@@ -107,6 +111,7 @@ __all__ = [
     "PlanConfig",
     "Pool",
     "PredictConfig",
+    "ReportConfig",
     "SentencesConfig",
     "SentencesReport",
     "StudyConfig",
@@ -127,6 +132,7 @@ __all__ = [
     "plan",
     "predict",
     "quickstart",
+    "report",
     "study",
     "transfer",
 ]

@@ -29,6 +29,7 @@ HELP = f"""attar {__version__}: distil vision foundation models into small ones.
   attar predict MODEL ...            classify images with it
   attar evaluate MODEL ...           how good a backbone or a run's student is, by the papers' benchmarks
   attar export RUN|MODEL ...         ONNX, int8, timm or transformers: proven on images, timed, with a card
+  attar report RUN...                one page of a run or several: figures, curves, what teacher and student see
   attar embed ...                    a pool of image vectors, to choose training images from
   attar curate ...                   a transfer set: images of a pool that are like those of your task
   attar curate --sentences ...       of a corpus of text, the sentences that your images show
@@ -417,6 +418,19 @@ def _planned_settings(verb: str, arguments: list[str]) -> Config | None:
     return settings
 
 
+def _report(arguments: list[str]) -> int:
+    from attar.config import ReportConfig
+
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--runs", *arguments]
+    config = _settings(arguments, ReportConfig, "attar report RUN...")
+    if config is not None:
+        from attar.recipes.report import report
+
+        report(config)
+    return 0
+
+
 def _doctor(arguments: list[str]) -> int:
     from attar.config.small import DoctorConfig
 
@@ -479,6 +493,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "evaluate": _evaluate,
     "export": _export,
+    "report": _report,
     "embed": _embed,
     "curate": _curate,
     "quickstart": _quickstart,

@@ -28,6 +28,7 @@ from attar.config.evaluate import (
 )
 from attar.config.export import ExportConfig
 from attar.config.plan import PlanConfig
+from attar.config.report import ReportConfig
 from attar.config.sentences import SentencesConfig
 from attar.config.study import SetsConfig, StudyConfig
 from attar.config.transfer import (
@@ -66,6 +67,7 @@ __all__ = [
     "PredictConfig",
     "ProteusConfig",
     "RayConfig",
+    "ReportConfig",
     "SentencesConfig",
     "SetsConfig",
     "StudyConfig",

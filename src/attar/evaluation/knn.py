@@ -87,6 +87,20 @@ def knn_votes(
     )
 
 
+def vote(similarity: Tensor, classes: Tensor, *, num_classes: int, temperature: float = TEMPERATURE) -> Tensor:
+    """(q,) class with the most votes, of neighbours that are known already.
+
+    Args:
+        similarity: (q, k), the nearest first.
+        classes: (q, k) of the neighbours.
+        num_classes: K.
+        temperature: Smaller gives near neighbours more weight.
+    """
+    k = similarity.shape[1]
+    (votes,) = _votes(similarity, classes, ks=[k], num_classes=num_classes, temperature=temperature)
+    return votes.argmax(1)
+
+
 def knn_accuracy(
     bank: tuple[Features, Tensor], queries: tuple[Features, Tensor], *, k: int, temperature: float = TEMPERATURE
 ) -> float:

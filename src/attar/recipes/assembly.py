@@ -253,6 +253,7 @@ def load_student(config: DistillConfig, weights: str, *, preprocess: Preprocess 
 
 
 def open_monitor(config: DistillConfig, workers: int) -> KnnMonitor | None:
+    """What judges the run's students, None without `--monitor`; its images are drawn by seed."""
     if config.monitor is None:
         return None
     train, test = open_labelled(config.monitor, seed=config.seed, reindex=config.reindex)

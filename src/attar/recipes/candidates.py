@@ -49,7 +49,7 @@ def candidates(config: EvaluateConfig) -> list[Candidate]:
         ConfigError: If a role is asked for that the model does not have, or settings of a run are given anew.
     """
     run = Path(config.model).expanduser()
-    found = _of_run(config, run) if (run / "run.json").is_file() else _of_model(config)
+    found = _of_named_run(config, run) if (run / "run.json").is_file() else _of_model(config)
     roles = config.roles or [candidate.role for candidate in found if candidate.role != "random" or len(found) > 2]
     known = {candidate.role: candidate for candidate in found}
     unknown = next((role for role in roles if role not in known), None)
@@ -91,19 +91,33 @@ def _of_model(config: EvaluateConfig) -> list[Candidate]:
     ]
 
 
-def _of_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
+def _of_named_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
     if config.weights != "pretrained":
         raise ConfigError(f"weights is {config.weights}, and {run} is a run with a student of its own. Leave it out.")
+    return candidates_of_run(run, img_size=config.img_size)
+
+
+def candidates_of_run(run: Path, *, img_size: int | None = None) -> list[Candidate]:
+    """Student, teacher and random student of a run of `attar distill` or `attar distill-vl`.
+
+    Args:
+        run: Its directory.
+        img_size: Input in pixels where a protocol asks for none; by default as the run had it.
+
+    Raises:
+        ConfigError: If the run has no student yet.
+    """
+    asked = img_size
     settings = read_settings(run / "config.yaml")
     has_two_towers = "sentences" in settings
     if not (run / "student" / (OPEN_CLIP_CONFIG if has_two_towers else "config.json")).is_file():
         raise ConfigError(f"run {run} has no student yet. Let it end (the same command goes on), or name a model.")
     if has_two_towers:
-        return _of_vl_run(config, run, DistillVlConfig.build(settings))
+        return _of_vl_run(run, asked, DistillVlConfig.build(settings))
     trained = DistillConfig.build(settings)
 
     def at(img_size: int | None) -> DistillConfig:
-        size = img_size or config.img_size
+        size = img_size or asked
         return trained if size is None else trained.replace(img_size=size, teacher_img_size=size)
 
     def student(img_size: int | None) -> Backbone:
@@ -126,24 +140,24 @@ def _of_run(config: EvaluateConfig, run: Path) -> list[Candidate]:
     ]
 
 
-def _of_vl_run(config: EvaluateConfig, run: Path, trained: DistillVlConfig) -> list[Candidate]:
+def _of_vl_run(run: Path, asked: int | None, trained: DistillVlConfig) -> list[Candidate]:
     """Of a run of two towers; a random image tower stands beside the teacher's text tower, as in the run itself."""
     shipped = str(run / "student")
 
     def student(img_size: int | None) -> Backbone:
-        return load_backbone(shipped, img_size=img_size or config.img_size)
+        return load_backbone(shipped, img_size=img_size or asked)
 
     def teacher(img_size: int | None) -> Backbone:
         return load_backbone(
             trained.teacher,
             weights=trained.teacher_weights,
-            img_size=img_size or config.img_size,
+            img_size=img_size or asked,
             trust_torchscript=trained.trust_torchscript,
             seed=trained.seed,
         )
 
     def random(img_size: int | None) -> Backbone:
-        size = img_size or config.img_size or trained.img_size
+        size = img_size or asked or trained.img_size
         return start_image_tower(trained.replace(img_size=size), "random", load_two_towers(shipped))
 
     own = _text(shipped, "pretrained", trust_torchscript=False, seed=trained.seed)

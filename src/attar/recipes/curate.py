@@ -274,7 +274,7 @@ def _screen(
 
 
 def _guarded(
-    config: CurateConfig, places: tuple[tuple[str, Source], ...], threshold: float, eye: _Eye
+    config: CurateConfig, places: tuple[tuple[str, Source], ...], threshold: float, eye: Eye
 ) -> tuple[Guarded, tuple[Mapping[str, Any], ...]]:
     """The guarded images as the pool's model sees them, and where they lie, for the record."""
     vectors, rows, guards = [], [], []

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attar.data.base import Source
-from attar.data.decode import open_image
-from attar.errors import DecodeError
 from attar.reports.page import environment
+from attar.reports.pictures import thumbnail
 from attar.utils.io import write_text
-
-_SIDE = 112  # pixels of a thumbnail
 
 
 @dataclass(frozen=True)
@@ -87,21 +82,6 @@ def _shown(image: Fetched) -> dict[str, Any]:
         "like": "/".join(Path(image.like).parts[-2:]) if image.like else None,
         "found_by": image.found_by,
     }
-
-
-def thumbnail(source: Source, row: int) -> str | None:
-    """A square JPEG as a data address; None if the image cannot be read."""
-    try:
-        image = open_image(source.read(row), name=source.name(row))
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        pixels = image.resized((left, top, left + side, top + side), (_SIDE, _SIDE))
-    except DecodeError:
-        return None
-    buffer = io.BytesIO()
-    pixels.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def bars_of(histogram: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from attar.data.base import Source
-from attar.reports.curation import bars_of, thumbnail
+from attar.reports.curation import bars_of
 from attar.reports.page import environment
+from attar.reports.pictures import thumbnail
 from attar.utils.io import write_text
 
 

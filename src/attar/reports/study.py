@@ -11,7 +11,8 @@ from typing import Any
 
 from attar.config import StudyConfig
 from attar.config.files import to_yaml
-from attar.reports.page import environment, ticks_around
+from attar.reports.charts import ticks_around
+from attar.reports.page import environment
 from attar.reports.transfer import HEADINGS, gmacs
 from attar.utils.io import write_text
 

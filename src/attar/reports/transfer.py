@@ -6,9 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attar.reports.page import chart, environment
+from attar.config.files import read_settings
+from attar.reports.charts import chart
+from attar.reports.page import write_report
+from attar.reports.pictures import Findings
 from attar.reports.results import Result, read_results
-from attar.utils.io import read_json, read_lines, write_text
+from attar.reports.run import provenance
+from attar.reports.section import Section
+from attar.utils.io import read_json, read_lines, write_json
+from attar.utils.progress import duration
 
 STAGES = {
     "adapt": "teacher, adapted",
@@ -57,29 +63,58 @@ def write_transfer_page(run: Path, verdict: str) -> Path:
 
     Args:
         run: Directory of the run.
-        verdict: Whether it helped, in a sentence.
+        verdict: Whether it helped, in a sentence; it is kept for later pages.
+    """
+    write_json(run / "about.json", {"verdict": verdict})
+    return write_report(run / "report.html", [transfer_section(run)])
+
+
+def transfer_section(run: Path, *, findings: Findings | None = None, missing: str = "") -> Section:
+    """The section of a finished run.
+
+    Args:
+        run: Its directory.
+        findings: What was seen with the adapted teacher and the student at hand.
+        missing: Why there are none.
     """
     results = read_results(run / "results")
-    rows = transfer_rows(results, read_json(run / "compute.json"))
-    page = (
-        environment()
-        .get_template("transfer.html")
-        .render(
-            title=run.name,
-            verdict=verdict,
-            heading=rows[0],
-            rows=rows[1:],
-            curves=_curves(run, results),
-            classes=_by_class(results),
-            stages=STAGES,
-            settings=(run / "config.yaml").read_text(encoding="utf-8"),
-            run_facts=read_json(run / "run.json"),
-            bad_files=[line for stage in STAGES for line in read_lines(run / stage / "bad_files.jsonl")][:50],
-        )
+    compute = read_json(run / "compute.json")
+    rows = transfer_rows(results, compute)
+    config = read_settings(run / "config.yaml")
+    bad_files = [line for stage in STAGES for line in read_lines(run / stage / "bad_files.jsonl")]
+    told = read_json(run / "about.json") if (run / "about.json").is_file() else {}
+    return Section(
+        kind="transfer",
+        path=run,
+        verdict=told.get("verdict", "What came of it is in the table: this run was made before verdicts were kept."),
+        figures=_headline(results),
+        cells={"training": duration(sum(stage["seconds"] for stage in compute["stages"].values()))},
+        content={
+            "heading": rows[0],
+            "rows": rows[1:],
+            "curves": _curves(run, results),
+            "classes": _by_class(results),
+            "stages": STAGES,
+            "config": config,
+            "findings": findings,
+            "missing": missing,
+            "provenance": provenance(run),
+            "bad_files": bad_files[:50],
+            "bad_count": len(bad_files),
+        },
     )
-    target = run / "report.html"
-    write_text(target, page)
-    return target
+
+
+def _headline(results: Sequence[Result]) -> dict[str, Result]:
+    """The first metric, where it is reported: of student, adapted teacher, and the student that was not taught."""
+    roles = {"finetune": "student", "adapt": "teacher", "scratch": "random"}
+    part = "test" if any(r.protocol["part"] == "test" for r in results) else "val"
+    metric = next((name for name in HEADINGS if any(r.metric == name for r in results)), None)
+    return {
+        roles[r.protocol["stage"]]: r
+        for r in results
+        if (r.protocol["part"], r.metric) == (part, metric) and r.protocol["stage"] in roles
+    }
 
 
 def _curves(run: Path, results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -122,6 +122,23 @@ def saved_notes(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def saved_learner(folder: Path, prefix: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """What `state.json` of the newest complete checkpoint says, and the learner's tensors below a name.
+
+    For those who look at a finished run; a damaged checkpoint is passed over without a word.
+
+    Args:
+        folder: The run's `checkpoints` folder.
+        prefix: As in `feature_head.`; names are returned without it.
+    """
+    path = _newest_complete(folder, say=lambda _: None)
+    if path is None:
+        return None
+    tensors, start = _TensorFile(path / "tensors.safetensors"), f"learner/{prefix}"
+    found = {name.removeprefix(start): tensors[name] for name in tensors if name.startswith(start)}
+    return read_json(path / "state.json"), found
+
+
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What a checkpoint was made with and is another now, in words; one of an older version may not know all of it."""
     for key in [key for key in now if key != "places" and before.get(key, now[key]) != now[key]]:

@@ -1,0 +1,70 @@
+"""Several runs side by side: a table of all, and their curves in one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attar.reports.charts import chart
+from attar.reports.results import Result
+from attar.reports.section import Section
+
+_COLUMNS = ("student", "teacher", "random")
+_CELLS = ("views", "training", "images a second", "price")
+
+
+def overview(names: Sequence[str], sections: Sequence[Section]) -> dict[str, Any]:
+    """Rows of runs that were judged or trained, and charts of those that left curves.
+
+    Args:
+        names: What to call each.
+        sections: In the same order.
+    """
+    cells = [name for name in _CELLS if any(name in section.cells for section in sections)]
+    rows = [
+        {
+            "number": number,
+            "name": name,
+            "tone": section.tone,
+            "verdict": section.verdict,
+            "figures": [_figure(section.figures.get(column)) for column in _COLUMNS],
+            "share": _share(section),
+            "cells": [section.cells.get(cell, "") for cell in cells],
+        }
+        for number, (name, section) in enumerate(zip(names, sections, strict=True), 1)
+    ]
+    return {"rows": rows, "cells": cells, "curves": _curves(names, sections), "caution": _caution(sections)}
+
+
+def _figure(result: Result | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    return {"value": result.value, "low": result.ci95[0], "high": result.ci95[1]}
+
+
+def _share(section: Section) -> str:
+    student, teacher = section.figures.get("student"), section.figures.get("teacher")
+    return f"{student.value / teacher.value:.0%}" if student and teacher and teacher.value else ""
+
+
+def _curves(names: Sequence[str], sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """Loss and the student's score of all runs that have them; each run has its colour in both."""
+    curves = []
+    for what, title in (("loss", "loss"), ("student", "student on the selection half (%)")):
+        series = {
+            name: section.series[what]
+            for name, section in zip(names, sections, strict=True)
+            if len(section.series.get(what, ())) > 1
+        }
+        styles = {name: f"run-{number}" for number, name in enumerate(names, 1)}
+        if series:
+            curves.append(chart(title, series, styles=styles))
+    return curves
+
+
+def _caution(sections: Sequence[Section]) -> str:
+    """What forbids comparing the figures in the table."""
+    tasks = {(r.task, r.metric, r.protocol.get("images")) for s in sections for r in s.figures.values()}
+    if len(tasks) > 1:
+        return "They were not measured on the same images: compare within a row, not between rows."
+    return ""

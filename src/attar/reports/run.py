@@ -1,0 +1,136 @@
+"""What a page says of a run of `attar distill` or `attar distill-vl`, from the files in its directory."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from attar.config.files import read_settings
+from attar.reports.charts import Points, chart
+from attar.reports.pictures import Findings
+from attar.reports.published import published_of
+from attar.reports.results import PROTOCOLS, Result, protocol_of, read_results, verdict
+from attar.reports.section import Section
+from attar.utils.io import read_json, read_lines, sha256_file
+from attar.utils.progress import duration
+
+_SHOWN_BAD = 50
+METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
+
+
+def run_section(
+    run: Path,
+    *,
+    findings: Findings | None = None,
+    missing: str = "",
+    published: Sequence[str] = (),
+    price_per_hour: float | None = None,
+) -> Section:
+    """The section of a run; needs no model, and without `findings` no image.
+
+    Args:
+        run: Its directory.
+        findings: What was seen with both models at hand.
+        missing: Why there are none.
+        published: Models whose reported figures on the same tasks stand beside.
+        price_per_hour: Of the machine, for the cost of training.
+    """
+    results = read_results(run / "results")
+    metrics = read_lines(run / "metrics.jsonl")
+    config = read_settings(run / "config.yaml")
+    about = read_json(run / "about.json") if (run / "about.json").is_file() else {}
+    bad_files = read_lines(run / "bad_files.jsonl")
+    kind = protocol_of(results)
+    figures = {r.role: r for r in results if r.task.startswith(f"{kind}:")}
+    series = _series(metrics, kind)
+    costs = _costs(metrics, results, config, price_per_hour)
+    return Section(
+        kind="run",
+        path=run,
+        verdict=verdict(results),
+        figures=figures,
+        series=series,
+        cells={"student": str(about.get("student", config.get("student", ""))), **costs},
+        content={
+            "results": results,
+            "published": [
+                line for r in results[:1] for name in published for line in published_of(name, r.task, r.metric)
+            ],
+            "unpublished": bool(published),
+            "protocol": PROTOCOLS[kind],
+            "curves": _curves(series, figures, kind),
+            "findings": findings,
+            "missing": missing,
+            "costs": costs,
+            "about": about,
+            "provenance": provenance(run),
+            "bad_files": bad_files[:_SHOWN_BAD],
+            "bad_count": len(bad_files),
+            "config": config,
+        },
+    )
+
+
+def _series(metrics: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Points]:
+    """Loss, and what the monitor measured of the student and of its average."""
+    series = {"loss": [(line["step"], line["loss"]) for line in metrics if line.get("loss") is not None]}
+    for role in ("student", "ema"):
+        name = f"{role}_{kind}_select"
+        series[role] = [(line["step"], 100 * line[name]) for line in metrics if name in line]
+    return {name: points for name, points in series.items() if points}
+
+
+def _curves(series: Mapping[str, Points], figures: Mapping[str, Result], kind: str) -> list[dict[str, Any]]:
+    curves = [chart("loss", {"loss": series["loss"]})] if len(series.get("loss", ())) > 1 else []
+    accuracy = {role: points for role, points in series.items() if role != "loss"}
+    if accuracy:
+        levels = {
+            role: 100 * r.selection for role, r in figures.items() if role != "student" and r.selection is not None
+        }
+        curves.append(chart(f"{PROTOCOLS[kind]} top-1 (%) on the selection half", accuracy, levels))
+    return curves
+
+
+def _costs(
+    metrics: Sequence[Mapping[str, Any]],
+    results: Sequence[Result],
+    config: Mapping[str, Any],
+    price_per_hour: float | None,
+) -> dict[str, str]:
+    """How much was learned from, how fast, for how long, at what price; steps that were lost and done again count once.
+
+    A logged rate stands for all steps since the line before it.
+    """
+    steps = [line for line in metrics if line.get("images_per_second") and line.get("loss") is not None]
+    size = config.get("batch_size")
+    if not steps or not size:
+        return {}
+    before = [0, *(line["step"] for line in steps[:-1])]
+    seconds = sum(
+        (line["step"] - last) * size / line["images_per_second"] for line, last in zip(steps, before, strict=True)
+    )
+    costs = {
+        "views": f"{steps[-1]['step'] * size:,}",
+        "training": duration(seconds),
+        "images a second": f"{median(line['images_per_second'] for line in steps):,.0f}",
+    }
+    if results:
+        costs["judging at the end"] = duration(sum(r.seconds for r in results))
+    if price_per_hour is not None:
+        costs["price"] = f"{price_per_hour * seconds / 3600:,.2f} at {price_per_hour:g} an hour"
+    return costs
+
+
+def provenance(run: Path) -> dict[str, str]:
+    """Who made it by which command, and what its student hashes to."""
+    facts = read_json(run / "run.json")
+    weights = next(iter(sorted((run / "student").glob("*.safetensors"))), None)
+    return {
+        **({"command": shlex.join(map(str, facts["command"]))} if facts.get("command") else {}),
+        **({"run": str(facts["run_id"])} if facts.get("run_id") else {}),
+        **({"student weights": f"{weights.name}, sha256 {sha256_file(weights)}"} if weights else {}),
+        **{name: str(value) for name, value in facts.get("versions", {}).items()},
+    }
