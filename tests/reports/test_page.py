@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attar.reports import Result, write_page, write_result
-from attar.reports.page import ticks_around
+from attar.reports.charts import ticks_around
 from attar.utils.io import write_json, write_text
 
 RESULTS = [

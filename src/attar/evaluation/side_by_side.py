@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -74,34 +73,37 @@ def agreement(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], *, own: 
 
 
 @dataclass(frozen=True)
-class ClassCount:
-    """How two models do on the images of a class.
+class Outcome:
+    """How two models do on the same images.
 
     Attributes:
-        number: Of the class.
         images: How many.
         one: Share on which the first model is right, in [0, 1].
         other: Share on which the second is.
         margin: Half of the 95 % interval of the difference, from the images on which exactly one is right.
     """
 
-    number: int
     images: int
     one: float
     other: float
     margin: float
 
-
-def by_class(one: Tensor, other: Tensor, targets: Tensor) -> Iterator[ClassCount]:
-    """For each class among the targets (q,), what predictions (q,) of two models come to."""
-    for number in targets.unique().tolist():
-        is_class = targets == number
-        right, too = one[is_class] == number, other[is_class] == number
-        images, lost, gained = len(right), int((right & ~too).sum()), int((~right & too).sum())
+    @classmethod
+    def of(cls, one: Tensor, other: Tensor) -> Outcome:
+        """From which of (n,) images either is right on."""
+        images, lost, gained = len(one), int((one & ~other).sum()), int((~one & other).sum())
         # one image more of either kind, so that a class on which both agree is not taken for certain
         spread = (lost + gained + 2) / (images + 2) - ((gained - lost) / (images + 2)) ** 2
         margin = _Z * math.sqrt(spread / (images + 2))
-        yield ClassCount(number, images, float(right.float().mean()), float(too.float().mean()), margin)
+        return cls(images, float(one.float().mean()), float(other.float().mean()), margin)
+
+
+def by_class(one: Tensor, other: Tensor, targets: Tensor) -> dict[int, Outcome]:
+    """For each class among the targets (q,), what predictions (q,) of two models come to."""
+    classes = sorted(set(targets.tolist()))
+    return {
+        number: Outcome.of(one[targets == number] == number, other[targets == number] == number) for number in classes
+    }
 
 
 def predictions(found: Found, labels: Tensor, *, num_classes: int) -> Tensor:

@@ -15,7 +15,7 @@ from attar.utils.seeding import numpy_generator
 
 _COLOURS = 3
 _MOST_TOKENS = 16_384  # that anything is fitted on: components do not change with more
-_ENDS = (1.0, 99.0)  # percentiles that become black and full: a few tokens with huge norms must not take all the range
+_ENDS = (4.0, 96.0)  # percentiles that become black and full: a few tokens with huge norms must not take all the range
 
 Values = NDArray[np.float32]
 
@@ -54,7 +54,8 @@ class ColourBasis:
         """(N, 3) RGB of tokens (N, D)."""
         values = (_values(tokens) - self.mean) @ self.components.T
         reach = np.maximum(self.high - self.low, 1e-12)
-        return np.rint(255 * np.clip((values - self.low) / reach, 0, 1)).astype(np.uint8)
+        shades: NDArray[np.uint8] = np.rint(255 * np.clip((values - self.low) / reach, 0, 1)).astype(np.uint8)
+        return shades
 
     def likeness(self, one: Tensor, other: Tensor) -> float:
         """Mean cosine of tokens at the same places, (N, D) both, each less the basis' mean."""

@@ -11,12 +11,16 @@ import torch
 from attar.config import ReportConfig
 from attar.config.files import read_settings
 from attar.data.loader import default_workers
+from attar.data.transfer_set import is_transfer_set
 from attar.errors import ConfigError, RunDirectoryError, UserError
+from attar.evaluation.suite import means
 from attar.export import read_task_model
 from attar.models import Backbone
 from attar.recipes.candidates import candidates_of_run
 from attar.recipes.report_images import sample_images
 from attar.recipes.report_pictures import Pair, class_token, find_out, joint_embedding, saved_head
+from attar.recipes.report_sets import section_of_set
+from attar.reports.evaluation import evaluation_section
 from attar.reports.page import write_report
 from attar.reports.pictures import Findings
 from attar.reports.published import known_models
@@ -61,7 +65,7 @@ def _page(config: ReportConfig, folders: list[Path]) -> Path:
     """Where the page goes; several runs' goes over no page that attar did not write."""
     if config.out is not None:
         return Path(config.out).expanduser().resolve()
-    if len(folders) == 1:
+    if len(folders) == 1 and not is_transfer_set(folders[0]):  # a set's own page shows more
         return folders[0] / "report.html"
     page = Path("report.html").resolve()
     if page.is_file() and '<meta name="generator" content="attar">' not in page.read_text(errors="replace")[:2000]:
@@ -71,8 +75,15 @@ def _page(config: ReportConfig, folders: list[Path]) -> Path:
 
 def _section(folder: Path, config: ReportConfig, published: list[str], log: Log) -> Section:
     log.say(f"  run      {folder}")
+    if is_transfer_set(folder):
+        return section_of_set(folder, log)
     if not (folder / "run.json").is_file() or not (folder / "config.yaml").is_file():
-        raise RunDirectoryError(f"{folder} holds no run. Give the --out of attar distill, distill-vl or transfer.")
+        if any((folder / "results").glob("*.json")):
+            return evaluation_section(folder, published=published, suites=means())
+        raise RunDirectoryError(
+            f"{folder} holds no run, no transfer set and no results. Give the --out of attar distill, distill-vl,"
+            " transfer, curate or evaluate."
+        )
     settings = read_settings(folder / "config.yaml")
     if "finetune" in settings:
         if not (folder / "compute.json").is_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from attar.data.labelled import Labelled, Rows
 from attar.data.views import EvaluationView
 from attar.errors import DataError
 from attar.evaluation.embedding import evaluation_views
-from attar.evaluation.side_by_side import Found, agreement, by_class, find, predictions, shared
+from attar.evaluation.side_by_side import Found, Outcome, agreement, by_class, find, predictions, shared
 from attar.evaluation.token_maps import ColourBasis, fit_map
 from attar.methods.teacher import resample_tokens
 from attar.models import Backbone, ProjectionHead
@@ -112,6 +112,7 @@ def find_out(pair: Pair, sample: Sample, config: ReportConfig, *, workers: int) 
     found = {role: find(*features, k=_NEAREST, own=looked.own) for role, features in looked.features.items()}
     agreed = agreement(looked.features["teacher"], looked.features["student"], own=looked.own)
     row = _Rows(looked.sample, found, agreed)
+    total, classes = _classes(looked.sample, found) if looked.sample.has_classes else (None, [])
     apart = agreed.argsort(stable=True)[:_APART].tolist()
     return Findings(
         place=looked.sample.place,
@@ -119,7 +120,8 @@ def find_out(pair: Pair, sample: Sample, config: ReportConfig, *, workers: int) 
         maps=tuple(maps),
         rows=tuple(row(number) for number in range(min(config.rows, len(agreed)))),
         apart=tuple(row(number) for number in apart) if config.rows else (),
-        classes=tuple(_classes(looked.sample, found)) if looked.sample.has_classes else (),
+        total=total,
+        classes=tuple(classes),
         overlap=float(shared(found["teacher"], found["student"]).sum(1).float().mean()),
         nearest=found["teacher"].rows.shape[1],
         models={role: _facts(backbone, looked.speeds[role]) for role, backbone in pair.roles.items()},
@@ -303,36 +305,43 @@ def _shown(
     )
 
 
-def _classes(sample: Sample, found: Mapping[str, Found]) -> list[ClassChange]:
-    """What the student loses and gains, the greatest loss first; of very many classes those at either end."""
+def _classes(sample: Sample, found: Mapping[str, Found]) -> tuple[ClassChange, list[ClassChange]]:
+    """What the student loses and gains over all, and class by class, the greatest loss first.
+
+    Of very many classes those at either end.
+    """
     names, labels = sample.bank.class_names, torch.from_numpy(sample.bank.labels)
     targets = torch.from_numpy(sample.queries.labels)
     said = {role: predictions(one, labels, num_classes=len(names)) for role, one in found.items()}
-    counts = sorted(by_class(said["teacher"], said["student"], targets), key=lambda one: one.other - one.one)
-    if len(counts) > _MOST_CLASSES:
-        counts = counts[:_CHANGES] + counts[-_CHANGES:]
-    pictured = {one.number for one in [*counts[:_WITH_EXAMPLES], *counts[-_WITH_EXAMPLES:]]}
-    changes = []
-    for one in counts:
-        is_loss = one.other < one.one
-        winner, loser = ("teacher", "student") if is_loss else ("student", "teacher")
-        is_example = (targets == one.number) & (said[winner] == targets) & (said[loser] != targets)
-        chosen: Sequence[int] = is_example.nonzero()[:_EXAMPLES, 0].tolist() if one.number in pictured else []
-        changes.append(
-            ClassChange(
-                name=names[one.number],
-                images=one.images,
-                teacher=one.one,
-                student=one.other,
-                margin=one.margin,
-                examples=tuple(
-                    _shown(sample, sample.queries, number, says=int(said[loser][number])) for number in chosen
-                )
-                if one.other != one.one
-                else (),
-            )
+    outcomes = by_class(said["teacher"], said["student"], targets)
+    order = sorted(outcomes, key=lambda number: outcomes[number].other - outcomes[number].one)
+    if len(order) > _MOST_CLASSES:
+        order = order[:_CHANGES] + order[-_CHANGES:]
+    pictured = {*order[:_WITH_EXAMPLES], *order[-_WITH_EXAMPLES:]}
+    changes = [
+        _change(
+            names[number],
+            outcomes[number],
+            _examples(sample, said, number, outcomes[number]) if number in pictured else (),
         )
-    return changes
+        for number in order
+    ]
+    return _change("all", Outcome.of(said["teacher"] == targets, said["student"] == targets)), changes
+
+
+def _change(name: str, outcome: Outcome, examples: tuple[Shown, ...] = ()) -> ClassChange:
+    return ClassChange(name, outcome.images, outcome.one, outcome.other, outcome.margin, examples)
+
+
+def _examples(sample: Sample, said: Mapping[str, Tensor], number: int, outcome: Outcome) -> tuple[Shown, ...]:
+    """Images of a class that only the model which does better on it is right on, with what the other takes them for."""
+    if outcome.one == outcome.other:
+        return ()
+    winner, loser = ("teacher", "student") if outcome.other < outcome.one else ("student", "teacher")
+    targets = torch.from_numpy(sample.queries.labels)
+    chosen = (targets == number) & (said[winner] == targets) & (said[loser] != targets)
+    places = chosen.nonzero()[:_EXAMPLES, 0].tolist()
+    return tuple(_shown(sample, sample.queries, place, says=int(said[loser][place])) for place in places)
 
 
 # --- the models ------------------------------------------------------------------------------------------------------

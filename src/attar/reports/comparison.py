@@ -27,10 +27,42 @@ class _Column:
         return cls(result.role, result.mode, f"{result.model} {weights[:8]}")
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A table of figures.
+
+    Attributes:
+        heading: Of the columns: task, metric, then whose figures.
+        rows: A cell a column, for each task and metric, then for each suite that is complete.
+        suites: Names of tasks that are suites, whose figure is a mean.
+        sources: Where published figures are reported, each with the mark that points to it.
+        unknown: Models asked for of which nothing is published on these tasks.
+    """
+
+    heading: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    suites: tuple[str, ...]
+    sources: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
 def comparison_table(
     results: Sequence[Result], *, published: Sequence[str] = (), suites: Mapping[str, Sequence[str]] | None = None
 ) -> str:
-    """Markdown: a row for each task, a column for each role, mode and model, a column for each published model.
+    """`compare` as Markdown."""
+    table = compare(results, published=published, suites=suites)
+    lines = [_line(table.heading), "|" + "---|" * len(table.heading)]
+    for task, *cells in table.rows:
+        lines.append(_line([f"**{task}**" if task in table.suites else task, *cells]))
+    notes = "\n\n" + "  \n".join(table.sources) if table.sources else ""
+    told = f"\n\nNothing is published on these tasks of: {'; '.join(table.unknown)}." if table.unknown else ""
+    return "\n".join(lines) + notes + told
+
+
+def compare(
+    results: Sequence[Result], *, published: Sequence[str] = (), suites: Mapping[str, Sequence[str]] | None = None
+) -> Comparison:
+    """A row for each task, a column for each role, mode and model, a column for each published model.
 
     A model is named where several have the same role. Shares are per cent, with the 95 % interval in brackets; depth is
     in metres.
@@ -42,22 +74,23 @@ def comparison_table(
         suites: Name and tasks of suites; those with all their tasks measured get a row with the mean.
     """
     columns, sources = _columns(results), _Sources()
-    rows = [*dict.fromkeys((r.task, r.metric) for r in results), *((suite, "mean") for suite in suites or {})]
-    unknown = [name for name in published if not any(any(published_of(name, *row)) for row in rows)]
+    measured = list(dict.fromkeys((r.task, r.metric) for r in results))
+    asked = [*measured, *((suite, "mean") for suite in suites or {})]
+    unknown = [name for name in published if not any(any(published_of(name, *row)) for row in asked)]
     published = [name for name in published if name not in unknown]
-    heading = ["task", "metric", *_headings(columns), *published]
-    lines = [_line(heading), "|" + "---|" * len(heading)]
-    for task, metric in dict.fromkeys((r.task, r.metric) for r in results):
+    rows = []
+    for task, metric in measured:
         own = {_Column.of(r): r for r in results if (r.task, r.metric) == (task, metric)}
         figures = [show(own[column]) if column in own else "" for column in columns]
-        lines.append(_line([task, metric, *figures, *(sources.cell(name, task, metric) for name in published)]))
+        rows.append((task, metric, *figures, *(sources.cell(name, task, metric) for name in published)))
+    complete = []
     for suite, tasks in (suites or {}).items():
         means = [_mean([r for r in results if _Column.of(r) == column], tasks) for column in columns]
         if any(means):
-            reported = (sources.cell(name, suite, "mean") for name in published)
-            lines.append(_line([f"**{suite}**", "mean", *means, *reported]))
-    told = f"\n\nNothing is published on these tasks of: {'; '.join(unknown)}." if unknown else ""
-    return "\n".join(lines) + sources.footnotes() + told
+            complete.append(suite)
+            rows.append((suite, "mean", *means, *(sources.cell(name, suite, "mean") for name in published)))
+    heading = ("task", "metric", *_headings(columns), *published)
+    return Comparison(heading, tuple(rows), tuple(complete), tuple(sources.lines()), tuple(unknown))
 
 
 class _Sources:
@@ -75,9 +108,9 @@ class _Sources:
             marks.setdefault(_figure(line.value, metric), []).append(mark)
         return "; ".join(f"{figure} {''.join(found)}" for figure, found in marks.items())
 
-    def footnotes(self) -> str:
-        """A line for each source, and for each protocol in it that differs."""
-        return "\n\n" + "  \n".join(f"{mark} {source}." for source, mark in self.marks.items()) if self.marks else ""
+    def lines(self) -> list[str]:
+        """One for each source, and for each protocol in it that differs."""
+        return [f"{mark} {source}." for source, mark in self.marks.items()]
 
 
 def _columns(results: Sequence[Result]) -> list[_Column]:

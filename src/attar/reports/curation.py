@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from attar.data.base import Source
-from attar.reports.page import environment
+from attar.reports.page import write_report
 from attar.reports.pictures import thumbnail
-from attar.utils.io import write_text
+from attar.reports.section import Section
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,27 @@ class Query:
 
 def write_curation_page(path: Path, manifest: Mapping[str, Any], examples: Mapping[str, Any]) -> None:
     """Write the self-contained page; needs the images that it shows, and no model."""
-    page = (
-        environment()
-        .get_template("curate.html")
-        .render(
-            m=manifest,
-            queries=[
+    write_report(path, [set_section(path.parent, manifest, examples)], title="Transfer set")
+
+
+def set_section(
+    folder: Path, manifest: Mapping[str, Any], examples: Mapping[str, Any], *, missing: str = ""
+) -> Section:
+    """The section of a set.
+
+    Args:
+        folder: Of the set.
+        manifest: What the set says of itself.
+        examples: `queries` with what they fetched, and `leaks`.
+        missing: Why there are none.
+    """
+    return Section(
+        kind="set",
+        path=folder,
+        verdict=_in_a_sentence(manifest),
+        content={
+            "manifest": manifest,
+            "queries": [
                 {
                     "name": query.name,
                     "group": query.group,
@@ -65,12 +80,29 @@ def write_curation_page(path: Path, manifest: Mapping[str, Any], examples: Mappi
                 }
                 for query in examples["queries"]
             ],
-            leaks=[_shown(image) for image in examples["leaks"]],
-            shown_leaks=examples["shown_leaks"],
-            bars=bars_of(manifest["similarity"]),
-        )
+            "leaks": [_shown(image) for image in examples["leaks"]],
+            "shown_leaks": examples.get("shown_leaks", 0),
+            "missing": missing,
+            "bars": bars_of(manifest["similarity"]),
+        },
     )
-    write_text(path, page)
+
+
+def _in_a_sentence(m: Mapping[str, Any]) -> str:
+    """How many images, whence, and why fewer than wanted."""
+    own = m["images"] - m["fetched"]
+    labelled = f" and {own:,} labelled ones" if own else ""
+    said = (
+        f"{m['images']:,} images by {m['settings']['strategy']}: {m['fetched']:,} of the {m['pool']['images']:,}"
+        f" in the pool{labelled}."
+    )
+    if not m["shortfall"]:
+        return said
+    why = "the pool has no more that may enter"
+    if m["lists_cut"]:
+        lists = f"lists of candidates end at {m['listed']:,} for each of {m['queries']['count']:,} queries"
+        why = f"{lists}, and the pool may have more"
+    return f"{said} {m['shortfall']:,} fewer than wanted: {why}."
 
 
 def _shown(image: Fetched) -> dict[str, Any]:

@@ -33,7 +33,13 @@ def overview(names: Sequence[str], sections: Sequence[Section]) -> dict[str, Any
         }
         for number, (name, section) in enumerate(zip(names, sections, strict=True), 1)
     ]
-    return {"rows": rows, "cells": cells, "curves": _curves(names, sections), "caution": _caution(sections)}
+    return {
+        "rows": rows,
+        "cells": cells,
+        "curves": _curves(names, sections),
+        "caution": _caution(sections),
+        "maps": _maps(names, sections),
+    }
 
 
 def _figure(result: Result | None) -> dict[str, Any] | None:
@@ -60,6 +66,23 @@ def _curves(names: Sequence[str], sections: Sequence[Section]) -> list[dict[str,
         if series:
             curves.append(chart(title, series, styles=styles))
     return curves
+
+
+def _maps(names: Sequence[str], sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """One row an image: what the teacher sees and what each student does, where they have one teacher."""
+    looked = {
+        name: section.content["findings"].maps
+        for name, section in zip(names, sections, strict=True)
+        if section.content.get("findings")
+    }
+    first = next(iter(looked.values()), ())
+    alike = {name: maps for name, maps in looked.items() if [m.teacher for m in maps] == [m.teacher for m in first]}
+    if len(alike) < 2:
+        return []
+    return [
+        {"map": one, "students": [(name, maps[number]) for name, maps in alike.items()]}
+        for number, one in enumerate(first)
+    ]
 
 
 def _caution(sections: Sequence[Section]) -> str:

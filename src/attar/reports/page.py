@@ -19,14 +19,20 @@ def write_page(run: Path) -> Path:
     return write_report(run / "report.html", [run_section(run)])
 
 
-def write_report(path: Path, sections: Sequence[Section]) -> Path:
-    """Write a page of one section, or of several under a table of all, and return its path."""
+def write_report(path: Path, sections: Sequence[Section], *, title: str | None = None) -> Path:
+    """Write a page of one section, or of several under a table of all, and return its path.
+
+    Args:
+        path: Of the page.
+        sections: In order.
+        title: By default the directory's name, or how many there are.
+    """
     names = titles(list(sections))
     page = (
         environment()
         .get_template("report.html")
         .render(
-            title=names[0] if len(sections) == 1 else f"{len(sections)} side by side",
+            title=title or (names[0] if len(sections) == 1 else f"{len(sections)} side by side"),
             sections=list(zip(names, sections, strict=True)),
             overview=overview(names, sections) if len(sections) > 1 else None,
         )

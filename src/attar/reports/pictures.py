@@ -114,6 +114,7 @@ class Findings:
         maps: Patch tokens as colours.
         rows: Queries with neighbours.
         apart: Those on which the models agree least.
+        total: How often the right class is found over all; None where there are no classes.
         classes: Where the student loses and gains, the greatest losses first.
         overlap: How many of the teacher's `nearest` the student finds too, on average.
         nearest: That many were looked at.
@@ -126,6 +127,7 @@ class Findings:
     maps: tuple[TokenMap, ...]
     rows: tuple[Neighbours, ...]
     apart: tuple[Neighbours, ...]
+    total: ClassChange | None
     classes: tuple[ClassChange, ...]
     overlap: float
     nearest: int

@@ -44,7 +44,7 @@ def run_section(
     about = read_json(run / "about.json") if (run / "about.json").is_file() else {}
     bad_files = read_lines(run / "bad_files.jsonl")
     kind = protocol_of(results)
-    figures = {r.role: r for r in results if r.task.startswith(f"{kind}:")}
+    figures: dict[str, Result] = {r.role: r for r in results if r.task.startswith(f"{kind}:")}
     series = _series(metrics, kind)
     costs = _costs(metrics, results, config, price_per_hour)
     return Section(
