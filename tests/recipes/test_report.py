@@ -1,0 +1,263 @@
+"""`attar report` end to end: what is shown of a run, what is said of what is missing, and how a browser takes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import attar
+from attar.cli import main
+from attar.errors import ConfigError, RunDirectoryError
+from attar.recipes.quickstart import quickstart_config
+from attar.recipes.report_images import sample_images, spread
+from attar.recipes.report_pictures import saved_head
+from attar.train.checkpoint import saved_learner
+from small_runs import MODEL, distill_words, picture
+
+MONITOR = "playground:1?n=80&variety=0"
+MOST_BYTES = 8_000_000
+
+
+def write_classes(root: Path, names: tuple[str, ...] = ("cat", "d<o>g"), count: int = 10) -> Path:
+    for number, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for image in range(count):
+            picture(image + 100 * number).save(root / name / f"{image}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quickstart of two steps."""
+    out = tmp_path_factory.mktemp("quick") / "run"
+    small: dict[str, Any] = {"data": "playground:0?n=64&variety=0", "monitor": MONITOR, "max_steps": 2, "workers": 0}
+    attar.distill(quickstart_config(str(out)).replace(**small, device="cpu", monitoring={"every": 1}, log_every=1))
+    return out
+
+
+@pytest.fixture
+def run(quick: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(quick, tmp_path / "quick<b>"))
+
+
+def reported(run: Path, *more: Path, **settings: Any) -> str:
+    fixed = {"limit": 60, "maps": 3, "rows": 2, "workers": 0, "device": "cpu"}
+    return attar.report(attar.ReportConfig(runs=(str(run), *map(str, more)), **(fixed | settings))).read_text()
+
+
+def test_the_page_of_a_run_shows_maps_neighbours_classes_and_costs(run: Path) -> None:
+    text = reported(run)
+    assert len(re.findall('<img class="tokens"', text)) == 6
+    assert "of the run&#39;s monitor" in text or "of the run's monitor" in text
+    for heading in ("What the patch tokens see", "Nearest images", "Where they disagree most", "Classes lost and"):
+        assert heading in text
+    assert "images a second here" in text
+    assert "quick&lt;b&gt;" in text
+    assert "<b>quick" not in text
+    assert (run / "report.html").read_text() == text
+
+
+def test_maps_use_the_runs_own_head_and_say_so(run: Path) -> None:
+    state, tensors = saved_learner(run / "checkpoints", "feature_head.") or ({}, {})
+    is_kept = state["notes"]["best"]["role"] == "student" and state["notes"]["best"]["step"] == state["step"]
+    state["notes"]["best"] |= {"role": "student", "step": state["step"]}
+    assert tensors["1.weight"].shape == (128, 96)
+    assert ("own feature head" in reported(run)) == is_kept
+
+
+class _Width:
+    def __init__(self, width: int) -> None:
+        self.embed_dim = width
+
+
+def settings_of(run: Path, **proteus: Any) -> dict[str, Any]:
+    from attar.config.files import read_settings
+
+    settings = read_settings(run / "config.yaml")
+    return settings | {"proteus": settings["proteus"] | proteus}
+
+
+def test_a_head_that_does_not_belong_to_the_kept_student_is_not_used(run: Path) -> None:
+    (newest,) = sorted((run / "checkpoints").glob("step-*"))[-1:]
+    state = json.loads((newest / "state.json").read_text())
+    pair: Any = (_Width(128), _Width(96))
+
+    def said(**best: Any) -> str:
+        state["notes"]["best"] = {"selected": 0.5, "role": "student", "step": state["step"]} | best
+        (newest / "state.json").write_text(json.dumps(state))
+        from attar.utils.io import sha256_file
+
+        manifest = json.loads((newest / "manifest.json").read_text())
+        file = newest / "state.json"
+        manifest["files"]["state.json"] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+        (newest / "manifest.json").write_text(json.dumps(manifest))
+        head, told = saved_head(run, settings_of(run), pair)
+        assert (head is None) == ("own feature head" not in told)
+        return told
+
+    assert "own feature head at step 2" in said()
+    assert "at another step" in said(step=1)
+    assert "at another step" in said(role="ema")
+    head, _ = saved_head(run, settings_of(run, standardise_targets=True), pair)
+    assert head is None
+    said()
+    head, _ = saved_head(run, settings_of(run), pair)
+    assert head is not None
+    assert head(torch.randn(2, 4, 96)).shape == (2, 4, 128)
+    shutil.rmtree(run / "checkpoints")
+    assert "gone" in saved_head(run, settings_of(run), pair)[1]
+
+
+def test_own_images_are_searched_among_themselves(run: Path, tmp_path: Path) -> None:
+    images = write_classes(tmp_path / "images")
+    text = reported(run, images=(str(images),), out=str(tmp_path / "page.html"))
+    assert "20 of the images given" in text
+    assert "d&lt;o&gt;g" in text
+    assert "d<o>g" not in text
+    assert "searched for among" not in text
+
+
+def test_images_without_classes_and_few_of_them_do(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for number in range(3):
+        picture(number).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    text = reported(run, images=(str(folder),))
+    assert "these very images" in text or "own feature head" in text
+    assert "Classes lost and" not in text
+    assert "Nearest images" in text
+
+
+def test_a_student_of_another_grid_and_a_conv_teacher_have_maps(tmp_path: Path) -> None:
+    write_classes(tmp_path / "images")
+    teacher = "resnet10t?channels=(8,16,24,32)&output_stride=8"
+    more = ("--teacher", teacher, "--proteus.patch-weight", "0", "--proteus.resample-tokens", "--img-size", "32")
+    student = MODEL.replace("patch_size=8", "patch_size=16")
+    assert main([*distill_words(tmp_path, *more), "--student", student, "--method", "proteus"]) == 0
+    text = reported(tmp_path / "out", maps=2)
+    assert len(re.findall('<img class="tokens"', text)) == 4
+    assert "2x2 tokens of 32" in text
+    assert "4x4 tokens of 32" in text
+
+
+@pytest.mark.parametrize("gone", ["teacher", "monitor"])
+def test_what_is_missing_is_said_and_the_rest_is_shown(run: Path, tmp_path: Path, capsys: Any, gone: str) -> None:
+    settings = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub(f"^{gone}: .*$", f"{gone}: /nowhere/at/all", settings, flags=re.M))
+    text = reported(run)
+    assert "None of what teacher and student see is shown" in text
+    assert "/nowhere/at/all" in text
+    assert "<polyline" in text
+    assert "without pictures" in capsys.readouterr().out
+
+
+def test_two_runs_stand_side_by_side(run: Path, quick: Path, tmp_path: Path) -> None:
+    text = reported(run, quick, out=str(tmp_path / "both.html"))
+    assert text.count('<section id="s') == 2
+    assert "Patch tokens, side by side" in text  # one teacher, the same images
+    assert text.count('class="mark run-2"') >= 2
+
+
+def test_without_pictures_no_model_is_loaded(run: Path, tmp_path: Path) -> None:
+    shutil.rmtree(run / "student")
+    assert "they were not asked for" in reported(run, pictures=False)
+
+
+def test_a_directory_of_results_has_a_table_with_published_figures(tmp_path: Path) -> None:
+    from attar.reports import Result, write_result
+
+    write_result(tmp_path / "results", "a", Result("zero_shot:imagenet", "model", "m<b>", "top1", 0.6, (0.5, 0.7), 100))
+    text = reported(tmp_path, published="CLIP-B/32, DINOv2-S/14")
+    assert "63.3 [1]" in text
+    assert "[1] CLIP_benchmark" in text
+    assert "Nothing is published on these tasks of: DINOv2-S/14." in text
+    assert "<b>0.6" not in text
+
+
+def test_a_directory_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="holds no run"):
+        reported(tmp_path)
+    with pytest.raises(RunDirectoryError, match="is no directory"):
+        reported(tmp_path / "none")
+
+
+def test_no_other_page_is_overwritten(run: Path, quick: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("report.html").write_text("<title>Accounts</title>")
+    with pytest.raises(ConfigError, match="no page of attar"):
+        reported(run, quick, pictures=False)
+    Path("report.html").unlink()
+    reported(run, quick, pictures=False)
+    reported(run, quick, pictures=False)  # over its own
+    assert "2 side by side" in Path("report.html").read_text()
+
+
+def test_the_command_takes_runs_first_and_has_help(run: Path, capsys: Any) -> None:
+    assert main(["report", str(run), "--no-pictures"]) == 0
+    assert "report   " in capsys.readouterr().out
+    assert main(["report", "--help"]) == 0
+    assert "--price-per-hour" in capsys.readouterr().out
+    assert main(["report"]) == 2
+
+
+def test_every_class_comes_once_before_one_comes_twice() -> None:
+    assert spread(np.array([7, 7, 7, 3, 3])).tolist() == [0, 3, 1, 4, 2]
+
+
+def test_the_monitors_images_are_those_of_the_figures(run: Path) -> None:
+    config = attar.ReportConfig(runs=str(run), limit=1000)
+    sample = sample_images(config, settings_of(run), workers=0)
+    rows = json.loads((run / "monitor.json").read_text())
+    assert sorted(sample.bank.rows.tolist()) == rows["bank"]["rows"]
+    assert sorted(sample.queries.rows.tolist()) == rows["report"]["rows"]
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Any:
+    """Chromium without a screen; the test is skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: test)")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no chromium on PATH")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_all_and_asks_nobody(
+    browser: Any, quick: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    page_file = tmp_path / "page.html"
+    reported(quick, out=str(page_file))
+    assert page_file.stat().st_size < MOST_BYTES
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(page_file.as_uri())
+    assert page.title() == "run · attar"
+    assert page.locator(".verdict").is_visible()
+    widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(widths) > 20
+    assert min(widths) > 0
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    luminance = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
+    assert (luminance < 128) == (scheme == "dark")
+    page.close()
