@@ -59,7 +59,7 @@ WITHOUT_TORCH = """
 import sys
 from attar.cli import main
 for words in ([], ["--help"], ["--version"], ["distill", "--help"], ["distill", "--list-recipes"], ["doctor", "-h"],
-              ["evaluate", "--help"], ["distill-vl", "--help"], ["distill-vl", "--list-recipes"],
+              ["evaluate", "--help"], ["report", "--help"], ["distill-vl", "--help"], ["distill-vl", "--list-recipes"],
               ["quickstart", "-h"], ["plan", "-h"], ["plan", "distill", "-h"],
               "distill --recipe proteus_s --data d --out o --print-config".split()):
     assert main(words) == 0, words

@@ -35,9 +35,7 @@ def test_time_and_cost_follow_from_the_logged_rates(tmp_path: Path) -> None:
     assert section.cells["price"].startswith("1.00 at 90")
 
 
-@pytest.mark.parametrize(
-    ("student", "reach", "tone"), [(0.6, 0.02, "good"), (0.12, 0.09, "open"), (0.1, 0.001, "bad")]
-)
+@pytest.mark.parametrize(("student", "reach", "tone"), [(0.6, 0.02, "good"), (0.12, 0.09, "open"), (0.1, 0.001, "bad")])
 def test_the_tone_is_that_of_the_verdict(tmp_path: Path, student: float, reach: float, tone: str) -> None:
     folder = write_run(tmp_path / "r", student)
     for role, level in (("student", student), ("random", 0.1)):

@@ -63,7 +63,7 @@ def _curves(names: Sequence[str], sections: Sequence[Section]) -> list[dict[str,
             if len(section.series.get(what, ())) > 1
         }
         styles = {name: f"run-{number}" for number, name in enumerate(names, 1)}
-        if series:
+        if len(series) > 1:
             curves.append(chart(title, series, styles=styles))
     return curves
 

@@ -127,10 +127,10 @@ def _costs(
 def provenance(run: Path) -> dict[str, str]:
     """Who made it by which command, and what its student hashes to."""
     facts = read_json(run / "run.json")
-    weights = next(iter(sorted((run / "student").glob("*.safetensors"))), None)
+    weights = sorted((run / "student").glob("*.safetensors"))
     return {
         **({"command": shlex.join(map(str, facts["command"]))} if facts.get("command") else {}),
         **({"run": str(facts["run_id"])} if facts.get("run_id") else {}),
-        **({"student weights": f"{weights.name}, sha256 {sha256_file(weights)}"} if weights else {}),
+        **{f"student/{file.name}": f"sha256 {sha256_file(file)}" for file in weights},
         **{name: str(value) for name, value in facts.get("versions", {}).items()},
     }

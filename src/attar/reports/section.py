@@ -34,8 +34,10 @@ class Section:
     cells: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def tone(self) -> Literal["good", "bad", "open"]:
-        """How the page colours the verdict."""
+    def tone(self) -> Literal["good", "bad", "open", "plain"]:
+        """How the page colours the verdict: as what it says, or plainly where nothing was to be proven."""
+        if self.kind in ("set", "evaluation"):
+            return "plain"
         if self.verdict.startswith("It helped"):
             return "good"
         return "bad" if self.verdict.startswith(("It did not help", "It harmed")) else "open"
