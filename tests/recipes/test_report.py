@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -14,11 +13,14 @@ import torch
 
 import attar
 from attar.cli import main
+from attar.config.files import read_settings
 from attar.errors import ConfigError, RunDirectoryError
 from attar.recipes.quickstart import quickstart_config
 from attar.recipes.report_images import sample_images, spread
 from attar.recipes.report_pictures import saved_head
+from attar.reports import Result, write_result
 from attar.train.checkpoint import saved_learner
+from attar.utils.io import read_json, sha256_file, write_json
 from small_runs import MODEL, distill_words, picture
 
 MONITOR = "playground:1?n=80&variety=0"
@@ -55,7 +57,7 @@ def reported(run: Path, *more: Path, **settings: Any) -> str:
 def test_the_page_of_a_run_shows_maps_neighbours_classes_and_costs(run: Path) -> None:
     text = reported(run)
     assert len(re.findall('<img class="tokens"', text)) == 6
-    assert "of the run&#39;s monitor" in text or "of the run's monitor" in text
+    assert "of the run&#39;s monitor, searched for among 30" in text
     for heading in ("What the patch tokens see", "Nearest images", "Where they disagree most", "Classes lost and"):
         assert heading in text
     assert "images a second here" in text
@@ -64,55 +66,64 @@ def test_the_page_of_a_run_shows_maps_neighbours_classes_and_costs(run: Path) ->
     assert (run / "report.html").read_text() == text
 
 
-def test_maps_use_the_runs_own_head_and_say_so(run: Path) -> None:
-    state, tensors = saved_learner(run / "checkpoints", "feature_head.") or ({}, {})
-    is_kept = state["notes"]["best"]["role"] == "student" and state["notes"]["best"]["step"] == state["step"]
-    state["notes"]["best"] |= {"role": "student", "step": state["step"]}
-    assert tensors["1.weight"].shape == (128, 96)
-    assert ("own feature head" in reported(run)) == is_kept
-
-
-class _Width:
-    def __init__(self, width: int) -> None:
-        self.embed_dim = width
-
-
 def settings_of(run: Path, **proteus: Any) -> dict[str, Any]:
-    from attar.config.files import read_settings
-
     settings = read_settings(run / "config.yaml")
     return settings | {"proteus": settings["proteus"] | proteus}
 
 
-def test_a_head_that_does_not_belong_to_the_kept_student_is_not_used(run: Path) -> None:
-    (newest,) = sorted((run / "checkpoints").glob("step-*"))[-1:]
-    state = json.loads((newest / "state.json").read_text())
-    pair: Any = (_Width(128), _Width(96))
+def choose(run: Path, **best: Any) -> None:
+    """Let the newest checkpoint say that another student was kept."""
+    newest = max((run / "checkpoints").glob("step-*"))
+    state = read_json(newest / "state.json")
+    state["notes"]["best"] = {"selected": 0.5, "role": "student", "step": state["step"]} | best
+    write_json(newest / "state.json", state)
+    manifest = read_json(newest / "manifest.json")
+    file = newest / "state.json"
+    manifest["files"]["state.json"] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    write_json(newest / "manifest.json", manifest)
 
-    def said(**best: Any) -> str:
-        state["notes"]["best"] = {"selected": 0.5, "role": "student", "step": state["step"]} | best
-        (newest / "state.json").write_text(json.dumps(state))
-        from attar.utils.io import sha256_file
 
-        manifest = json.loads((newest / "manifest.json").read_text())
-        file = newest / "state.json"
-        manifest["files"]["state.json"] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
-        (newest / "manifest.json").write_text(json.dumps(manifest))
-        head, told = saved_head(run, settings_of(run), pair)
-        assert (head is None) == ("own feature head" not in told)
-        return told
+WIDTHS = {"student_dim": 96, "teacher_dim": 128}
 
-    assert "own feature head at step 2" in said()
-    assert "at another step" in said(step=1)
-    assert "at another step" in said(role="ema")
-    head, _ = saved_head(run, settings_of(run, standardise_targets=True), pair)
-    assert head is None
-    said()
-    head, _ = saved_head(run, settings_of(run), pair)
+
+def test_maps_use_the_runs_own_head_and_say_so(run: Path) -> None:
+    choose(run)
+    assert "by the run&#39;s own feature head at step 2." in reported(run)
+    choose(run, step=1)
+    assert "by least squares on 40 other images, as the student that was kept" in reported(run)
+
+
+def test_the_head_is_that_of_the_checkpoint(run: Path) -> None:
+    choose(run)
+    head, _ = saved_head(run, settings_of(run), **WIDTHS)
+    _, tensors = saved_learner(run / "checkpoints", "feature_head.") or ({}, {})
     assert head is not None
-    assert head(torch.randn(2, 4, 96)).shape == (2, 4, 128)
+    tokens = torch.randn(2, 4, 96)
+    normed = torch.nn.functional.layer_norm(tokens, (96,), tensors["0.weight"], tensors["0.bias"], eps=1e-5)
+    assert torch.allclose(head(tokens), normed @ tensors["1.weight"].T + tensors["1.bias"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("best", "proteus", "why"),
+    [
+        ({"step": 1}, {}, "at another step"),
+        ({"role": "ema"}, {}, "at another step"),
+        ({}, {"standardise_targets": True}, "standardised"),
+        ({}, {"feature_weight": 0.0}, "by no head"),
+    ],
+)
+def test_a_head_that_does_not_belong_to_the_kept_student_is_not_used(
+    run: Path, best: dict[str, Any], proteus: dict[str, Any], why: str
+) -> None:
+    choose(run, **best)
+    head, told = saved_head(run, settings_of(run, **proteus), **WIDTHS)
+    assert head is None
+    assert why in told
+
+
+def test_a_head_is_gone_with_its_checkpoints(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
-    assert "gone" in saved_head(run, settings_of(run), pair)[1]
+    assert "gone" in saved_head(run, settings_of(run), **WIDTHS)[1]
 
 
 def test_own_images_are_searched_among_themselves(run: Path, tmp_path: Path) -> None:
@@ -172,8 +183,6 @@ def test_without_pictures_no_model_is_loaded(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_directory_of_results_has_a_table_with_published_figures(tmp_path: Path) -> None:
-    from attar.reports import Result, write_result
-
     write_result(tmp_path / "results", "a", Result("zero_shot:imagenet", "model", "m<b>", "top1", 0.6, (0.5, 0.7), 100))
     text = reported(tmp_path, published="CLIP-B/32, DINOv2-S/14")
     assert "63.3 [1]" in text
@@ -215,7 +224,7 @@ def test_every_class_comes_once_before_one_comes_twice() -> None:
 def test_the_monitors_images_are_those_of_the_figures(run: Path) -> None:
     config = attar.ReportConfig(runs=str(run), limit=1000)
     sample = sample_images(config, settings_of(run), workers=0)
-    rows = json.loads((run / "monitor.json").read_text())
+    rows = read_json(run / "monitor.json")
     assert sorted(sample.bank.rows.tolist()) == rows["bank"]["rows"]
     assert sorted(sample.queries.rows.tolist()) == rows["report"]["rows"]
 

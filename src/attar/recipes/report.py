@@ -122,7 +122,7 @@ def _pair_of_run(run: Path, settings: Mapping[str, Any], device: torch.device) -
     by_role = {candidate.role: candidate for candidate in candidates_of_run(run)}
     teacher, student = by_role["teacher"].load(None), by_role["student"].load(None)
     see = joint_embedding if "sentences" in settings else class_token
-    head, told = saved_head(run, settings, (teacher, student))
+    head, told = saved_head(run, settings, student_dim=student.embed_dim, teacher_dim=teacher.embed_dim)
     return _placed(teacher, student, device, see=see, head=head, told=told)
 
 

@@ -74,14 +74,15 @@ def joint_embedding(backbone: Backbone, images: Tensor) -> Tensor:
 
 
 def saved_head(
-    run: Path, settings: Mapping[str, Any], pair: tuple[Backbone, Backbone]
+    run: Path, settings: Mapping[str, Any], *, student_dim: int, teacher_dim: int
 ) -> tuple[TokenMapping | None, str]:
     """Proteus' feature head, as it stood beside the student that was kept; or None, and why.
 
     Args:
         run: Directory of the run.
         settings: Of the run.
-        pair: Teacher and student.
+        student_dim: Width d of the student's tokens.
+        teacher_dim: Width D of the teacher's.
     """
     if settings.get("method") != "proteus" or not settings["proteus"]["feature_weight"]:
         return None, "the run taught it by no head on patch tokens"
@@ -94,8 +95,7 @@ def saved_head(
     best = state["notes"].get("best", {})
     if best.get("role", "student") != "student" or best.get("step", state["step"]) != state["step"]:
         return None, "the student that was kept stands at another step than the head in the last checkpoint"
-    teacher, student = pair
-    head = ProjectionHead(student.embed_dim, teacher.embed_dim)
+    head = ProjectionHead(student_dim, teacher_dim)
     head.load_state_dict(tensors)
     head.requires_grad_(False)
     return (lambda tokens: head(tokens.float().cpu())), f"the run's own feature head at step {state['step']:,}"
