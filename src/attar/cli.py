@@ -188,20 +188,10 @@ def _help(model: type, prog: str, more: str) -> int:
     return 0
 
 
-def _simple_verb(arguments: list[str], config: type[T], prog: str) -> T | None:
-    """Settings of a small verb, or None after printing its help."""
-    from attar.config.flags import parse_flags
-
-    if _wants_help(arguments):
-        _help(config, prog, "--debug")
-        return None
-    return config.build(parse_flags(config, arguments))
-
-
 def _quickstart(arguments: list[str]) -> int:
     from attar.config.small import QuickstartConfig
 
-    config = _simple_verb(arguments, QuickstartConfig, "attar quickstart")
+    config = _settings(arguments, QuickstartConfig, "attar quickstart")
     if config is not None:
         from attar.recipes.quickstart import quickstart
 
@@ -434,7 +424,7 @@ def _report(arguments: list[str]) -> int:
 def _doctor(arguments: list[str]) -> int:
     from attar.config.small import DoctorConfig
 
-    if _simple_verb(arguments, DoctorConfig, "attar doctor") is None:
+    if _settings(arguments, DoctorConfig, "attar doctor") is None:
         return 0
     from attar.recipes.doctor import doctor
 
