@@ -47,7 +47,7 @@ def test_attar_takes_the_command(name, words, reader, capsys):
     code = main(words if alone else [*words, "--print-config"])
     said = capsys.readouterr()
     assert (code, said.err) == (0, "")
-    assert alone or yaml.safe_load(said.out)
+    assert alone or isinstance(yaml.safe_load(said.out), dict)
 
 
 @pytest.mark.parametrize(
