@@ -85,7 +85,8 @@ def pages(docs: Path) -> Iterator[tuple[str, str]]:
 
 def _links_stay_inside(_app: Any, _page: str, source: list[str]) -> None:
     """Notes lie beside docs in the repository, and are copied into the site: links that serve there serve here."""
-    source[0] = source[0].replace("](../notes/", "](generated/notes/").replace("](../README.md", "](index.md")
+    for up in ("../../", "../"):
+        source[0] = source[0].replace(f"]({up}notes/", f"]({up.removeprefix('../')}generated/notes/")
 
 
 # --- verbs ----------------------------------------------------------------------------------------------------------
