@@ -53,6 +53,12 @@ def commands(block: Block) -> Iterator[list[str]]:
                 yield from _of_line(line)
 
 
+def mentions(page: Path) -> Iterator[list[str]]:
+    """The words behind `attar` of commands within sentences; those with an ellipsis stop before it."""
+    for text in re.findall(r"`(?:\w+=\S+ )?attar ([^`]+)`", _FENCE.sub("", page.read_text(encoding="utf-8"))):
+        yield shlex.split(re.split(r"\s\S*(?:…|\.\.\.)", text)[0])
+
+
 def settings_made(block: Block) -> Iterator[ast.Call]:
     """Calls of `attar.SomethingConfig(...)` in a block of Python whose arguments are all literal."""
     for node in ast.walk(ast.parse(block.text)):

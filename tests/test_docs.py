@@ -13,7 +13,7 @@ import yaml
 
 import attar
 from attar.cli import VERBS, main
-from documented import PAGES, ROOT, Block, blocks, commands, settings_made
+from documented import PAGES, ROOT, Block, blocks, commands, mentions, settings_made
 from small_runs import environment
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -48,6 +48,18 @@ def test_attar_takes_the_command(name, words, reader, capsys):
     said = capsys.readouterr()
     assert (code, said.err) == (0, "")
     assert alone or isinstance(yaml.safe_load(said.out), dict)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [pytest.param(page.name, words, id=f"{page.name}-{' '.join(words)}") for page in PAGES for words in mentions(page)],
+)
+def test_what_sentences_mention_has_no_unknown_verb_or_flag(name, words, reader, capsys):
+    if any(word in words for word in SHOWN_ALONE):
+        assert words[0] in (*VERBS, "VERB")
+    elif main([*words, "--print-config"]):
+        allowed = ("is missing: give", "values, got", "value, got")  # a command that is named in part
+        assert all(any(part in line for part in allowed) for line in capsys.readouterr().err.splitlines())
 
 
 @pytest.mark.parametrize(
