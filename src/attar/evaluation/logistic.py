@@ -96,9 +96,9 @@ def logistic_path(
     """Logistic regressions with an L2 penalty, one for each lambda, in the order given; strong to weak is fastest.
 
     Minimises J = (mean over images of the loss) + lambda / (2 N) `|W|^2` with a free bias, which is scikit-learn's
-    C * (sum of the losses) + `|W|^2` / 2 over C N with C = 1 / lambda. The loss is the cross-entropy of a softmax with K
-    rows, or the sum of K binary ones. (With two classes scikit-learn fits one row w = W_1 - W_0, whose penalty is twice
-    that of the softmax: its C is then 2 / lambda.)
+    C * (sum of the losses) + `|W|^2` / 2 over C N with C = 1 / lambda. The loss is the cross-entropy of a softmax with
+    K rows, or the sum of K binary ones. (With two classes scikit-learn fits one row w = W_1 - W_0, whose penalty is
+    twice that of the softmax: its C is then 2 / lambda.)
 
     Args:
         features: (n, D).

@@ -252,6 +252,7 @@ def _check_shares(config: DistillVlConfig, ranks: int) -> None:
 
 
 def open_monitor(config: DistillVlConfig, workers: int) -> ZeroShotMonitor | None:
+    """What judges the run's students, None without `--monitor`."""
     if config.monitor is None:
         return None
     given, settings = given_parts(config.monitor), config.monitoring

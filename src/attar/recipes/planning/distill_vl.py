@@ -34,7 +34,7 @@ from attar.recipes.planning.monitoring import (
 )
 from attar.recipes.planning.parts import Concern, Part, Plan, bytes_below, free_at
 from attar.recipes.planning.probe import Steps, forget_peaks, held, probe, timed
-from attar.recipes.teacher_features import caption_corpus, image_embedding, sentence_corpus
+from attar.recipes.teacher_features import image_embedding
 from attar.recipes.text_features import text_encoder
 from attar.recipes.training import check_every, checkpoint_every
 from attar.recipes.vl_assembly import (
@@ -46,6 +46,7 @@ from attar.recipes.vl_assembly import (
     teacher_at_rest,
 )
 from attar.recipes.vl_describe import describe_text
+from attar.recipes.vl_texts import caption_corpus, sentence_corpus
 from attar.train import TrainState, build_state, embeddings_spared, times_due
 from attar.utils.distributed import pick_device
 from attar.utils.progress import Log
@@ -96,6 +97,8 @@ def plan_distill_vl(config: DistillVlConfig, settings: PlanConfig, folder: Path)
         steps, training = asked.trained(method, state)
     writing, _ = timed(lambda: _write(folder / "student", built, state))
     student = bytes_below(folder / "student")
+    loading, towers = timed(lambda: load_two_towers(str(folder / "student")))
+    measuring, _ = timed(lambda: tower_costs(towers, built.teacher))
     parts = [
         Part("images opened, models loaded", opening),
         *asked.parts,
@@ -108,10 +111,8 @@ def plan_distill_vl(config: DistillVlConfig, settings: PlanConfig, folder: Path)
             steps.save,
             times_due(checkpoint_every(training_of(built, method), config), built.total_steps),
         ),
-        Part("best student loaded", timed(lambda: load_two_towers(str(folder / "student")))[0]),
-        Part(
-            "costs of both towers measured", timed(lambda: tower_costs(built.teacher.image, built.teacher.text))[0], 2
-        ),
+        Part("best student loaded", loading),
+        Part("costs of all towers measured", measuring),
     ]
     kept, free = config.checkpoint.keep + 1, free_at(config.out)
     students = students_kept(config.checkpoint, is_judged=config.monitor is not None)
