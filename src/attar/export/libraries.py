@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from attar.errors import ConfigError
-from attar.export.parity import Outputs
+from attar.export.parity import BATCHES, Outputs
 from attar.export.student import library_of, write_backbone
 from attar.export.task import with_classifier
 from attar.models import Backbone, TaskModel
@@ -65,7 +66,15 @@ def run_by_library(folder: Path, target: Target, *, classifies: bool) -> Run:
 
 @torch.no_grad()
 def right_features(model: Backbone | TaskModel, images: Tensor) -> Outputs:
-    """The same of attar's own model, for views (B, 3, S, S), RGB in [0, 1] or uint8."""
+    """The same of attar's own model, for views (n, 3, S, S) uint8, in the batches of the comparison.
+
+    A convolution of another number of images sums in another order, and equal weights would seem to differ.
+    """
+    parts = [_features(model, part) for part in images.split(BATCHES)]
+    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def _features(model: Backbone | TaskModel, images: Tensor) -> Outputs:
     if isinstance(model, TaskModel):
         return [model.logits(images).numpy()]
     pixels = (images.float() / 255 - model.mean) / model.std

@@ -62,6 +62,7 @@ def write_onnx(file: Path, program: ExportedProgram, *, inputs: Sequence[str], o
                 verbose=False,
             )
             assert made is not None, "torch.onnx.export returned nothing"
+            _make_room(made.model.graph, {*inputs, *outputs})
             made.save(file, external_data=size > _MOST_INSIDE)
     except Exception as error:  # the exporter raises many kinds; each means that there is no such file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -71,6 +72,15 @@ def write_onnx(file: Path, program: ExportedProgram, *, inputs: Sequence[str], o
     finally:
         for logger, level in zip(chatter, levels, strict=True):
             logger.setLevel(level)
+
+
+def _make_room(graph: Any, taken: set[str]) -> None:
+    """Rename inner values that are called as inputs or outputs: an operator of torch is called `embedding`."""
+    ends = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in taken and id(value) not in ends:
+                value.name = f"{value.name}_inside"
 
 
 class OnnxModel:
