@@ -90,7 +90,7 @@ def test_maps_use_the_runs_own_head_and_say_so(run: Path) -> None:
     choose(run)
     assert "by the run&#39;s own feature head at step 2." in reported(run)
     choose(run, step=1)
-    assert "by least squares on 40 other images, as the student that was kept" in reported(run)
+    assert "by least squares on 30 other images, as the student that was kept" in reported(run)
 
 
 def test_the_head_is_that_of_the_checkpoint(run: Path) -> None:
