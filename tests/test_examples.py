@@ -82,6 +82,7 @@ def test_the_example_of_every_verb_calls_every_verb():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_verb_runs(tmp_path):
     said = started(sys.executable, str(EXAMPLES / "every_verb.py"), "--out", "out", cwd=tmp_path)
     assert "120 vectors" in said
