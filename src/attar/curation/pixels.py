@@ -23,7 +23,7 @@ from attar.data.loader import EvaluationDataset, evaluation_batches
 from attar.utils.progress import track
 
 PART = 0.8
-"""Correlation of details from which one image is a part of the other: parts have 0.9 and more, others below 0.6."""
+"""Correlation of details from which one image is a part of the other: parts have 0.9 and more, others seldom 0.6."""
 
 SIDE = 96
 """Width and height, in pixels, of the grey images that are compared, whatever their proportions were."""
