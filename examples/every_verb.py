@@ -19,28 +19,46 @@ SMALL = "playground?depth=1"
 """The playground teacher's architecture with one block in place of four."""
 
 
-def small_backbone(out: Path) -> attar.DistillReport:
-    """attar distill: unlabelled images; `monitor` says whether it helped."""
-    return attar.distill(
-        attar.DistillConfig(
-            teacher="playground",
-            student=SMALL,
-            student_weights="teacher",  # random by default
-            data="playground:0?n=64",
-            monitor="playground:1?n=84",
-            out=str(out / "backbone"),
-            img_size=64,
-            batch_size=16,
-            max_steps=4,
-            workers=0,
-        )
+def settings_of_a_backbone(out: Path) -> attar.DistillConfig:
+    """Unlabelled images, and labelled ones that say whether it helped."""
+    return attar.DistillConfig(
+        teacher="playground",
+        student=SMALL,
+        student_weights="teacher",  # random by default
+        data="playground:0?n=64",
+        monitor="playground:1?n=84",
+        out=str(out / "backbone"),
+        img_size=64,
+        batch_size=16,
+        max_steps=4,
+        workers=0,
     )
+
+
+def what_it_will_cost(out: Path) -> attar.Plan:
+    """attar plan: a little of the work, timed; nothing of it stays."""
+    return attar.plan(settings_of_a_backbone(out), attar.PlanConfig(probe_steps=2, price_per_hour=2.5))
+
+
+def small_backbone(out: Path) -> attar.DistillReport:
+    """attar distill: a small general backbone."""
+    return attar.distill(settings_of_a_backbone(out))
 
 
 def judged(model: Path, out: Path) -> attar.EvaluateReport:
     """attar evaluate: a run's student, its teacher and a random one by the papers' protocols."""
     settings = {"model": str(model), "tasks": "knn:playground:2?n=140", "out": str(out / "judged"), "workers": 0}
     return attar.evaluate(attar.EvaluateConfig.build(settings))
+
+
+def page(run: Path) -> Path:
+    """attar report: figures, curves and what teacher and student see, on one page."""
+    return attar.report(attar.ReportConfig(runs=(str(run),), limit=60, maps=2, rows=2, device="cpu", workers=0))
+
+
+def deployed(run: Path, out: Path) -> attar.ExportReport:
+    """attar export: ONNX that gives what the student gives, and an example that runs it."""
+    return attar.export(attar.ExportConfig(model=str(run), out=str(out / "onnx"), repeats=3, workers=0))
 
 
 def pool_of_vectors(out: Path) -> attar.Pool:
@@ -196,9 +214,12 @@ def main() -> None:
     write_task(out / "task")
     write_clip(out / "clip")
     write_corpus(out / "corpus.txt")
+    print(f"{what_it_will_cost(out).seconds:.0f} seconds expected")
     backbone = small_backbone(out)
     print(backbone.verdict)
     print(judged(backbone.run, out).table)
+    print(page(backbone.run))
+    print(deployed(backbone.run, out).out)
     print(len(pool_of_vectors(out)), "vectors")
     print(transfer_set(out).images, "images in the set")
     print(model_for_a_task(out).verdict)
