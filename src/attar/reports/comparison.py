@@ -75,7 +75,12 @@ def compare(
     """
     columns, sources = _columns(results), _Sources()
     measured = list(dict.fromkeys((r.task, r.metric) for r in results))
-    asked = [*measured, *((suite, "mean") for suite in suites or {})]
+    means = {
+        suite: [_mean([r for r in results if _Column.of(r) == column], tasks) for column in columns]
+        for suite, tasks in (suites or {}).items()
+    }
+    means = {suite: values for suite, values in means.items() if any(values)}
+    asked = [*measured, *((suite, "mean") for suite in means)]
     unknown = [name for name in published if not any(any(published_of(name, *row)) for row in asked)]
     published = [name for name in published if name not in unknown]
     rows = []
@@ -83,14 +88,10 @@ def compare(
         own = {_Column.of(r): r for r in results if (r.task, r.metric) == (task, metric)}
         figures = [show(own[column]) if column in own else "" for column in columns]
         rows.append((task, metric, *figures, *(sources.cell(name, task, metric) for name in published)))
-    complete = []
-    for suite, tasks in (suites or {}).items():
-        means = [_mean([r for r in results if _Column.of(r) == column], tasks) for column in columns]
-        if any(means):
-            complete.append(suite)
-            rows.append((suite, "mean", *means, *(sources.cell(name, suite, "mean") for name in published)))
+    for suite, values in means.items():
+        rows.append((suite, "mean", *values, *(sources.cell(name, suite, "mean") for name in published)))
     heading = ("task", "metric", *_headings(columns), *published)
-    return Comparison(heading, tuple(rows), tuple(complete), tuple(sources.lines()), tuple(unknown))
+    return Comparison(heading, tuple(rows), tuple(means), tuple(sources.lines()), tuple(unknown))
 
 
 class _Sources:
