@@ -76,7 +76,7 @@ def transfer_set(out: Path) -> attar.CurateReport:
         attar.CurateConfig(
             pool=str(out / "pool"),
             queries=str(out / "task"),
-            budget=42,
+            budget=56,
             leak_threshold=0.999,  # the playground's scenes are all alike to its teacher
             duplicate_threshold=None,
             out=str(out / "set"),
