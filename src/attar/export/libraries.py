@@ -68,7 +68,8 @@ def run_by_library(folder: Path, target: Target, *, classifies: bool) -> Run:
 def right_features(model: Backbone | TaskModel, images: Tensor) -> Outputs:
     """The same of attar's own model, for views (n, 3, S, S) uint8, in the batches of the comparison.
 
-    A convolution of another number of images sums in another order, and equal weights would seem to differ.
+    A convolution of another number of images, or of pixels that lie otherwise in memory, sums in another order, and
+    equal weights would seem to differ.
     """
     parts = [_features(model, part) for part in images.split(BATCHES)]
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
@@ -77,7 +78,7 @@ def right_features(model: Backbone | TaskModel, images: Tensor) -> Outputs:
 def _features(model: Backbone | TaskModel, images: Tensor) -> Outputs:
     if isinstance(model, TaskModel):
         return [model.logits(images).numpy()]
-    pixels = (images.float() / 255 - model.mean) / model.std
+    pixels = ((images.float() / 255 - model.mean) / model.std).contiguous()  # as those that the library gets
     wrapped: Any = model.model
     if isinstance(wrapped, TransformersTower):
         return _as_outputs(wrapped.encoder(**wrapped.inputs(pixels)).last_hidden_state)
@@ -85,7 +86,7 @@ def _features(model: Backbone | TaskModel, images: Tensor) -> Outputs:
 
 
 def _tensor(images: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(images)
+    return torch.from_numpy(images).contiguous()
 
 
 def _as_outputs(found: Tensor) -> Outputs:
