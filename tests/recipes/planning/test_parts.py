@@ -13,7 +13,7 @@ def plan(**changes):
     settings = {
         "verb": "distill",
         "settings": {"seed": 0},
-        "found": {"data": ["a: 3,000 images", "b: 2 images"], "monitor": {"bank": 2500}},
+        "found": {"data": ["a: 3,000 images", "b: 2 images"], "monitor": {"bank": 2500, "kept": False}},
         "parts": [Part("opening", 20.0), Part("training steps", 0.5, 7160, "median of 20 steps")],
         "images_per_second": 256.0,
         "memory": Memory(3 * GB, more=GB // 2, loaders=2 * GB),
@@ -44,7 +44,7 @@ def test_the_run_holds_what_the_probe_held_and_what_it_did_not_look_at():
 def test_people_read_time_cost_memory_and_disk():
     lines = str(plan()).splitlines()
     assert "  data     a: 3,000 images; b: 2 images" in lines
-    assert "  monitor  bank 2,500" in lines
+    assert "  monitor  bank 2,500, kept false" in lines
     assert "  time     1 h 0 min, 256 images/s" in lines
     assert "  cost     2.50 at 2.50 an hour" in lines
     assert "  memory   main process 3.5 GB, loader processes 2.0 GB beside it" in lines

@@ -174,6 +174,8 @@ def _in_words(value: Any) -> str:
         return ", ".join(f"{name} {_in_words(one)}" for name, one in value.items())
     if isinstance(value, list | tuple):
         return "; ".join(map(_in_words, value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
