@@ -71,7 +71,7 @@ def right_features(model: Backbone | TaskModel, images: Tensor) -> Outputs:
     A convolution of another number of images, or of pixels that lie otherwise in memory, sums in another order, and
     equal weights would seem to differ.
     """
-    parts = [_features(model, part) for part in images.split(BATCHES)]
+    parts = [_features(model, part) for part in torch.split(images, list(BATCHES))]
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
