@@ -190,7 +190,7 @@ def test_table_and_list_need_no_model(tmp_path: Path, capsys) -> None:
     assert main(words(tmp_path / "out")) == 0
     capsys.readouterr()
     assert main(["evaluate", "--table", "--out", str(tmp_path / "out"), "--published", "Proteus-S/14"]) == 0
-    assert "| Proteus-S/14 |" in capsys.readouterr().out
+    assert "Nothing is published on these tasks of: Proteus-S/14." in capsys.readouterr().out
     assert main(["evaluate", "--list", "--data-root", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "knn" in said
