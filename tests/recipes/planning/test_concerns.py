@@ -71,7 +71,7 @@ def test_a_licence_that_allows_all(said):
 
 @pytest.mark.parametrize("said", ["unknown", None])
 def test_a_licence_that_nobody_knows_unless_there_is_nothing_to_license(said):
-    assert "no licence" in text(concerns.licence(Provenance("x", weights="timm", licence=said)))
+    assert "is unknown" in text(concerns.licence(Provenance("x", weights="timm", licence=said)))
     assert not list(concerns.licence(Provenance("x", weights="random", licence=said)))
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
-from attar.models import Backbone
+from attar.data.sources import share_a_place
+from attar.models import Backbone, terms_of
 from attar.models.backbone import Provenance
 from attar.recipes.describe import millions, short
+from attar.recipes.judging import Watched
 from attar.recipes.planning.parts import Concern
 
 FEW_IMAGES = 1000
 """To learn from without labels; so many taught a small student as much as five times more did (notes/proxy_data.md)."""
 FEW_TO_JUDGE = 100
 """Of so many images a figure's 95 % interval is up to 20 points wide."""
-
-_RESTRICTED = re.compile(r"\bnc\b|non-?commercial|research|fair", re.IGNORECASE)
 
 
 def too_few_images(count: int, flag: str, *, least: int = FEW_IMAGES) -> Iterator[Concern]:
@@ -54,6 +53,17 @@ def test_images_in(flag: str, judge_flag: str) -> Concern:
         f"images of --{judge_flag} lie in a place of --{flag}: what a student learned from says nothing of how good it"
         " is. Give them from a place of their own, or take them out of the training data.",
     )
+
+
+def of_the_judge(built: Watched, flag: str) -> Iterator[Concern]:
+    """What is wrong with a run's monitor, beside the images of a flag that it learns from."""
+    if built.monitor is None:
+        yield from nobody_judges("monitor")
+        return
+    judging = built.monitor.report
+    yield from too_few_to_judge(len(judging), "monitor")
+    if share_a_place(built.source, judging.source):
+        yield test_images_in(flag, "monitor")
 
 
 def unequal_models(teacher: Backbone, student: Backbone) -> Iterator[Concern]:
@@ -98,22 +108,11 @@ def untrained_teacher(teacher: Backbone) -> Iterator[Concern]:
 
 
 def licence(source: Provenance) -> Iterator[Concern]:
-    """Weights whose licence is not known, or allows less than all uses; a student is made from them."""
-    if source.weights == "random":
-        return
-    said = source.licence or "unknown"
-    name = short(source.name)
-    if said == "unknown":
+    """What weights' licence or gate may keep a student from; a run says the same when it begins."""
+    terms = terms_of(source)
+    if terms is not None and terms.is_told_at_start:
         yield Concern(
-            "licence",
-            f"the source of {name} names no licence for its weights, and what is made from them may be bound by one."
-            " Look it up before you ship the student.",
-        )
-    elif _RESTRICTED.search(said):
-        yield Concern(
-            "licence",
-            f"the weights of {name} are under {said}, which does not allow every use, nor perhaps of a student made"
-            " from them. Read it before you ship the student, or take another teacher.",
+            "licence", f"{terms.in_sentences(f'the weights of {short(source.name)}')} A student is made from them."
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attar.config import DistillConfig, PlanConfig
-from attar.data.sources import named_places, share_a_place
+from attar.data.sources import named_places
 from attar.export import write_student
 from attar.recipes.assembly import Assembly, assemble, load_student, open_monitor
 from attar.recipes.describe import describe
@@ -116,10 +116,4 @@ def _concerns(built: Assembly) -> Iterator[Concern]:
         yield from concerns.licence(teacher.source)
     if config.method == "proteus" and (config.proteus.feature_weight or config.proteus.patch_weight):
         yield from concerns.unequal_grids(teacher, built.student)
-    if built.monitor is None:
-        yield from concerns.nobody_judges("monitor")
-        return
-    judging = built.monitor.report
-    yield from concerns.too_few_to_judge(len(judging), "monitor")
-    if share_a_place(built.source, judging.source):
-        yield concerns.test_images_in("data", "monitor")
+    yield from concerns.of_the_judge(built, "data")

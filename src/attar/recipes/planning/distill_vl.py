@@ -15,7 +15,7 @@ from attar.config import DistillVlConfig, PlanConfig
 from attar.curation.corpus import Corpus
 from attar.curation.feature_store import is_sealed, sealed_rows
 from attar.data.sentence_stream import Sentences
-from attar.data.sources import named_places, share_a_place
+from attar.data.sources import named_places
 from attar.export import check_ships, tower_costs, write_two_towers
 from attar.methods import DimeFm, ImageTargets, cached_targets, online_targets, stored_targets
 from attar.methods.teacher_cache import TeacherCache
@@ -296,10 +296,4 @@ def _concerns(built: VlAssembly) -> Iterator[Concern]:
     yield from concerns.untrained_teacher(teacher)
     yield from concerns.unequal_models(teacher, built.student)
     yield from concerns.licence(teacher.source)
-    if built.monitor is None:
-        yield from concerns.nobody_judges("monitor")
-        return
-    judging = built.monitor.report
-    yield from concerns.too_few_to_judge(len(judging), "monitor")
-    if share_a_place(built.source, judging.source):
-        yield concerns.test_images_in("images", "monitor")
+    yield from concerns.of_the_judge(built, "images")
