@@ -111,9 +111,8 @@ def licence(source: Provenance) -> Iterator[Concern]:
     """What weights' licence or gate may keep a student from; a run says the same when it begins."""
     terms = terms_of(source)
     if terms is not None and terms.is_told_at_start:
-        yield Concern(
-            "licence", f"{terms.in_sentences(f'the weights of {short(source.name)}')} A student is made from them."
-        )
+        whose = f"the weights of {short(source.name)}"
+        yield Concern("licence", f"{terms.in_sentences(whose)} The student is made from them.")
 
 
 def too_little_room(disk: Mapping[str, int], free: int, out: str) -> Iterator[Concern]:
