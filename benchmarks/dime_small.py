@@ -145,7 +145,7 @@ class Study:
         about = {"row": row, "seed": seed, "wall_seconds": wall, "parameters": parameters}
         if row in ("selected", "drawn"):
             about["could_be_seen"] = could_be_seen(self.corpus(row, seed)[0])
-        return about | {"zero_shot": judge(towers)}
+        return about | {"device": self.args.device, "zero_shot": judge(towers)}
 
     def towers(self, row: str, seed: int) -> TwoTowers:
         """What a row is about."""
@@ -178,7 +178,7 @@ class Study:
                 "text_batch_size": TEXT_BATCH,
                 "max_steps": self.args.steps * TIMES.get(row, 1),
                 "seed": seed,
-                "device": "cpu",
+                "device": self.args.device,
                 "views": VIEWS,
                 "optim": {"lr": self.args.lr},
                 "checkpoint": {"every": self.args.steps},
@@ -309,6 +309,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of a result file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--device", default="cpu", help="where students learn")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.5e-3)

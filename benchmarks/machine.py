@@ -11,7 +11,7 @@ from typing import Any
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Processor, cores, threads, memory, load, and the versions of Python, attar, torch and other packages."""
+    """Processor, cores, threads, GPU, memory, load, and the versions of Python, attar, torch and other packages."""
     import torch  # late: what a benchmark measures in its own process shall not hold it
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -20,6 +20,7 @@ def machine(*packages: str) -> dict[str, Any]:
         "processor": processor(),
         "cores": cores,
         "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),

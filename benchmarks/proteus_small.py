@@ -116,7 +116,7 @@ class Study:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.data, self.out, self.workers = Path(args.data), Path(args.out), args.workers
-        self.steps, self.limit, self.precision = args.steps, args.limit, args.precision
+        self.steps, self.limit, self.precision, self.device = args.steps, args.limit, args.precision, args.device
         self.teacher = self.data / "teachers" / "resnet10t_64"
         self.shipped_classifier = next(self.teacher.glob("classifier_*.safetensors"))
         self.columns: dict[str, Callable[[attar.Backbone], dict[str, Any]]] = {
@@ -173,7 +173,7 @@ class Study:
         write()
 
     def load(self, reference: str, *, weights: str = "pretrained", seed: int = 0) -> attar.Backbone:
-        return attar.load_backbone(reference, weights=weights, img_size=IMG_SIZE, seed=seed)
+        return attar.load_backbone(reference, weights=weights, img_size=IMG_SIZE, seed=seed).to(self.device)
 
     def training_data(self) -> tuple[str, str]:
         """CIFAR-10 train, and a folder of links to the Caltech images the teacher was trained on."""
@@ -209,6 +209,7 @@ class Study:
                 "max_steps": self.steps,
                 "seed": seed,
                 "precision": self.precision,
+                "device": self.device,
                 "views": VIEWS,
                 "optim": OPTIM,
                 "log_every": 2,
@@ -314,7 +315,7 @@ class Study:
         probe = SegmentationProbe(config)
         splits = DenseTask(config, probe).open("camvid").splits
         parts = {part: getattr(splits, part)[: self.limit] for part in ("train", "val", "test")}
-        score = probe.judge(backbone, replace(splits, **parts))
+        score = probe.judge(backbone, replace(splits, **parts), device=self.device)
         return {
             "miou": score.value,
             "miou_ci95": score.ci95,
@@ -402,6 +403,7 @@ def command(script: str, args: argparse.Namespace) -> str:
     return (
         f"python benchmarks/{script}.py --data DATA --out OUT{rows} --seeds {' '.join(map(str, args.seeds))}"
         f" --workers {args.workers} --threads {torch.get_num_threads()} --precision {args.precision}"
+        f" --device {args.device}"
     )
 
 
@@ -444,6 +446,7 @@ def add_options(parser: argparse.ArgumentParser, *, out: str, steps: int) -> Non
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     parser.add_argument("--threads", type=int, help="threads of torch; by default one for each core")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of all trainings")
+    parser.add_argument("--device", default="cpu", help="where models run; the linear probes stay on the CPU")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--limit", type=int, help="images of each part of an evaluation, to try the script")
     parser.add_argument("--table", action="store_true", help="print the table of the result file and end")

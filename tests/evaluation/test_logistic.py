@@ -270,3 +270,13 @@ def test_what_cannot_be_fitted_is_said() -> None:
     features[7, 2] = math.nan
     with pytest.raises(DataError, match="1 of 12 features are not finite"):
         fit(features, labels, 1.0)
+
+
+def test_all_of_a_fit_happens_where_the_features_are() -> None:
+    features, labels = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    expected = fit_logistic(features, labels, grid=(0.1, 1.0))
+    with torch.device("meta"):  # a tensor made without a device would be of no use there
+        found = fit_logistic(features, labels, grid=(0.1, 1.0), device="cpu")
+        wide = fit_logistic(features[:4], labels[:4], grid=(1.0,), device="cpu")
+    assert all(torch.equal(ours.weight, theirs.weight) for ours, theirs in zip(found, expected, strict=True))
+    assert wide[0].weight.device.type == "cpu"

@@ -56,7 +56,7 @@ class Coordinates:
         std = variance.sqrt() if standardise else torch.ones_like(mean)
         std = torch.where(std < _CONSTANT, 1.0, std)
         offset = torch.zeros_like(mean) if standardise else mean
-        one = torch.ones(1, dtype=torch.float64)
+        one = mean.new_ones(1)
         if not rotate:
             return cls(mean, std, None, offset, torch.cat([variance / std.square(), one]))
         axes, curvature = _principal_axes(features, mean, std)
@@ -64,7 +64,7 @@ class Coordinates:
 
     def of_features(self, features: Tensor, dtype: torch.dtype) -> Tensor:
         """(n, r + 1)."""
-        found = torch.empty(len(features), len(self.curvature), dtype=dtype)
+        found = features.new_empty(len(features), len(self.curvature), dtype=dtype)
         for rows, out in zip(_blocks(features), torch.split(found, _ROWS), strict=True):
             x = (rows - self.mean) / self.std
             out[:, :-1] = x if self.axes is None else x @ self.axes
@@ -85,7 +85,7 @@ def _principal_axes(features: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor
         span, triangle = torch.linalg.qr(torch.cat(list(rows)).T)  # (D, n), (n, n)
         square = triangle @ triangle.T
     else:
-        span, square = None, _gram(rows, channels)
+        span, square = None, _gram(rows, mean.new_zeros(channels, channels))
     values, axes = torch.linalg.eigh(square / count)
     kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
     axes = axes[:, kept] if span is None else span @ axes[:, kept]
@@ -97,8 +97,8 @@ def _blocks(features: Tensor) -> Iterator[Tensor]:
     return (rows.double() for rows in torch.split(features, _ROWS))
 
 
-def _gram(rows: Iterator[Tensor], channels: int) -> Tensor:
-    found = torch.zeros(channels, channels, dtype=torch.float64)
+def _gram(rows: Iterator[Tensor], found: Tensor) -> Tensor:
+    """Sum of the rows' outer products, added in place."""
     for part in rows:
         found.addmm_(part.T, part)
     return found

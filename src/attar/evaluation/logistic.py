@@ -122,16 +122,19 @@ def logistic_path(
         yield Fit(_head(coordinates, minimum.parameters, present, penalty, solver.dtype), penalty, minimum)
 
 
-def fit_logistic(features: Tensor, labels: Tensor, *, grid: Sequence[float]) -> list[LinearHead]:
+def fit_logistic(
+    features: Tensor, labels: Tensor, *, grid: Sequence[float], device: str | torch.device = "cpu"
+) -> list[LinearHead]:
     """One head for each C = 1 / lambda of the grid, in its order, on standardised features.
 
     Args:
         features: (n, D).
         labels: (n,) int64; a class without an example is never predicted.
         grid: Values of C.
+        device: Where they are fitted; features in float64 and a few times (n, K) must find room there.
     """
     strong_first = sorted(grid)
-    path = logistic_path(features, labels, [1 / C for C in strong_first])
+    path = logistic_path(features.to(device), labels.to(device), [1 / C for C in strong_first])
     heads = {C: fit.head for C, fit in zip(strong_first, path, strict=True)}
     return [heads[C] for C in grid]
 
@@ -148,7 +151,7 @@ class _Problem:
 
     def path(self, penalties: Sequence[float], solver: Solver) -> Iterator[Minimum]:
         """One minimum after the other."""
-        memory, zero = Memory(), torch.zeros(len(self.targets), self.x.shape[1], dtype=torch.float64)
+        memory, zero = Memory(), self.targets.new_zeros(len(self.targets), self.x.shape[1])
         known = [(zero, torch.zeros_like(self.targets))]
         for penalty in penalties:
             before, self.penalty = self.penalty, self._penalty(penalty)
@@ -227,7 +230,7 @@ class _Problem:
 def _targets(labels: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor]:
     """((present K, n) float64 of 0 and 1, (K,) bool whether a class is present)."""
     if labels.ndim == 2:
-        return labels.double().T.contiguous(), torch.ones(labels.shape[1], dtype=torch.bool)
+        return labels.double().T.contiguous(), torch.ones(labels.shape[1], dtype=torch.bool, device=labels.device)
     present = torch.bincount(labels, minlength=num_classes or 0) > 0
     return F.one_hot(labels, len(present)).double()[:, present].T.contiguous(), present
 
@@ -235,9 +238,9 @@ def _targets(labels: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor]:
 def _head(
     coordinates: Coordinates, parameters: Tensor, present: Tensor, penalty: float, dtype: torch.dtype
 ) -> LinearHead:
-    """For raw features, with a place for classes that are not present ((K,) bool)."""
-    weight = torch.zeros(len(present), len(coordinates.mean), dtype=torch.float64)
-    bias = torch.full((len(present),), _NEVER, dtype=torch.float64)
+    """For raw features, on the CPU, with a place for classes that are not present ((K,) bool)."""
+    weight = parameters.new_zeros(len(present), len(coordinates.mean))
+    bias = parameters.new_full((len(present),), _NEVER)
     weight[present] = coordinates.unrotated(parameters) / coordinates.std
     bias[present] = parameters[:, -1] - weight[present] @ coordinates.mean
-    return LinearHead(weight.to(dtype), bias.to(dtype), 1 / penalty)
+    return LinearHead(weight.to("cpu", dtype), bias.to("cpu", dtype), 1 / penalty)

@@ -49,11 +49,11 @@ def judge_closed_form(
         view: Which tokens.
         geometry: Sizes of images and windows.
         seed: Names the pixels.
-        device: Where images are looked at.
+        device: Where images are looked at and layers fitted.
     """
     target = Classes.of(splits)
     fitted = choose_penalty(backbone, splits.train, splits.val, target, view, geometry, seed=seed, device=device)
-    layer = one_layer([fitted.refitted()], target.num_classes).to(device)
+    layer = one_layer([fitted.refitted(device)], target.num_classes).to(device)
     model = DenseModel(backbone, layer, view)
     found = judge_part(model, splits.test, target, geometry, device=device, name="test images")
     record = {"C": fitted.C, "tried": list(GRID), "chosen_on": "val", "pixels": len(fitted.train[0])}
@@ -79,10 +79,10 @@ class FittedPixels:
     train: Pixels
     val: Pixels
 
-    def refitted(self) -> LinearHead:
-        """The layer fitted on the pixels of both."""
+    def refitted(self, device: str | torch.device = "cpu") -> LinearHead:
+        """The layer fitted on the pixels of both, on a device."""
         both = (torch.cat(parts) for parts in zip(self.train, self.val, strict=True))
-        return fit_logistic(*both, grid=[self.C])[0]
+        return fit_logistic(*both, grid=[self.C], device=device)[0]
 
 
 def choose_penalty(
@@ -101,7 +101,7 @@ def choose_penalty(
     Arguments as those of `judge_closed_form`.
     """
     known, other = (draw_pixels(backbone, part, target, view, geometry, seed=seed) for part in (train, val))
-    heads = fit_logistic(*known, grid=GRID)
+    heads = fit_logistic(*known, grid=GRID, device=device)
     model = DenseModel(backbone, one_layer(heads, target.num_classes).to(device), view)
     each = _EachPenalty(target.num_classes, target.first_class)
     rows = list(judge_part(model, val, each, geometry, device=device, name="val images").values())
