@@ -63,12 +63,10 @@ def draw_masks(batch: Batch, num_patches: int, config: ProteusConfig, *, seed: i
         masked_images = int(batch.global_batch_size * config.mask_probability)
         order = numpy_generator(seed, "masked images", batch.step).permutation(batch.global_batch_size)
         rows = np.flatnonzero(np.isin(batch.positions.numpy(), order[:masked_images]))
-    hidden = torch.zeros(len(rows), num_patches, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        position = int(batch.positions[row])
-        chosen = numpy_generator(seed, "mask", batch.step, position).permutation(num_patches)[:hidden_patches]
-        hidden[number, torch.from_numpy(chosen)] = True
-    return PatchMasks(torch.from_numpy(rows), hidden, masked_images * hidden_patches)
+    hidden = np.zeros((len(rows), num_patches), dtype=bool)
+    for one, position in zip(hidden, batch.positions[rows].tolist(), strict=True):
+        one[numpy_generator(seed, "mask", batch.step, position).permutation(num_patches)[:hidden_patches]] = True
+    return PatchMasks(torch.from_numpy(rows), torch.from_numpy(hidden), masked_images * hidden_patches)
 
 
 class Standardiser(nn.Module):
@@ -154,8 +152,8 @@ class ProteusLearner(nn.Module):
         wants_clean = bool(self.config.token_weight or self.config.feature_weight)
         if masks is None or (wants_clean and len(masks.rows) == 0):
             return self.student(views), None
-        masked_views = views[masks.rows.to(views.device)]
-        hidden = masks.hidden.to(views.device)
+        masked_views = views[_sent(masks.rows, views.device)]
+        hidden = _sent(masks.hidden, views.device)
         if not wants_clean and len(masks.rows) == 0:  # one view whole: other ranks wait for this one's student
             masked_views, hidden = views[:1], hidden.new_zeros(1, hidden.shape[1])
         if not wants_clean:
@@ -181,11 +179,11 @@ class ProteusLearner(nn.Module):
         if masked is None or len(masks.rows) == 0:  # nothing masked in this part: a zero that still reaches all of it
             reached = [self.mask_token, *self.patch_head.parameters(), *([] if masked is None else [masked])]
             return sum((part.sum() * 0 for part in reached), torch.zeros(()))
-        hidden = masks.hidden.to(masked.device)
-        wanted = target.patch[masks.rows.to(masked.device)][hidden]  # (n, D)
-        return (
-            token_distance(self.patch_head(masked[hidden]), wanted, criterion=self.config.criterion).sum() / masks.total
-        )
+        # found where masks are drawn, on the CPU: to index by `hidden` on a GPU, the host would wait for its count
+        image, place = masks.hidden.nonzero(as_tuple=True)
+        row, image, place = (_sent(index, masked.device) for index in (masks.rows[image], image, place))
+        guessed, wanted = self.patch_head(masked[image, place]), target.patch[row, place]  # (n, D)
+        return token_distance(guessed, wanted, criterion=self.config.criterion).sum() / masks.total
 
 
 class Proteus(Method):
@@ -210,11 +208,11 @@ class Proteus(Method):
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Weighted loss and unweighted terms, as shares of the global batch."""
-        masks = None
-        if self.config.patch_weight:
+        target, masks = self.target(batch.views), None
+        if self.config.patch_weight:  # drawn by the host while a GPU is busy with the teacher
             masks = draw_masks(batch, self.student.grid[0] * self.student.grid[1], self.config, seed=self.seed)
         views = resize(batch.views, self.student.img_size)
-        terms = self.learner(views, self.target(batch.views), masks, batch.global_batch_size)
+        terms = self.learner(views, target, masks, batch.global_batch_size)
         weights = {
             "token": self.config.token_weight,
             "feature": self.config.feature_weight,
@@ -232,6 +230,11 @@ class Proteus(Method):
         if self.standardiser is not None:
             device = self.teacher.mean.device
             self.standardiser.measure(self.target(batch.to(device).views) for batch in batches)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device; the host does not wait for what a GPU still has to do."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def _without_empty_terms(config: ProteusConfig) -> ProteusConfig:
