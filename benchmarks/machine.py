@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def given(args: argparse.Namespace) -> str:
         if value is None or isinstance(value, Path | bool):
             continue
         values = value if isinstance(value, list) else [value]
-        words.append(f"--{name.replace('_', '-')} {' '.join(map(str, values))}")
+        words.append(f"--{name.replace('_', '-')} {shlex.join(map(str, values))}")
     return " ".join(words)
 
 
