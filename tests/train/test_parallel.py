@@ -15,7 +15,7 @@ from torch import nn
 from attar.errors import ConfigError
 from attar.models import load_backbone
 from attar.train import parallel
-from attar.train.parallel import _blocks, _has_idle_parameters, share_like, synchronise_statistics, whole, without_sync
+from attar.train.parallel import _REPEATED, _has_idle_parameters, repeated_parts, share_like, synchronise_statistics, whole, without_sync
 from small_runs import environment
 
 ENGINES = ("ddp", "fsdp2")
@@ -204,14 +204,14 @@ def test_blocks_are_found_in_the_models_of_each_library(tmp_path) -> None:
         references.append(f"hf:{tmp_path / name}")
     for reference in references:
         backbone = load_backbone(reference, weights="random", img_size=32)
-        assert len(list(_blocks(backbone.model))) == 3, reference
+        assert len(repeated_parts(backbone, _REPEATED)) == 3, reference
 
 
 def test_blocks_of_open_clip_are_found() -> None:
     pytest.importorskip("open_clip")
     with torch.device("meta"):
         backbone = load_backbone("open_clip:ViT-B-32", weights="random", img_size=224)
-    assert len(list(_blocks(backbone.model))) == 12
+    assert len(repeated_parts(backbone, _REPEATED)) == 12
 
 
 def test_batch_norms_on_several_cpu_ranks_are_refused(monkeypatch) -> None:

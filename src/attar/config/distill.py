@@ -168,6 +168,9 @@ class DistillConfig(Config):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="bf16 autocast where the GPU has it, else fp32"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="compile the transformer blocks of teacher and student; auto: on a GPU, from 300 steps"
+    )
     pos_embed: Literal["official", "timm"] = Field(
         "official", description="how position tables of DINOv2 files are resampled to the input size"
     )

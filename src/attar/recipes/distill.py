@@ -34,6 +34,8 @@ from attar.utils.progress import Log
 from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
 from attar.utils.signals import polite_stop
 
+_REPAYS_COMPILING = 300  # steps
+
 
 @dataclass(frozen=True)
 class DistillReport:
@@ -121,7 +123,15 @@ def training_of(built: Assembly) -> Training:
         total_steps=built.total_steps,
         device=built.device,
         workers=built.workers,
+        compiled=(built.method.learner, built.teacher) if _is_worth_compiling(built) else (),
     )
+
+
+def _is_worth_compiling(built: Assembly) -> bool:
+    """As asked; else on a GPU, unless the run is over before it has repaid the seconds that it takes."""
+    if built.config.compile == "auto":
+        return built.device.type == "cuda" and built.total_steps >= _REPAYS_COMPILING
+    return built.config.compile == "on"
 
 
 def _keep_best(

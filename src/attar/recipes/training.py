@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import nn
 
 from attar.config import CheckpointConfig, OptimConfig
 from attar.data.base import Source, lost_images
@@ -27,6 +28,8 @@ from attar.train import (
     TensorBoard,
     TrainState,
     base_lr,
+    compile_blocks,
+    compiled_in_steps,
     fit,
     load_checkpoint,
 )
@@ -68,6 +71,7 @@ class Training:
         device: This rank's.
         workers: Loader processes.
         takes_whole_steps: The method splits a step by itself where it does not fit in memory (`optim.accumulate`).
+        compiled: Models whose blocks are compiled.
     """
 
     method: Method
@@ -78,6 +82,7 @@ class Training:
     device: torch.device
     workers: int
     takes_whole_steps: bool = False
+    compiled: tuple[nn.Module, ...] = ()
 
     @property
     def micro_batches(self) -> int:
@@ -154,6 +159,7 @@ def train(
         said = training.method.prepare(batches(start_step=0, num_steps=min(_PREPARATION_STEPS, training.total_steps)))
         if said:
             log.say("  check    " + said.replace("\n", "\n           "))
+    compiled = _compile(training, log)
     loop = LoopSettings(
         total_steps=training.total_steps,
         micro_batches=training.micro_batches,
@@ -161,13 +167,23 @@ def train(
         clip_norm=training.optim.clip_norm,
         device=training.device,
         bf16=uses_bf16(settings.precision, training.device),
+        compiled=compiled,
     )
     base = base_lr(training.optim, training.batch_size)
     schedule = Schedule(base, training.total_steps, training.steps_per_epoch, training.optim)
     stream = batches(start_step=state.step, num_steps=training.total_steps)
     callbacks = _callbacks(training, settings, run, log, identity, judges)
-    with _memory_in_words(training):
+    with _memory_in_words(training), compiled_in_steps() if compiled else contextlib.nullcontext():
         fit(training.method, state, stream, schedule, loop, callbacks)
+
+
+def _compile(training: Training, log: Log) -> bool:
+    """Whether the blocks of what shall be compiled are, and say so."""
+    if not training.compiled:
+        return False
+    reason = compile_blocks(training.compiled, training.device)
+    log.say(f"  compile  {f'off: {reason}' if reason else 'transformer blocks, in the first steps'}")
+    return reason is None
 
 
 def _callbacks(

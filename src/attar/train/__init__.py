@@ -13,6 +13,7 @@ from attar.train.callbacks import (
     times_due,
 )
 from attar.train.checkpoint import load_checkpoint, save_checkpoint, saved_notes
+from attar.train.compiling import compile_blocks, compiled_in_steps
 from attar.train.groups import embeddings_spared, layer_decay_groups
 from attar.train.loop import Callback, LoopSettings, StepRecord, fit
 from attar.train.parallel import is_sharded, shard
@@ -35,6 +36,8 @@ __all__ = [
     "TrainState",
     "base_lr",
     "build_state",
+    "compile_blocks",
+    "compiled_in_steps",
     "cosine_lr",
     "embeddings_spared",
     "fit",

@@ -15,6 +15,7 @@ from torch import nn
 
 from attar.errors import Interrupted, NonFiniteError, TrainingError
 from attar.methods import Method
+from attar.train.compiling import compiled_step
 from attar.train.parallel import whole, without_sync
 from attar.train.schedule import Schedule
 from attar.train.state import TrainState
@@ -70,7 +71,8 @@ class LoopSettings:
     """Settings of the loop itself.
 
     `micro_batches` is the number of pieces in which a step's batch comes; `seed` names what the learner draws in its
-    forward pass (dropout, stochastic depth), each piece on each rank something of its own.
+    forward pass (dropout, stochastic depth), each piece on each rank something of its own. `compiled` says that blocks
+    have been compiled, and that `compiled_in_steps` is around the call.
     """
 
     total_steps: int
@@ -79,6 +81,7 @@ class LoopSettings:
     clip_norm: float | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bf16: bool = False
+    compiled: bool = False
 
 
 def fit(
@@ -137,7 +140,8 @@ def _accumulate(method: Method, batches: Iterator[Batch], settings: LoopSettings
         if batch.step != record.step - 1:
             raise AssertionError(f"the loader is at step {batch.step}, the loop at {record.step - 1}")
         draws = seeded_torch(settings.seed, "dropout", batch.step, number, rank(), device=settings.device)
-        with without_sync(method.learner, last=number == settings.micro_batches - 1), _autocast(settings), draws:
+        is_last = number == settings.micro_batches - 1
+        with without_sync(method.learner, last=is_last), _autocast(settings), _compiled(settings), draws:
             output = method.training_step(batch.to(settings.device))
             _add_up(output, batch, record)
             (output.loss * world_size()).backward()  # type: ignore[no-untyped-call]  # wrappers average over ranks
@@ -210,6 +214,10 @@ def _stop_if_asked(step: int) -> None:
             f"stopped by {signal.Signals(number).name} after step {step}; a checkpoint is saved."
             " The same command goes on.",
         )
+
+
+def _compiled(settings: LoopSettings) -> contextlib.AbstractContextManager[object]:
+    return compiled_step() if settings.compiled else contextlib.nullcontext()
 
 
 def _autocast(settings: LoopSettings) -> contextlib.AbstractContextManager[object]:

@@ -8,7 +8,7 @@ FSDP1 is not offered: it cannot run a module twice in one step.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -68,10 +68,25 @@ def distribute(learner: nn.Module, *, engine: Engine, device: torch.device) -> n
 def shard(module: nn.Module, device: torch.device) -> None:
     """Shard a module over all ranks, in place: each block of its backbones gathers and frees its weights by itself."""
     mesh = _mesh(device)
-    for backbone in (part for part in module.modules() if isinstance(part, Backbone)):
-        for block in _blocks(backbone.model):
-            fully_shard(block, mesh=mesh)
+    for block in repeated_parts(module, _REPEATED):
+        fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
+
+
+def repeated_parts(module: nn.Module, names: Collection[str]) -> list[nn.Module]:
+    """Of each backbone in a module the parts of the first list of such a name, however deep it lies.
+
+    A transformer's blocks, a conv net's stages.
+    """
+    found: list[nn.Module] = []
+    for backbone in (part for part in module.modules() if isinstance(part, Backbone)):
+        lists = (
+            part
+            for name, part in backbone.model.named_modules()
+            if name.rpartition(".")[2] in names and isinstance(part, nn.ModuleList | nn.Sequential)
+        )
+        found.extend(next(lists, ()))
+    return found
 
 
 def without_sync(learner: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[object]:
@@ -106,14 +121,6 @@ def is_sharded(module: nn.Module) -> bool:
 
 def _mesh(device: torch.device) -> DeviceMesh:
     return init_device_mesh(device.type, (world_size(),))
-
-
-def _blocks(model: nn.Module) -> Iterable[nn.Module]:
-    """Repeated parts of a model: a transformer's blocks, a conv net's stages, however deep they lie."""
-    for name, part in model.named_modules():
-        if name.rpartition(".")[2] in _REPEATED and isinstance(part, nn.ModuleList | nn.Sequential):
-            return part
-    return ()
 
 
 def _has_idle_parameters(learner: nn.Module) -> bool:
