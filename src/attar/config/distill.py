@@ -244,7 +244,7 @@ class DistillConfig(Config):
 VOLATILE = frozenset(
     {
         *("out", "device", "workers", "log_every", "tensorboard", "reindex", "resume_anyway", "recipe"),
-        *("max_bad_share", "checkpoint", "parallel", "features", "timeout_s"),
+        *("max_bad_share", "checkpoint", "compile", "parallel", "features", "timeout_s"),
     }
 )
 """Settings that may differ between a run and its resumption: they do not change what is learned."""
