@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from attar import __version__
+
 
 def machine(*packages: str) -> dict[str, Any]:
     """Processor, cores, threads, GPU, memory, load, and the versions of Python, attar, torch and other packages."""
@@ -25,7 +27,8 @@ def machine(*packages: str) -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
-    } | {name: version(name) for name in ("attar", "torch", *packages)}
+        "attar": __version__,  # a checkout will do, nothing need be installed
+    } | {name: version(name) for name in ("torch", *packages)}
 
 
 def given(args: argparse.Namespace) -> str:

@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of a way in a round; by default 1, on a GPU 4")
     parser.add_argument("--seconds", type=float, help="no round of a pair begins that would end later")
     parser.add_argument("--threads", type=int, help="by default one for each core")
+    parser.add_argument("--profile", action="store_true", help="print where a step of each way spends its time, too")
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
@@ -171,7 +172,7 @@ def some_batch(config: DistillConfig, step: int) -> Batch:
 
 def on_host(tensor: Tensor, device: torch.device) -> Tensor:
     """In host memory from which the device can copy by itself."""
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+    return tensor.pin_memory() if device.type == "cuda" and tensor.numel() else tensor
 
 
 def drawn(method: Proteus, batch: Batch) -> PatchMasks:
@@ -303,6 +304,8 @@ def compared(bench: Bench, args: argparse.Namespace, until: float, wants_compile
         shared["compile"] = compile_blocks(bench, compiled)
         ways += compiled if shared["compile"]["error"] is None else []
     found = measure(bench, ways, until, args)
+    for way in ways if args.profile else ():
+        profile(bench, way)
     rows = []
     for precision, reference in combinations.items():
         chosen = [Way("reference", reference), *(w for w in ways if w.name != "reference" and w.precision == precision)]
@@ -443,6 +446,15 @@ def peak(device: torch.device, precision: str) -> float:
         wait()
         found.append(2 * size**3 * times / (time.perf_counter() - started))
     return max(found[1:])
+
+
+def profile(bench: Bench, way: Way) -> None:
+    """Print the operations of one step that took longest, on a GPU its kernels."""
+    with torch.profiler.profile() as found:
+        turn(bench, way, 1)
+    device = "cuda" if bench.device.type == "cuda" else "cpu"
+    table = found.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=12, max_name_column_width=60)
+    print(f"\n{way}, {way.precision}\n{table}", flush=True)
 
 
 def figures(bench: Bench, ways: list[Way], found: Found, work: dict[str, float]) -> dict[str, Any]:

@@ -362,6 +362,20 @@ def test_teacher_stays_in_eval_mode_and_unchanged() -> None:
     assert not any(name.startswith("teacher") for name in method.learner.state_dict())
 
 
+@pytest.mark.gpu
+def test_the_host_never_waits_for_the_gpu_within_a_step() -> None:
+    # indexing by a mask on the device, a copy from pageable memory or .item() would stall it, as the teacher is slow
+    method, batch = proteus(), batch_of(8).to(torch.device("cuda"))
+    for module in (method.teacher, method.learner):
+        module.cuda()
+    method.training_step(batch).loss.backward()  # what is set up once may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        method.training_step(batch).loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 # --- options -------------------------------------------------------------------------------------------------------
 
 
