@@ -15,7 +15,15 @@ from torch import nn
 from attar.errors import ConfigError
 from attar.models import load_backbone
 from attar.train import parallel
-from attar.train.parallel import _REPEATED, _has_idle_parameters, repeated_parts, share_like, synchronise_statistics, whole, without_sync
+from attar.train.parallel import (
+    _REPEATED,
+    _has_idle_parameters,
+    repeated_parts,
+    share_like,
+    synchronise_statistics,
+    whole,
+    without_sync,
+)
 from small_runs import environment
 
 ENGINES = ("ddp", "fsdp2")
