@@ -20,8 +20,10 @@ from attar.export import write_student, write_task_model
 from attar.export.onnx import OnnxModel
 from attar.models import TaskModel, load_backbone, load_two_towers
 from attar.recipes import export_judging
+from attar.utils.io import sha256_file
 from small_models import TINY
 from small_runs import MODEL, distill_words, write_pictures
+from small_transfer import config_of
 
 ALONE = """
 import sys
@@ -216,14 +218,19 @@ def test_what_does_not_go_together_is_refused_in_words(tmp_path, capsys, words, 
     assert not (tmp_path / "out").exists()
 
 
+def under_licence(folder, name):
+    """A folder of timm whose weights are under a licence."""
+    write_student(folder, load_backbone(MODEL, weights="random", img_size=32), card="")
+    described = json.loads((folder / "config.json").read_text())
+    described["pretrained_cfg"]["license"] = name
+    (folder / "config.json").write_text(json.dumps(described))
+    return str(folder)
+
+
 def test_a_teacher_that_is_not_for_commercial_use_is_named_at_start_in_the_card_and_in_the_export(tmp_path, capsys):
     write_pictures(tmp_path / "images")
-    teacher = load_backbone(MODEL, weights="random", img_size=32)
-    write_student(tmp_path / "teacher", teacher, card="")
-    described = json.loads((tmp_path / "teacher/config.json").read_text())
-    described["pretrained_cfg"]["license"] = "cc-by-nc-4.0"
-    (tmp_path / "teacher/config.json").write_text(json.dumps(described))
-    whom = ("--teacher", str(tmp_path / "teacher"), "--teacher-weights", "pretrained")
+    teacher = under_licence(tmp_path / "teacher", "cc-by-nc-4.0")
+    whom = ("--teacher", teacher, "--teacher-weights", "pretrained")
     assert main(distill_words(tmp_path, *whom)) == 0
     assert "its licence is cc-by-nc-4.0: NOT for commercial use" in capsys.readouterr().out
     assert "**does not allow commercial use**" in (tmp_path / "out/student/README.md").read_text()
@@ -231,6 +238,28 @@ def test_a_teacher_that_is_not_for_commercial_use_is_named_at_start_in_the_card_
     assert "licence  cc-by-nc-4.0: NOT for commercial use" in capsys.readouterr().out
     assert "**does not allow commercial use**" in (tmp_path / "shipped/README.md").read_text()
     assert json.loads((tmp_path / "shipped/export.json").read_text())["licence"] == "cc-by-nc-4.0"
+
+
+def test_so_it_is_after_a_transfer_with_the_hashes_of_teacher_and_student(tmp_path, capsys):
+    teacher = under_licence(tmp_path / "teacher", "cc-by-nc-4.0")
+    run = attar.transfer(config_of(tmp_path / "run", teacher=teacher, teacher_img_size=32, scratch=False)).run
+    assert "its licence is cc-by-nc-4.0: NOT for commercial use" in capsys.readouterr().out
+    hashes = {name: sha256_file(run.parent / name / "model.safetensors") for name in ("teacher", "run/student")}
+    page, card = (run / "report.html").read_text(), (run / "student/README.md").read_text()
+    for digest in hashes.values():
+        assert digest in page
+        assert digest in card
+    assert "cc-by-nc-4.0" in page
+    attar.export(attar.ExportConfig(model=str(run), out=str(tmp_path / "shipped"), to="timm"))
+    assert "licence  cc-by-nc-4.0: NOT for commercial use" in capsys.readouterr().out
+    shipped = (tmp_path / "shipped/README.md").read_text()
+    assert "**does not allow commercial use**" in shipped
+    assert hashes["teacher"] in shipped
+    assert json.loads((tmp_path / "shipped/export.json").read_text())["licence"] == "cc-by-nc-4.0"
+    attar.export(attar.ExportConfig(model=str(run / "adapt/teacher"), out=str(tmp_path / "adapted"), to="timm"))
+    adapted = (tmp_path / "adapted/README.md").read_text()
+    assert "**does not allow commercial use**" in adapted
+    assert hashes["run/student"] not in adapted
 
 
 def test_task_model_gives_logits_with_its_classes_beside_and_int8_is_judged_by_accuracy(folders, tmp_path):

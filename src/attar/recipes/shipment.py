@@ -27,6 +27,8 @@ from attar.recipes.describe import describe
 from attar.recipes.predict import is_task_model, is_transfer, model_folder
 from attar.utils.io import read_json
 
+_OF_THE_STUDENT = ("student weights", "weights kept", "verdict")  # and of no other model that a run leaves
+
 
 @dataclass(frozen=True)
 class Shipment:
@@ -87,7 +89,7 @@ def open_shipment(config: ExportConfig) -> Shipment:
         text = load_text_tower(
             config.model, weights=config.weights, trust_torchscript=config.trust_torchscript, seed=config.seed
         )
-    facts = {"model": describe(backbone, is_whole=False)} | _hash_of(backbone) | _about(run)
+    facts = {"model": describe(backbone, is_whole=False)} | _hash_of(backbone) | _about(run, of=path)
     licence = terms_of(backbone.source) if run is None else _teachers(run)
     return Shipment(_title(config.model), backbone, facts, licence, text, settings)
 
@@ -107,20 +109,21 @@ def _task_model(config: ExportConfig, path: Path, settings: Mapping[str, Any]) -
             f"{config.model} is a task model: it has weights and an input size of its own. Leave out --weights and"
             " --img-size."
         )
-    folder = model_folder(path)
+    folder, run = model_folder(path), _run_of(path)
     model = read_task_model(folder, reference=config.reference)
     facts = {
         "model": describe(model.backbone),
         "task": f"{model.task}, {len(model.class_names)} classes",
-        **({"teacher": str(settings["teacher"])} if settings.get("teacher") else {}),
+        **_about(run, of=folder),
         **_hash_of(model.backbone),
     }
-    return Shipment(_title(config.model), model, facts, _teachers(_run_of(path)), settings=settings)
+    return Shipment(_title(config.model), model, facts, _teachers(run), settings=settings)
 
 
 def _run_of(path: Path) -> Path | None:
-    """The run that a folder is, or whose student it is."""
-    return next((place for place in (path, path.parent) if (place / "run.json").is_file()), None)
+    """The run that a folder is, or whose student or stage's model it is."""
+    places = (path, *list(path.parents)[:2]) if path.is_dir() else ()
+    return next((place for place in places if (place / "run.json").is_file()), None)
 
 
 def _title(model: str) -> str:
@@ -128,12 +131,13 @@ def _title(model: str) -> str:
     return f"{path.parent.name}/{path.name}" if path.is_dir() else model
 
 
-def _about(run: Path | None) -> dict[str, str]:
-    """What the run says of where its student comes from."""
+def _about(run: Path | None, *, of: Path | None = None) -> dict[str, str]:
+    """What the run says of where its student comes from, without what is true of that one alone for another model."""
     file = None if run is None else run / "about.json"
     if file is None or not file.is_file():
         return {}
-    return {name: str(value) for name, value in read_json(file).items() if isinstance(value, str)}
+    others = () if of in (None, run, file.with_name("student")) else _OF_THE_STUDENT
+    return {name: str(value) for name, value in read_json(file).items() if isinstance(value, str) and name not in others}
 
 
 def _teachers(run: Path | None) -> Licence | None:

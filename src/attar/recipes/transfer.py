@@ -17,7 +17,7 @@ from attar.errors import ConfigError
 from attar.export import write_task_model
 from attar.models import Backbone, load_backbone
 from attar.recipes.assembly import check_damage, check_first_view, check_ships
-from attar.recipes.describe import describe, origin_facts, say_licence
+from attar.recipes.describe import describe, origin_facts, say_licence, weights_hash
 from attar.recipes.task_results import Compute, Judge, say_task_results, task_card, task_verdict
 from attar.recipes.tasks import open_task
 from attar.recipes.transfer_stages import Run, adapt, finetune, transfer_on_pool
@@ -33,7 +33,7 @@ from attar.utils.distributed import (
     wait_for_all,
     world_size,
 )
-from attar.utils.io import write_json
+from attar.utils.io import read_json, write_json, write_text
 from attar.utils.progress import Log
 from attar.utils.run_directory import open_run, record_settings, start_run
 from attar.utils.seeding import seeded_torch
@@ -96,14 +96,14 @@ def transfer(config: TransferConfig) -> TransferReport:
 
 
 def _all_stages(run: Run, student: Backbone) -> TransferReport:
-    config, log = run.config, run.log
+    config, log, about = run.config, run.log, run.out / "about.json"
     teacher = None if config.teacher is None or config.pretrain == "none" else load_task_teacher(config).to(run.device)
     if teacher is not None and config.student_weights == "random":
         student.normalise_with(teacher.preprocess)
     if teacher is not None:
         say_licence(log, teacher)
     if is_main():
-        write_json(run.out / "about.json", origin_facts(teacher) | _pool_facts(run))
+        write_json(about, origin_facts(teacher) | _pool_facts(run))
     model, adapted = run.with_head(student, config.head), None
     run.compute.measure(teacher, model)
     if teacher is not None:
@@ -126,6 +126,8 @@ def _all_stages(run: Run, student: Backbone) -> TransferReport:
         compute = run.compute.table(run.outcomes, config, pool=len(run.pool or ()))
         write_json(run.out / "compute.json", compute)
         write_task_model(final, model, card=task_card(run.task, config, results, compute, sentence))
+        write_json(about, read_json(about) | weights_hash(final, "model.safetensors"))
+        write_text(final / "README.md", task_card(run.task, config, results, compute, sentence))
         say_task_results(log, results, compute)
         page = write_transfer_page(run.out, sentence)
         log.say(f"\n  {sentence}\n\n  student  {final}\n  report   {page}")

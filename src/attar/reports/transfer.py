@@ -65,7 +65,7 @@ def write_transfer_page(run: Path, verdict: str) -> Path:
         run: Directory of the run.
         verdict: Whether it helped, in a sentence; it is kept for later pages.
     """
-    write_json(run / "about.json", {"verdict": verdict})
+    write_json(run / "about.json", _about(run) | {"verdict": verdict})
     return write_report(run / "report.html", [transfer_section(run)])
 
 
@@ -82,11 +82,11 @@ def transfer_section(run: Path, *, findings: Findings | None = None, missing: st
     rows = transfer_rows(results, compute)
     config = read_settings(run / "config.yaml")
     bad_files = [line for stage in STAGES for line in read_lines(run / stage / "bad_files.jsonl")]
-    told = read_json(run / "about.json") if (run / "about.json").is_file() else {}
+    about = _about(run)
     return Section(
         kind="transfer",
         path=run,
-        verdict=told.get("verdict", "What came of it is in the table: this run was made before verdicts were kept."),
+        verdict=about.pop("verdict", "What came of it is in the table: this run was made before verdicts were kept."),
         figures=_headline(results),
         cells={"training": duration(sum(stage["seconds"] for stage in compute["stages"].values()))},
         content={
@@ -98,11 +98,19 @@ def transfer_section(run: Path, *, findings: Findings | None = None, missing: st
             "config": config,
             "findings": findings,
             "missing": missing,
+            "about": about,
             "provenance": provenance(run),
             "bad_files": bad_files[:50],
             "bad_count": len(bad_files),
         },
     )
+
+
+def _about(run: Path) -> dict[str, Any]:
+    """Where the student comes from, as the run wrote it down, and its verdict."""
+    file = run / "about.json"
+    about: dict[str, Any] = read_json(file) if file.is_file() else {}
+    return about
 
 
 def _headline(results: Sequence[Result]) -> dict[str, Result]:
