@@ -1,5 +1,6 @@
 """Runs that take a blink: a two-head student, tiny pictures, two steps; in this process, another one, or on ranks."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,6 +44,18 @@ def write_pictures(folder, count=12):
     for number in range(count):
         picture(number).save(folder / f"{number:03}.png")
     return folder
+
+
+def under_licence(folder, name):
+    """A folder of timm whose weights are under a licence."""
+    from attar.export import write_student
+    from attar.models import load_backbone
+
+    write_student(folder, load_backbone(MODEL, weights="random", img_size=32), card="")
+    described = json.loads((folder / "config.json").read_text())
+    described["pretrained_cfg"]["license"] = name
+    (folder / "config.json").write_text(json.dumps(described))
+    return str(folder)
 
 
 def environment(**changes):

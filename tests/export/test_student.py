@@ -10,7 +10,7 @@ import timm
 import torch
 
 from attar.export import library_of, model_card, write_student
-from attar.models import Backbone, load_backbone
+from attar.models import Backbone, licence_named, load_backbone, terms_of
 
 STUDENTS = [
     "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=2&num_heads=2&init_values=1.0",
@@ -90,6 +90,23 @@ def test_config_says_nothing_of_the_published_weights_of_the_architecture(tmp_pa
     assert "lvd142m" not in text
 
 
+@pytest.mark.parametrize("reference", [STUDENTS[0], "module"])
+def test_what_a_student_was_made_from_binds_those_that_start_from_it(
+    tmp_path: Path, reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made.py").write_text("from torch import nn\n\ndef make():\n    return nn.Conv2d(3, 8, 8, 8)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    reference = "module:made:make" if reference == "module" else reference
+    student = load_backbone(reference, weights="random", img_size=32)
+    terms = licence_named("apache-2.0 and cc-by-nc-4.0")
+    write_student(tmp_path / "student", student, card="", licence=terms)
+    back = load_backbone(reference, weights=tmp_path / "student/model.safetensors", img_size=32)
+    assert terms_of(back.source) == terms
+    if reference == STUDENTS[0]:
+        assert terms_of(load_backbone(str(tmp_path / "student")).source) == terms
+        timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True)  # which passes over what it knows not
+
+
 def test_writing_again_replaces_the_student_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     exported(tmp_path, STUDENTS[0])
     second = load_backbone(STUDENTS[0], weights="random", img_size=64, seed=9)
@@ -138,7 +155,8 @@ def test_student_of_transformers_loads_with_plain_transformers(tmp_path: Path) -
     config.save_pretrained(tmp_path / "model")
     student = load_backbone(f"hf:{tmp_path / 'model'}", weights="random", img_size=56)
     assert library_of(student) == "transformers"
-    write_student(tmp_path / "student", student, card=model_card("x", {}, "", library=library_of(student)))
+    card, terms = model_card("x", {}, "", library=library_of(student)), licence_named("cc-by-nc-4.0")
+    write_student(tmp_path / "student", student, card=card, licence=terms)
     assert "AutoModel.from_pretrained" in (tmp_path / "student" / "README.md").read_text()
     images = torch.rand(2, 3, 56, 56)
     torch.save(images, tmp_path / "images.pt")
@@ -149,3 +167,4 @@ def test_student_of_transformers_loads_with_plain_transformers(tmp_path: Path) -
     torch.testing.assert_close(features[:, 1:], student.tokens(images).patch, rtol=0, atol=1e-6)
     back = load_backbone(str(tmp_path / "student"))
     assert (back.img_size, back.preprocess) == (56, student.preprocess)
+    assert terms_of(back.source) == terms

@@ -45,6 +45,24 @@ def test_random_weights_are_nobodys():
     assert terms_of(Provenance("resnet10t")) is None
 
 
+@pytest.mark.parametrize(
+    ("names", "together", "is_commercial"),
+    [
+        (("apache-2.0", "cc-by-nc-4.0"), "apache-2.0 and cc-by-nc-4.0", False),
+        (("mit", "apple-ascl"), "mit and apple-ascl", None),
+        (("mit", None), "mit and unknown", None),
+        (("mit", "mit"), "mit", True),
+        (("mit and cc-by-nc-4.0", "mit"), "mit and cc-by-nc-4.0", False),  # what a student is made from, once more
+    ],
+)
+def test_what_is_made_from_several_weights_is_bound_by_each(names, together, is_commercial):
+    terms = terms_of(*map(weights, names), Provenance("resnet10t"))
+    assert (terms.name, terms.is_commercial) == (together, is_commercial)
+    assert terms.is_told_at_start is (is_commercial is not True)
+    assert all(f"`{name}`" in terms.in_sentences() or "unknown" in name for name in terms.name.split(" and "))
+    assert ("find out" in terms.told) is (None in names)
+
+
 def test_a_gated_repository_is_told():
     terms = terms_of(weights("dinov3-license", name="hf:facebook/dinov3-vits16-pretrain-lvd1689m"))
     assert "accepted on its page" in terms.told

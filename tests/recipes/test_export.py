@@ -16,13 +16,13 @@ import attar
 from attar.cli import main
 from attar.data.decode import open_image
 from attar.data.views import EvaluationView
-from attar.export import write_student, write_task_model
+from attar.export import write_task_model
 from attar.export.onnx import OnnxModel
-from attar.models import TaskModel, load_backbone, load_two_towers
+from attar.models import TaskModel, load_backbone, load_two_towers, terms_of
 from attar.recipes import export_judging
 from attar.utils.io import sha256_file
 from small_models import TINY
-from small_runs import MODEL, distill_words, write_pictures
+from small_runs import distill_words, under_licence, write_pictures
 from small_transfer import config_of
 
 ALONE = """
@@ -218,15 +218,6 @@ def test_what_does_not_go_together_is_refused_in_words(tmp_path, capsys, words, 
     assert not (tmp_path / "out").exists()
 
 
-def under_licence(folder, name):
-    """A folder of timm whose weights are under a licence."""
-    write_student(folder, load_backbone(MODEL, weights="random", img_size=32), card="")
-    described = json.loads((folder / "config.json").read_text())
-    described["pretrained_cfg"]["license"] = name
-    (folder / "config.json").write_text(json.dumps(described))
-    return str(folder)
-
-
 def test_a_teacher_that_is_not_for_commercial_use_is_named_at_start_in_the_card_and_in_the_export(tmp_path, capsys):
     write_pictures(tmp_path / "images")
     teacher = under_licence(tmp_path / "teacher", "cc-by-nc-4.0")
@@ -238,6 +229,31 @@ def test_a_teacher_that_is_not_for_commercial_use_is_named_at_start_in_the_card_
     assert "licence  cc-by-nc-4.0: NOT for commercial use" in capsys.readouterr().out
     assert "**does not allow commercial use**" in (tmp_path / "shipped/README.md").read_text()
     assert json.loads((tmp_path / "shipped/export.json").read_text())["licence"] == "cc-by-nc-4.0"
+
+
+def test_the_licence_of_what_a_student_started_from_binds_it_and_its_own_students(tmp_path, capsys):
+    write_pictures(tmp_path / "images")
+    start = under_licence(tmp_path / "start", "cc-by-nc-4.0")
+    words = distill_words(tmp_path, "--student", start, "--student-weights", "pretrained")
+    assert main(words) == 0
+    assert "its licence is cc-by-nc-4.0: NOT for commercial use" in capsys.readouterr().out
+    digest = sha256_file(tmp_path / "start/model.safetensors")
+    for card in ("out/student/README.md", "out/student-last/README.md"):
+        text = (tmp_path / card).read_text()
+        assert "**does not allow commercial use**" in text
+        assert digest in text
+    attar.export(attar.ExportConfig(model=str(tmp_path / "out"), out=str(tmp_path / "shipped"), to="timm"))
+    assert json.loads((tmp_path / "shipped/export.json").read_text())["licence"] == "cc-by-nc-4.0"
+    for folder in ("out/student", "shipped"):  # the second generation
+        again = load_backbone(str(tmp_path / folder))
+        assert terms_of(again.source).is_commercial is False
+    card = transfer_card(tmp_path / "next", student=str(tmp_path / "shipped"), pretrain="none")
+    assert "**does not allow commercial use**" in card
+
+
+def transfer_card(out, **changes):
+    """Of the student that `attar transfer` makes."""
+    return (attar.transfer(config_of(out, student_weights="pretrained", **changes)).student / "README.md").read_text()
 
 
 def test_so_it_is_after_a_transfer_with_the_hashes_of_teacher_and_student(tmp_path, capsys):

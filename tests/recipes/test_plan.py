@@ -12,7 +12,7 @@ from attar.config import Config
 from attar.errors import ConfigError
 from attar.recipes.plan import PLANNERS
 from attar.utils.io import read_lines
-from small_runs import MODEL, distill_words, write_pictures
+from small_runs import MODEL, distill_words, under_licence, write_pictures
 from small_transfer import config_of
 
 QUICK = attar.PlanConfig(probe_steps=1)
@@ -65,6 +65,14 @@ def test_a_plan_counts_what_the_run_then_does(tmp_path):
     assert counted["training steps"] == 7
     assert counted["checks by the monitor"] == 2 * len(checks) == 6  # of the student and its average
     assert counted["checkpoints"] == len(list((report.run / "checkpoints").iterdir())) == 4
+
+
+def test_the_licence_of_the_weights_that_a_student_starts_from_is_told(tmp_path):
+    start = {"student": under_licence(tmp_path / "start", "cc-by-nc-4.0"), "student_weights": "pretrained"}
+    alone = config_of(tmp_path / "task", pretrain="none", teacher=None, pool=(), **start)
+    for config in (distillation(tmp_path, max_steps=2, **start), alone):
+        (told,) = [concern.text for concern in attar.plan(config, QUICK).concerns if concern.subject == "licence"]
+        assert "**does not allow commercial use**" in told
 
 
 def test_disk_and_memory_are_those_of_the_run(tmp_path):

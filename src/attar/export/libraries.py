@@ -16,7 +16,7 @@ from attar.errors import ConfigError
 from attar.export.parity import BATCHES, Outputs
 from attar.export.student import library_of, write_backbone
 from attar.export.task import with_classifier
-from attar.models import Backbone, TaskModel
+from attar.models import Backbone, Licence, TaskModel
 from attar.models.transformers import TransformersTower, import_transformers, quiet
 
 Target = Literal["timm", "transformers"]
@@ -40,12 +40,13 @@ def check_library(model: Backbone | TaskModel, target: Target) -> None:
         raise ConfigError(f"--to {target} cannot take {name}, which is no model of that library. Try --to onnx.")
 
 
-def write_for_library(folder: Path, model: Backbone | TaskModel) -> None:
-    """Write `config.json` and `model.safetensors` into a folder that is there."""
+def write_for_library(folder: Path, model: Backbone | TaskModel, *, licence: Licence | None = None) -> None:
+    """Write `config.json`, with the licence of what the weights were made from, and `model.safetensors`."""
     if isinstance(model, Backbone):
-        write_backbone(folder, model)
+        write_backbone(folder, model, licence=licence)
     else:
-        write_backbone(folder, model.backbone, model=with_classifier(model), label_names=model.class_names)
+        whole = with_classifier(model)
+        write_backbone(folder, model.backbone, model=whole, label_names=model.class_names, licence=licence)
 
 
 def run_by_library(folder: Path, target: Target, *, classifies: bool) -> Run:

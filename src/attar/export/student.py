@@ -11,6 +11,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from attar.models import Backbone, Licence
+from attar.models.licences import ORIGIN_LICENCE
 from attar.models.transformers import TransformersTower
 from attar.utils.io import new_folder, read_json, write_json
 
@@ -26,7 +27,7 @@ def library_of(student: Backbone) -> Library:
     return "timm" if isinstance(getattr(student.model, "pretrained_cfg", None), dict) else "attar"
 
 
-def write_student(folder: Path, student: Backbone, *, card: str) -> None:
+def write_student(folder: Path, student: Backbone, *, card: str, licence: Licence | None = None) -> None:
     """Write `config.json`, `model.safetensors` and `README.md`; what stood in the folder is replaced in one rename.
 
     A timm model loads with `timm.create_model("local-dir:FOLDER", pretrained=True)`, one of transformers with
@@ -37,14 +38,20 @@ def write_student(folder: Path, student: Backbone, *, card: str) -> None:
         folder: Where the student goes.
         student: The backbone to ship.
         card: Text of the model card.
+        licence: Of the weights that it was made from, which its description keeps for those made from it.
     """
     with new_folder(folder) as temporary:
-        write_backbone(temporary, student)
+        write_backbone(temporary, student, licence=licence)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
 def write_backbone(
-    folder: Path, student: Backbone, *, model: nn.Module | None = None, label_names: Sequence[str] = ()
+    folder: Path,
+    student: Backbone,
+    *,
+    model: nn.Module | None = None,
+    label_names: Sequence[str] = (),
+    licence: Licence | None = None,
 ) -> None:
     """Write `config.json` and `model.safetensors` into a folder that is there.
 
@@ -53,6 +60,7 @@ def write_backbone(
         student: The backbone.
         model: What to write in place of a timm backbone's own model: the same one with a classifier.
         label_names: Of its classes.
+        licence: Of the weights that it was made from.
     """
     if isinstance(student.model, TransformersTower):
         student.model.save(folder, student.preprocess, img_size=student.img_size)
@@ -62,6 +70,13 @@ def write_backbone(
         save_file({k: v.contiguous() for k, v in student.model.state_dict().items()}, folder / "model.safetensors")
         statistics = {"mean": student.preprocess.mean, "std": student.preprocess.std}
         write_json(folder / "config.json", {"attar": {"reference": student.source.name, **statistics}})
+    if licence is not None:
+        note_licence(folder / "config.json", licence)
+
+
+def note_licence(file: Path, licence: Licence) -> None:
+    """Note in a model's description what the weights that it was made from are bound by; libraries pass over it."""
+    write_json(file, read_json(file) | {ORIGIN_LICENCE: licence.name})
 
 
 def _write_timm(folder: Path, student: Backbone, model: Any, label_names: Sequence[str]) -> None:
@@ -134,7 +149,7 @@ def model_card(
         facts: Where it comes from, a row each.
         table: Markdown of what was measured.
         library: With which it loads.
-        licence: Of the teacher's weights; None where they are random, or there were none.
+        licence: Of the weights that it was made from; None where there were none but random ones.
         limits: What the figures do not say, a sentence each.
     """
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
@@ -151,13 +166,16 @@ def card_end(licence: Licence | None, limits: Sequence[str], *, of: str) -> str:
     """Markdown of what a card ends with: limits and licence.
 
     Args:
-        licence: Of the teacher's weights; None where they are random, or there were none.
+        licence: Of the weights that it was made from, the teacher's and those that it started from; None where there
+            were none but random ones.
         limits: A sentence each.
         of: Whose terms else bind the student.
     """
     bounds = "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits) + "\n\n" if limits else ""
-    teachers = f"{licence.in_sentences('the weights that taught')} " if licence is not None else ""
+    origin, terms = "", of
+    if licence is not None:
+        origin, terms = f"{licence.in_sentences('weights that these were made from')} ", f"that licence and {of}"
     return (
-        f"{bounds}## Licence\n\n{teachers}The licence of these weights is for their maker to choose, within the terms"
-        f" of the teacher's licence and {of}. attar claims no right in them.\n"
+        f"{bounds}## Licence\n\n{origin}The licence of these weights is for their maker to choose, within the terms"
+        f" of {terms}. attar claims no right in them.\n"
     )

@@ -14,15 +14,23 @@ from torch import Tensor, nn
 
 from attar.errors import ModelReferenceError, WeightsError
 from attar.export.student import library_of, write_backbone
-from attar.models import Backbone, ClassHead, Provenance, TaskModel, load_backbone
+from attar.models import Backbone, ClassHead, Licence, Provenance, TaskModel, load_backbone
 from attar.models.backbone import evaluating
+from attar.models.licences import UNKNOWN, licence_beside
 from attar.models.references import parse_reference
 from attar.utils.io import new_folder, read_json, sha256_file, write_json
 
 _HEAD, _ABOUT = "head.safetensors", "task.json"
 
 
-def write_task_model(folder: Path, model: TaskModel, *, card: str, facts: Mapping[str, Any] | None = None) -> None:
+def write_task_model(
+    folder: Path,
+    model: TaskModel,
+    *,
+    card: str,
+    facts: Mapping[str, Any] | None = None,
+    licence: Licence | None = None,
+) -> None:
     """Write backbone, head, class names and model card; what stood in the folder is replaced in one rename.
 
     A timm model that classifies is written with its linear head inside, `num_classes` and `label_names`: it loads with
@@ -33,16 +41,17 @@ def write_task_model(folder: Path, model: TaskModel, *, card: str, facts: Mappin
         model: What to write.
         card: Text of the model card.
         facts: What else `task.json` shall hold.
+        licence: Of the weights that it was made from.
     """
     backbone = model.backbone
     is_whole = model.task == "classification" and library_of(backbone) == "timm"
     whole = with_classifier(model) if is_whole else None
     with new_folder(folder) as temporary:
         if whole is None:
-            write_backbone(temporary, backbone)
+            write_backbone(temporary, backbone, licence=licence)
             save_file({k: v.contiguous() for k, v in model.head.state_dict().items()}, temporary / _HEAD)
         else:
-            write_backbone(temporary, backbone, model=whole, label_names=model.class_names)
+            write_backbone(temporary, backbone, model=whole, label_names=model.class_names, licence=licence)
         about: dict[str, Any] = {"task": model.task, "head": model.head_kind, "class_names": list(model.class_names)}
         if model.task == "segmentation":
             about |= {"short_side": model.short_side, "stride": model.stride}
@@ -122,7 +131,13 @@ def _load_own(reference: str, weights: Path, about: Mapping[str, Any]) -> Backbo
         backbone.model.load_state_dict(load_file(weights), strict=True)
     except RuntimeError as error:
         raise WeightsError(f"{weights} does not fit {reference}: {error}. Was it written by this version?") from None
-    backbone.source = Provenance(reference, weights="task model", file=str(weights), sha256=sha256_file(weights))
+    backbone.source = Provenance(
+        reference,
+        weights="task model",
+        file=str(weights),
+        sha256=sha256_file(weights),
+        licence=licence_beside(weights) or UNKNOWN,
+    )
     return backbone.eval()
 
 

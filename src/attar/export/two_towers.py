@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from attar.errors import ConfigError
-from attar.export.student import card_end
+from attar.export.student import card_end, note_licence
 from attar.models import Backbone, Licence, TextTower
 from attar.models.as_open_clip import InOpenClip, image_as_open_clip, text_as_open_clip
 from attar.models.files import StateDict
@@ -28,7 +28,9 @@ _SENTENCES = ["a photo of a cat.", "Two dogs and a bird by the SEA, at 9 o'clock
 _CLOSE = 1e-4  # of the embeddings' own size, which they differ by as sums in another order do
 
 
-def write_two_towers(folder: Path, image: Backbone, text: TextTower, *, card: str, scale: float) -> None:
+def write_two_towers(
+    folder: Path, image: Backbone, text: TextTower, *, card: str, scale: float, licence: Licence | None = None
+) -> None:
     """Write `open_clip_config.json`, `open_clip_model.safetensors` and `README.md`, and a tokeniser's files if need be.
 
     It loads with `open_clip.create_model_from_pretrained("local-dir:FOLDER")` and
@@ -42,6 +44,7 @@ def write_two_towers(folder: Path, image: Backbone, text: TextTower, *, card: st
         text: Of open_clip, of a small student, or of a clip or siglip of transformers.
         card: Text of the model card.
         scale: What cosines are multiplied by.
+        licence: Of the weights that it was made from, which its description keeps for those made from it.
 
     Raises:
         ConfigError: If open_clip cannot build one of the towers, or not both with one activation.
@@ -51,6 +54,8 @@ def write_two_towers(folder: Path, image: Backbone, text: TextTower, *, card: st
         _describe(temporary, towers, image, text)
         state = _state(towers, scale)
         _check_same(temporary, state, image, text)
+        if licence is not None:
+            note_licence(temporary / OPEN_CLIP_CONFIG, licence)
         save_file(state, temporary / "open_clip_model.safetensors", metadata={"format": "pt"})
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
@@ -197,7 +202,7 @@ def two_towers_card(
         facts: Where it comes from, a row each.
         table: Markdown of what was measured.
         costs: Markdown of `costs_table`; nothing where they were not measured yet.
-        licence: Of the teacher's weights; None where they are random.
+        licence: Of the weights that it was made from; None where there were none but random ones.
         limits: What the figures do not say, a sentence each.
     """
     measured = f"## Costs\n\n{costs}\n\n" if costs else ""
@@ -208,5 +213,5 @@ def two_towers_card(
         f"| | |\n|---|---|\n{rows}\n\n"
         f"## Measured\n\n{table}\n\n"
         f"{measured}"
-        f"{card_end(licence, limits, of='those of the images and sentences used')}"
+        f"{card_end(licence, limits, of='the images and sentences used')}"
     )

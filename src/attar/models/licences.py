@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from attar.models.backbone import Provenance
+from attar.models.references import OPEN_CLIP_CONFIG
+from attar.utils.io import read_json
 
 UNKNOWN = "unknown"
+ORIGIN_LICENCE = "origin_licence"
+"""Key of what a folder's description says of the weights that its own were made from."""
+_AND = " and "
 _PERMISSIVE = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
 _SAYS_NOTHING = (UNKNOWN, "none", "other", "")
 
@@ -22,6 +29,7 @@ class Licence:
         demands: What holds for who hands a student on, in one sentence; nothing where it is not known.
         source: Where the terms stand.
         gate: What must be done before the weights can be downloaded; nothing where none is known.
+        parts: Those that bind together, where it stands for several.
     """
 
     name: str
@@ -29,12 +37,13 @@ class Licence:
     demands: str = ""
     source: str = ""
     gate: str = ""
+    parts: tuple[Licence, ...] = ()
 
     @property
     def told(self) -> str:
         """Name and what matters most about it, in one line."""
         words = {True: "commercial use allowed", False: "NOT for commercial use", None: "its own terms: read them"}
-        said = "find out before you hand a student on" if self.name == UNKNOWN else words[self.is_commercial]
+        said = "find out before you hand a student on" if UNKNOWN in self.name else words[self.is_commercial]
         return "; ".join(part for part in (f"{self.name}: {said}", self.gate) if part)
 
     def in_sentences(self, whose: str = "the weights") -> str:
@@ -43,6 +52,8 @@ class Licence:
         Args:
             whose: Licence it is.
         """
+        if self.parts:
+            return " ".join(part.in_sentences(whose) for part in self.parts)
         if self.name == UNKNOWN:
             return f"The licence of {whose} is unknown: no file, library or card says it. Find out before you use them."
         said = {
@@ -58,6 +69,8 @@ class Licence:
     @property
     def is_told_at_start(self) -> bool:
         """Whether a run says so before it begins: its student may not go where the user wants it."""
+        if self.parts:
+            return any(part.is_told_at_start for part in self.parts)
         return self.is_commercial is not True or bool(self.gate) or self.name not in _PERMISSIVE
 
 
@@ -124,22 +137,57 @@ def licence_of_tag(architecture: str, tag: str | None) -> str:
     return UNKNOWN
 
 
-def terms_of(source: Provenance) -> Licence | None:
+def terms_of(*sources: Provenance) -> Licence | None:
     """What is known of the licence of a backbone's weights; None where they are random, and nobody's.
 
     The name is what file, library or model card say of those very weights, never what an architecture is known for.
+    What is made from several is bound by the terms of each.
 
     Example:
         >>> terms_of(Provenance("vit_base_patch16_224.mae", weights="timm", licence="cc-by-nc-4.0")).is_commercial
         False
     """
-    if source.weights == "random":
-        return None
-    gate = next((gate for pattern, gate in _GATES if re.fullmatch(pattern, source.name)), "")
-    return replace(licence_named(source.licence or UNKNOWN), gate=gate)
+    found = []
+    for source in sources:
+        if source.weights != "random":
+            gate = next((gate for pattern, gate in _GATES if re.fullmatch(pattern, source.name)), "")
+            found.append(replace(licence_named(source.licence or UNKNOWN), gate=gate))
+    return _together(found) if found else None
 
 
 def licence_named(name: str) -> Licence:
-    """A licence by what a model card, timm or an earlier run calls it; outside the table it has its name alone."""
-    name = name.lower()
-    return LICENCES.get(name, Licence(UNKNOWN if name in _SAYS_NOTHING else name))
+    """A licence by what a model card, timm or an earlier run calls it; outside the table it has its name alone.
+
+    Example:
+        >>> licence_named("MIT and cc-by-nc-4.0").told
+        'mit and cc-by-nc-4.0: NOT for commercial use'
+    """
+    names = name.lower().split(_AND)
+    return _together([LICENCES.get(one, Licence(UNKNOWN if one in _SAYS_NOTHING else one)) for one in names])
+
+
+def _together(licences: Sequence[Licence]) -> Licence:
+    """What binds who is bound by each of them."""
+    flat = [part for licence in licences for part in licence.parts or (licence,)]
+    several = tuple(dict.fromkeys(flat))
+    if len(several) == 1:
+        return several[0]
+    allowed = {licence.is_commercial for licence in several}
+    return Licence(
+        _AND.join(dict.fromkeys(licence.name for licence in several)),
+        False if False in allowed else None if None in allowed else True,
+        gate="; ".join(dict.fromkeys(licence.gate for licence in several if licence.gate)),
+        parts=several,
+    )
+
+
+def licence_beside(file: Path) -> str | None:
+    """What attar noted beside a weight file that it wrote: the licences of the weights that it was made from."""
+    for name in ("config.json", OPEN_CLIP_CONFIG):
+        try:
+            said = read_json(file.with_name(name)).get(ORIGIN_LICENCE)
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(said, str):
+            return said
+    return None

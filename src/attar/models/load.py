@@ -16,6 +16,7 @@ from attar.errors import ModelReferenceError, WeightsError, did_you_mean
 from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.files import not_fetched
 from attar.models.layouts import Converted
+from attar.models.licences import licence_beside
 from attar.models.open_clip import load_open_clip
 from attar.models.open_clip_files import meant_here
 from attar.models.positions import PosEmbed
@@ -194,12 +195,12 @@ def _download(repository: str, file: str, name: str) -> Path:
 
 
 def _provenance(reference: str, file: Path, converted: Converted, licence: str | None) -> Provenance:
-    """Where the weights came from; a licence that the family is known for stands before what timm says."""
+    """Where the weights came from; what attar noted beside them stands before what family or timm are known for."""
     return Provenance.of_files(
         reference,
         [file],
         weights=converted.layout,
-        licence=converted.licence or licence,
+        licence=licence_beside(file) or converted.licence or licence,
         explained=converted.explained,
     )
 

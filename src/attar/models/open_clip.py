@@ -14,7 +14,7 @@ from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.features import map_tokens, read_intermediates, read_tokens
 from attar.models.files import StateDict, noted
 from attar.models.layouts import Converted, convert
-from attar.models.licences import licence_of_tag
+from attar.models.licences import licence_beside, licence_of_tag
 from attar.models.masking import patch_embedding
 from attar.models.official import OPEN_CLIPS_OWN
 from attar.models.open_clip_files import (
@@ -161,7 +161,7 @@ def load_open_clip(
             source.name,
             [file],
             weights=noted("open_clip", part),
-            licence=licence_of_tag(reference.name, tag),
+            licence=licence_beside(file) or licence_of_tag(reference.name, tag),
             explained=converted.explained,
         )
     if img_size is not None and isinstance(tower, TimmTower) and hasattr(tower.visual.trunk, "set_input_size"):

@@ -12,7 +12,7 @@ from attar.errors import ModelReferenceError
 from attar.models.backbone import Provenance
 from attar.models.files import StateDict, noted
 from attar.models.layouts import Converted, convert
-from attar.models.licences import licence_of_tag
+from attar.models.licences import licence_beside, licence_of_tag
 from attar.models.official import OPEN_CLIP_TEXT
 from attar.models.open_clip_files import folder_in, model_config, open_clip_library, open_weights, published_tag
 from attar.models.references import Reference
@@ -51,7 +51,7 @@ def load_open_clip_text(
             name,
             [file],
             weights=noted("open_clip", part),
-            licence=licence_of_tag(reference.name, tag),
+            licence=licence_beside(file) or licence_of_tag(reference.name, tag),
             explained=explained,
         )
         scale = learned_scale(state)

@@ -18,6 +18,7 @@ from yaml import YAMLError
 from attar.errors import ModelReferenceError, WeightsError
 from attar.models.backbone import Backbone, Preprocess, Provenance
 from attar.models.files import not_fetched, noted, read_checkpoint, wrapper_of
+from attar.models.licences import licence_beside
 from attar.models.positions import PosEmbed, resample_positions
 from attar.models.references import Reference
 from attar.models.transformers import FAMILIES, Family, TransformersTower, import_transformers, quiet
@@ -326,7 +327,9 @@ def _in_file(model: nn.Module, key: str) -> str:
 
 
 def licence_of(folder: Path) -> str:
-    """Of a directory's weights, as the model card says in its front matter."""
+    """Of a directory's weights, as attar noted it, else as the model card says in its front matter."""
+    if noted_there := licence_beside(folder / "config.json"):
+        return noted_there
     try:
         said = metadata_load(folder / "README.md") or {}
     except (OSError, ValueError, YAMLError):  # no card, or one whose front matter cannot be read

@@ -12,7 +12,7 @@ from attar.config import DistillConfig, OptimConfig
 from attar.data.references import shown
 from attar.data.sources import Source, named_places
 from attar.export import library_of, model_card
-from attar.models import Backbone, terms_of
+from attar.models import Backbone, Licence, Provenance, licence_named, terms_of
 from attar.recipes.assembly import Assembly
 from attar.reports import PROTOCOLS, Result, markdown_table, protocol_of, verdict
 from attar.utils.distributed import is_main, world_size
@@ -28,10 +28,11 @@ def say_header(log: Log, built: Assembly) -> None:
     log.say(f"  method   {built.method.title}")
     log.say(f"  teacher  {describe(built.teacher)}  {'frozen' if _has_teacher(config) else 'teaches nothing here'}")
     if _has_teacher(config):
-        say_licence(log, built.teacher)
+        say_licence(log, built.teacher.source)
     if built.teacher.source.weights == "random":
         log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
     log.say(f"  student  {describe(built.student)}")
+    say_licence(log, *starting_weights(built.student))
     taken = named_places(config.data, built.source)
     data = taken[0] if len(taken) == 1 else f"{len(built.source):,} images of {len(taken)} places"
     log.say(
@@ -54,9 +55,9 @@ def say_header(log: Log, built: Assembly) -> None:
         )
 
 
-def say_licence(log: Log, teacher: Backbone) -> None:
-    """What a teacher's licence or gate may keep its student from; nothing where there is no such thing."""
-    terms = terms_of(teacher.source)
+def say_licence(log: Log, *sources: Provenance) -> None:
+    """What licence or gate of weights may keep a student from; nothing where there is no such thing."""
+    terms = terms_of(*sources)
     if terms is not None and terms.is_told_at_start:
         log.say(f"           its licence is {terms.told}")
 
@@ -136,6 +137,28 @@ def origin_facts(teacher: Backbone | None) -> dict[str, str]:
     }
 
 
+def starting_weights(student: Backbone) -> list[Provenance]:
+    """The source of a student's weights where anybody may have a say in it: neither chance nor the user's factory."""
+    return [student.source] if student.source.licence is not None else []
+
+
+def start_facts(student: Backbone) -> dict[str, str]:
+    """By which weights a student starts and under which licence, which binds it as its teacher's does."""
+    source = student.source
+    file = f", {Path(source.file).name}, sha256 {source.sha256}" if source.file else ""
+    return {
+        "student started from": f"{source.weights}{file}",
+        "starting licence": source.licence or f"none ({source.weights} weights)",
+    }
+
+
+def licence_noted(facts: Mapping[str, str]) -> Licence | None:
+    """What binds a student by the facts of its run; None where all weights were nobody's, unknown of an older attar."""
+    noted = [facts[name] for name in ("teacher licence", "starting licence") if name in facts] or ["unknown"]
+    names = [name for name in noted if not name.startswith("none")]
+    return licence_named(" and ".join(names)) if names else None
+
+
 def say_results(log: Log, results: list[Result], best: Mapping[str, Any]) -> None:
     """The table at the end of a run."""
     if not results:
@@ -158,17 +181,17 @@ def facts(
     built: Assembly, notes: Mapping[str, Any], best: Mapping[str, Any], *, student: Path | None = None
 ) -> dict[str, str]:
     """What page and model card say of where the student comes from; its hash too once its folder is written."""
-    teacher, config = built.teacher.source, built.config
+    config = built.config
+    untaught = {"teacher": f"{describe(built.teacher)}  (taught nothing)", "teacher licence": "none (taught nothing)"}
     changes = {"changed meanwhile": "; ".join(notes["changes"])} if "changes" in notes else {}
     classifier = {"teacher classifier": Path(config.teacher_classifier).name} if config.teacher_classifier else {}
     return {
         "method": built.method.title,
-        "teacher": describe(built.teacher) + ("" if _has_teacher(config) else "  (taught nothing)"),
-        "teacher weights": f"{Path(teacher.file).name}, sha256 {teacher.sha256}" if teacher.file else teacher.weights,
-        "teacher licence": teacher.licence or ("none (random weights)" if teacher.weights == "random" else "unknown"),
+        **origin_facts(built.teacher),
+        **({} if _has_teacher(config) else untaught),
         **classifier,
         "student": f"{config.student}, {millions(built.student.num_parameters)} parameters, {config.img_size} px",
-        "student started from": built.student.source.weights,
+        **start_facts(built.student),
         "weights kept": which(best),
         "data": "; ".join(map(str, named_places(config.data, built.source))),
         "images": f"{len(built.source):,}, fingerprint {built.source.fingerprint}",
@@ -223,6 +246,12 @@ def _judged_on(built: Assembly) -> str:
     return f"{shown(built.config.monitor)}: {parts}"
 
 
+def binding(built: Assembly) -> Licence | None:
+    """The licence of the weights that a student is made from, its teacher's and its own at the start."""
+    taught = [built.teacher.source] if _has_teacher(built.config) else []
+    return terms_of(*taught, *starting_weights(built.student))
+
+
 def _has_teacher(config: DistillConfig) -> bool:
     return config.method != "labels"
 
@@ -243,6 +272,6 @@ def card(
         facts(built, notes, best, student=student),
         figures(results),
         library=library_of(built.student),
-        licence=terms_of(built.teacher.source) if _has_teacher(built.config) else None,
+        licence=binding(built),
         limits=limits(built.config.img_size, results, has_teacher=_has_teacher(built.config)),
     )

@@ -15,7 +15,7 @@ from attar.data.loader import ViewDataset
 from attar.export import write_student
 from attar.models import Backbone
 from attar.recipes.assembly import Assembly, assemble, load_student
-from attar.recipes.describe import card, facts, places_in_words, say_damage, say_header, say_results
+from attar.recipes.describe import binding, card, facts, places_in_words, say_damage, say_header, say_results
 from attar.recipes.judging import is_unjudged, judge, judge_baselines, watch
 from attar.recipes.kept import keep, take_back
 from attar.recipes.training import Training, resume, train
@@ -137,17 +137,22 @@ def _is_worth_compiling(built: Assembly) -> bool:
 def _keep_best(
     built: Assembly, run: RunDirectory, state: TrainState, backbone: Backbone, best: Mapping[str, Any]
 ) -> None:
-    keep(run, best["step"], lambda folder: write_student(folder, backbone, card=card(built, state.notes, best, [])))
+    keep(run, best["step"], lambda folder: _write(folder, built, state, backbone, best))
+
+
+def _write(folder: Path, built: Assembly, state: TrainState, student: Backbone, which: Mapping[str, Any]) -> None:
+    """The student as it is now, with what is known of it before it is judged."""
+    write_student(folder, student, card=card(built, state.notes, which, []), licence=binding(built))
 
 
 def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log, student: Backbone) -> DistillReport:
     """Write the last student, judge the one that was kept, write card and page; say what came out."""
     last: dict[str, Any] = {"role": "student", "step": state.step}
-    write_student(run.student_last, student, card=card(built, state.notes, last, []))
+    _write(run.student_last, built, state, student, last)
     best = state.notes.get("best") or last
     if built.monitor is None or best is last or not take_back(run, best):
         best = last
-        write_student(run.student, student, card=card(built, state.notes, best, []))
+        _write(run.student, built, state, student, best)
     if built.monitor is not None:
         # the file that ships is what is reported, not what stood in memory when it was written
         weights = str(run.student / "model.safetensors")

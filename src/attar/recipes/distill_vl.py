@@ -26,7 +26,7 @@ from attar.recipes.vl_assembly import (
     start_image_tower,
     teacher_at_rest,
 )
-from attar.recipes.vl_describe import say_towers, towers_card, towers_facts
+from attar.recipes.vl_describe import say_towers, towers_binding, towers_card, towers_facts
 from attar.reports import Result, read_results, verdict, write_page
 from attar.train import TrainState, build_state, embeddings_spared
 from attar.types import Evaluator
@@ -161,7 +161,7 @@ def _keep_best(
 
 def _write(folder: Path, built: VlAssembly, image: Backbone, card: str) -> None:
     scale = built.teacher.text.logit_scale or built.config.dime_fm.scale
-    write_two_towers(folder, image, built.text, card=card, scale=scale)
+    write_two_towers(folder, image, built.text, card=card, scale=scale, licence=towers_binding(built))
 
 
 def _finish(built: VlAssembly, run: RunDirectory, state: TrainState, log: Log) -> DistillVlReport:

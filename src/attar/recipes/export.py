@@ -237,7 +237,7 @@ def _write_for_library(job: _Job) -> None:
     config, model, backbone = job.config, job.shipment.model, job.shipment.backbone
     target: Any = config.to
     check_library(model, target)
-    write_for_library(job.folder, model)
+    write_for_library(job.folder, model, licence=job.shipment.licence)
     preprocessing = {"img_size": backbone.img_size, "crop_pct": job.crop_pct, "normalise": "beside"}
     preprocessing |= {"mean": backbone.preprocess.mean, "std": backbone.preprocess.std}
     images = images_to_compare(config, job.shipment, job.log)

@@ -16,14 +16,13 @@ from attar.models import (
     Licence,
     TaskModel,
     TextTower,
-    licence_named,
     load_backbone,
     load_text_tower,
     terms_of,
 )
 from attar.models.two_towers import has_text_tower
 from attar.recipes.candidates import candidates
-from attar.recipes.describe import describe
+from attar.recipes.describe import describe, licence_noted
 from attar.recipes.predict import is_task_model, is_transfer, model_folder
 from attar.utils.io import read_json
 
@@ -38,7 +37,7 @@ class Shipment:
         name: Of the run, folder or reference, for people.
         model: What is written.
         facts: Where it comes from, a row each.
-        licence: Of the weights, or of the teacher's of a run; None where they are nobody's.
+        licence: Of the weights, or of those that a run made them from; None where they are nobody's.
         text: The text tower beside an image tower.
         settings: Of the run; nothing for other models.
     """
@@ -90,7 +89,7 @@ def open_shipment(config: ExportConfig) -> Shipment:
             config.model, weights=config.weights, trust_torchscript=config.trust_torchscript, seed=config.seed
         )
     facts = {"model": describe(backbone, is_whole=False)} | _hash_of(backbone) | _about(run, of=path)
-    licence = terms_of(backbone.source) if run is None else _teachers(run)
+    licence = terms_of(backbone.source) if run is None else licence_noted(_about(run))
     return Shipment(_title(config.model), backbone, facts, licence, text, settings)
 
 
@@ -100,7 +99,7 @@ def _of_run(config: ExportConfig, run: Path, settings: Mapping[str, Any]) -> Shi
     (student,) = candidates(EvaluateConfig.build(asked | {"weights": config.weights, "img_size": config.img_size}))
     backbone = student.load(config.img_size)
     text = student.load_text() if student.load_text is not None else None
-    return Shipment(run.name, backbone, _about(run) | _hash_of(backbone), _teachers(run), text, settings)
+    return Shipment(run.name, backbone, _about(run) | _hash_of(backbone), licence_noted(_about(run)), text, settings)
 
 
 def _task_model(config: ExportConfig, path: Path, settings: Mapping[str, Any]) -> Shipment:
@@ -117,7 +116,7 @@ def _task_model(config: ExportConfig, path: Path, settings: Mapping[str, Any]) -
         **_about(run, of=folder),
         **_hash_of(model.backbone),
     }
-    return Shipment(_title(config.model), model, facts, _teachers(run), settings=settings)
+    return Shipment(_title(config.model), model, facts, licence_noted(_about(run)), settings=settings)
 
 
 def _run_of(path: Path) -> Path | None:
@@ -137,13 +136,9 @@ def _about(run: Path | None, *, of: Path | None = None) -> dict[str, str]:
     if file is None or not file.is_file():
         return {}
     others = () if of in (None, run, file.with_name("student")) else _OF_THE_STUDENT
-    return {name: str(value) for name, value in read_json(file).items() if isinstance(value, str) and name not in others}
-
-
-def _teachers(run: Path | None) -> Licence | None:
-    """What the run noted of its teacher's licence; unknown where it is of an older attar."""
-    name = _about(run).get("teacher licence", "unknown")
-    return None if name.startswith("none") else licence_named(name)
+    return {
+        name: str(value) for name, value in read_json(file).items() if isinstance(value, str) and name not in others
+    }
 
 
 def _hash_of(backbone: Backbone) -> dict[str, str]:

@@ -15,9 +15,9 @@ from attar.data.sources import Source
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.metrics import METRICS
 from attar.export import card_end
-from attar.models import Backbone, TaskModel, licence_named
+from attar.models import Backbone, TaskModel
 from attar.models.compute import forward_macs
-from attar.recipes.describe import limits, short
+from attar.recipes.describe import licence_noted, limits, short
 from attar.recipes.stages import Outcome
 from attar.recipes.tasks import OpenedTask, Rows
 from attar.reports import Result, Role, caution, read_results, write_result
@@ -202,19 +202,23 @@ def task_card(
     if results:
         heading, *rows = transfer_rows(results, compute)
         table = "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows))
-    about = Path(config.out) / "about.json"
-    facts: dict[str, str] = read_json(about) if about.is_file() else {}
+    facts = task_facts(config)
     rows_of_facts = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
     rows_of_facts = f"| | |\n|---|---|\n{rows_of_facts}\n" if facts else ""
-    name = facts.get("teacher licence", "none")
-    licence = None if name.startswith("none") else licence_named(name)
-    bounds = limits(config.img_size, [], learned_from="the labels and images above", has_teacher=bool(facts))[:2]
+    bounds = limits(config.img_size, [], learned_from="the labels and images above", has_teacher="teacher" in facts)
     return (
         f"# {Path(config.out).name}: {short(config.student)}\n\n{sentence}\n\n{task.usage}\n\n"
         f"Task {config.task}, {len(task.class_names)} classes. Teacher {config.teacher or 'none'}, pretrain"
         f" {config.pretrain}, seed {config.seed}.\n\n"
-        f"{rows_of_facts}## Measured\n\n{table}\n\n{card_end(licence, bounds, of='the images used')}"
+        f"{rows_of_facts}## Measured\n\n{table}\n\n{card_end(licence_noted(facts), bounds[:2], of='the images used')}"
     )
+
+
+def task_facts(config: TransferConfig) -> dict[str, str]:
+    """Where the models of a run come from, as it wrote it down when it began."""
+    about = Path(config.out) / "about.json"
+    facts: dict[str, str] = read_json(about) if about.is_file() else {}
+    return facts
 
 
 def _percent(value: float | Tensor) -> str:

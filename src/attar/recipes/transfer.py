@@ -17,8 +17,16 @@ from attar.errors import ConfigError
 from attar.export import write_task_model
 from attar.models import Backbone, load_backbone
 from attar.recipes.assembly import check_damage, check_first_view, check_ships
-from attar.recipes.describe import describe, origin_facts, say_licence, weights_hash
-from attar.recipes.task_results import Compute, Judge, say_task_results, task_card, task_verdict
+from attar.recipes.describe import (
+    describe,
+    licence_noted,
+    origin_facts,
+    say_licence,
+    start_facts,
+    starting_weights,
+    weights_hash,
+)
+from attar.recipes.task_results import Compute, Judge, say_task_results, task_card, task_facts, task_verdict
 from attar.recipes.tasks import open_task
 from attar.recipes.transfer_stages import Run, adapt, finetune, transfer_on_pool
 from attar.reports import Result
@@ -33,7 +41,7 @@ from attar.utils.distributed import (
     wait_for_all,
     world_size,
 )
-from attar.utils.io import read_json, write_json, write_text
+from attar.utils.io import write_json, write_text
 from attar.utils.progress import Log
 from attar.utils.run_directory import open_run, record_settings, start_run
 from attar.utils.seeding import seeded_torch
@@ -101,9 +109,9 @@ def _all_stages(run: Run, student: Backbone) -> TransferReport:
     if teacher is not None and config.student_weights == "random":
         student.normalise_with(teacher.preprocess)
     if teacher is not None:
-        say_licence(log, teacher)
+        say_licence(log, teacher.source)
     if is_main():
-        write_json(about, origin_facts(teacher) | _pool_facts(run))
+        write_json(about, origin_facts(teacher) | start_facts(student) | _pool_facts(run))
     model, adapted = run.with_head(student, config.head), None
     run.compute.measure(teacher, model)
     if teacher is not None:
@@ -125,8 +133,9 @@ def _all_stages(run: Run, student: Backbone) -> TransferReport:
         sentence = task_verdict(run.judge, config)
         compute = run.compute.table(run.outcomes, config, pool=len(run.pool or ()))
         write_json(run.out / "compute.json", compute)
-        write_task_model(final, model, card=task_card(run.task, config, results, compute, sentence))
-        write_json(about, read_json(about) | weights_hash(final, "model.safetensors"))
+        card = task_card(run.task, config, results, compute, sentence)
+        write_task_model(final, model, card=card, licence=licence_noted(task_facts(config)))
+        write_json(about, task_facts(config) | weights_hash(final, "model.safetensors"))
         write_text(final / "README.md", task_card(run.task, config, results, compute, sentence))
         say_task_results(log, results, compute)
         page = write_transfer_page(run.out, sentence)
@@ -200,6 +209,7 @@ def _say_header(run: Run, student: Backbone) -> None:
     names = task.class_names
     log.say(f"  task     {config.task}, pretrain {config.pretrain}")
     log.say(f"  student  {describe(student)}{'' if config.head == 'linear' else f', head {config.head}'}")
+    say_licence(log, *starting_weights(student))
     counts = ", ".join(f"{count:,} {part}" for part, count in task.counts.items())
     log.say(f"  labels   {counts}; {len(names)} classes: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}")
     log.say(f"           {task.origin}")

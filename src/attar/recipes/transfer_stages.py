@@ -23,8 +23,9 @@ from attar.methods import Contrastive, Cosine, Hint, Method, Proteus, Supervised
 from attar.methods.teacher_cache import TeacherCache
 from attar.models import Backbone, TaskModel
 from attar.models.lora import add_low_rank, merge_low_rank
+from attar.recipes.describe import licence_noted
 from attar.recipes.stages import Outcome, Stage, finish, finished, run_stage, weights_hash
-from attar.recipes.task_results import Compute, Judge, task_card
+from attar.recipes.task_results import Compute, Judge, task_card, task_facts
 from attar.recipes.tasks import FittedHead, OpenedTask
 from attar.recipes.training import Training, check_every
 from attar.reports.transfer import HEADINGS
@@ -102,7 +103,7 @@ def adapt(run: Run, model: TaskModel) -> TaskModel:
         said = fitted.val if fitted is not None and mode == "head" else None
         results = run.judge(model, "adapt", "teacher", config.teacher or "", fixed={"val": said} if said else {})
         card = task_card(run.task, config, results, None, "The teacher after it learned the task from the labels.")
-        write_task_model(folder / "teacher", model, card=card)
+        write_task_model(folder / "teacher", model, card=card, licence=licence_noted(task_facts(config)))
         finish(folder, identity, outcome)
 
     from_main(write)
@@ -182,11 +183,12 @@ def transfer_on_pool(run: Run, adapted: TaskModel | None, teacher: Backbone, mod
     def write() -> None:
         folder = run.out / "transfer" / "student"
         if adapted is None:
-            write_student(folder, model.backbone, card=task_card(run.task, config, [], None, method.title))
+            card = task_card(run.task, config, [], None, method.title)
+            write_student(folder, model.backbone, card=card, licence=licence_noted(task_facts(config)))
             return
         results = run.judge(model, "transfer", "student", config.student)
         card = task_card(run.task, config, results, None, "The student before it saw a label.")
-        write_task_model(folder, model, card=card)
+        write_task_model(folder, model, card=card, licence=licence_noted(task_facts(config)))
 
     from_main(write)
 
@@ -286,7 +288,7 @@ def finetune(run: Run, model: TaskModel, name: str, *, from_start: bool = False)
         results = run.judge(model, name, "student", config.student)
         if name == "finetune":
             card = task_card(run.task, config, results, None, "The student after it was finetuned on the labels.")
-            write_task_model(run.out / name / "student", model, card=card)
+            write_task_model(run.out / name / "student", model, card=card, licence=licence_noted(task_facts(config)))
 
     from_main(write)
 

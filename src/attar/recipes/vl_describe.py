@@ -12,7 +12,7 @@ from attar.data.references import shown
 from attar.data.sources import named_places
 from attar.export import two_towers_card
 from attar.methods import DimeFm
-from attar.models import TextTower, terms_of
+from attar.models import Licence, TextTower, terms_of
 from attar.recipes.describe import (
     describe,
     figures,
@@ -20,6 +20,8 @@ from attar.recipes.describe import (
     millions,
     say_licence,
     short,
+    start_facts,
+    starting_weights,
     told_optimiser,
     weights_hash,
     which,
@@ -39,10 +41,11 @@ def say_towers(log: Log, built: VlAssembly) -> None:
     log.say(f"  method   {DimeFm.title}")
     log.say(f"  teacher  {describe(teacher.image, is_whole=False)}  frozen")
     log.say(f"           text {describe_text(teacher.text)}")
-    say_licence(log, teacher.image)
+    say_licence(log, teacher.image.source)
     if teacher.image.source.weights == "random":
         log.say("           its weights are random: fine for a trial of the machinery, worthless as a teacher")
     log.say(f"  student  {describe(built.student)}")
+    say_licence(log, *starting_weights(built.student))
     log.say(f"           text {describe_text(built.text)}: {_TEXT[config.dime_fm.text_mode]}")
     if larger := _larger(built):
         log.say(f"           {larger}. Try a smaller --text.depth or --text.width")
@@ -97,7 +100,7 @@ def towers_facts(
         "teacher licence": source.licence or ("none (random weights)" if source.weights == "random" else "unknown"),
         "student": f"{config.student}, {millions(built.student.num_parameters)} parameters, {config.img_size} px",
         "text tower": "; ".join(filter(None, (text, _larger(built)))),
-        "student started from": built.student.source.weights,
+        **start_facts(built.student),
         "weights kept": which(best),
         "images": _images(built),
         "sentences": "; ".join(map(shown, config.sentences)),
@@ -128,9 +131,14 @@ def towers_card(
         towers_facts(built, notes, best, student=student),
         figures(results),
         costs,
-        licence=terms_of(built.teacher.image.source),
+        licence=towers_binding(built),
         limits=limits(built.config.img_size, results, learned_from="the images and sentences above"),
     )
+
+
+def towers_binding(built: VlAssembly) -> Licence | None:
+    """The licence of the weights that both towers are made from; a text tower's are the teacher's, or random."""
+    return terms_of(built.teacher.image.source, *starting_weights(built.student))
 
 
 def _terms(objectives: DimeFmConfig) -> str:

@@ -107,12 +107,13 @@ def untrained_teacher(teacher: Backbone) -> Iterator[Concern]:
         )
 
 
-def licence(source: Provenance) -> Iterator[Concern]:
-    """What weights' licence or gate may keep a student from; a run says the same when it begins."""
-    terms = terms_of(source)
-    if terms is not None and terms.is_told_at_start:
-        whose = f"the weights of {short(source.name)}"
-        yield Concern("licence", f"{terms.in_sentences(whose)} The student is made from them.")
+def licence(*sources: Provenance) -> Iterator[Concern]:
+    """What the licence or gate of weights may keep a student from; a run says the same when it begins."""
+    for source in sources:
+        terms = terms_of(source)
+        if terms is not None and terms.is_told_at_start:
+            whose = f"the weights of {short(source.name)}"
+            yield Concern("licence", f"{terms.in_sentences(whose)} The student is made from them.")
 
 
 def too_little_room(disk: Mapping[str, int], free: int, out: str) -> Iterator[Concern]:

@@ -9,7 +9,7 @@ from attar.config import DistillConfig, PlanConfig
 from attar.data.sources import named_places
 from attar.export import write_student
 from attar.recipes.assembly import Assembly, assemble, load_student, open_monitor
-from attar.recipes.describe import describe
+from attar.recipes.describe import describe, starting_weights
 from attar.recipes.distill import training_of
 from attar.recipes.planning import concerns
 from attar.recipes.planning.monitoring import Judgements, images_to_look_at, students_kept, students_written
@@ -114,6 +114,7 @@ def _concerns(built: Assembly) -> Iterator[Concern]:
         yield from concerns.untrained_teacher(teacher)
         yield from concerns.unequal_models(teacher, built.student)
         yield from concerns.licence(teacher.source)
+    yield from concerns.licence(*starting_weights(built.student))
     if config.method == "proteus" and (config.proteus.feature_weight or config.proteus.patch_weight):
         yield from concerns.unequal_grids(teacher, built.student)
     yield from concerns.of_the_judge(built, "data")

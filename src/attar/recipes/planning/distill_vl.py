@@ -20,7 +20,7 @@ from attar.export import check_ships, tower_costs, write_two_towers
 from attar.methods import DimeFm, ImageTargets, cached_targets, online_targets, stored_targets
 from attar.methods.teacher_cache import TeacherCache
 from attar.models import load_two_towers
-from attar.recipes.describe import describe
+from attar.recipes.describe import describe, starting_weights
 from attar.recipes.distill_vl import training_of
 from attar.recipes.embed import Embedding
 from attar.recipes.planning import concerns
@@ -295,5 +295,5 @@ def _concerns(built: VlAssembly) -> Iterator[Concern]:
     yield from concerns.too_few_images(len(built.source), "images")
     yield from concerns.untrained_teacher(teacher)
     yield from concerns.unequal_models(teacher, built.student)
-    yield from concerns.licence(teacher.source)
+    yield from concerns.licence(teacher.source, *starting_weights(built.student))
     yield from concerns.of_the_judge(built, "images")

@@ -15,7 +15,7 @@ from attar.data.sources import named_places
 from attar.export import write_task_model
 from attar.models import Backbone, TaskModel
 from attar.models.lora import merge_low_rank
-from attar.recipes.describe import describe
+from attar.recipes.describe import describe, starting_weights
 from attar.recipes.planning import concerns
 from attar.recipes.planning.monitoring import images_to_look_at, known_from, loader_start, scaled
 from attar.recipes.planning.parts import Concern, Part, Plan, bytes_below, free_at
@@ -240,6 +240,7 @@ def _concerns(run: Run, teacher: Backbone | None, student: Backbone) -> Iterator
             f"{task.counts['val']:,} images choose when each stage ends, fewer than {_FEW_TO_CHOOSE_BY}: the choice is"
             " mostly chance. Give more with --val.",
         )
+    yield from concerns.licence(*starting_weights(student))
     if teacher is not None:
         yield from concerns.untrained_teacher(teacher)
         yield from concerns.unequal_models(teacher, student)
