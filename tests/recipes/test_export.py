@@ -207,6 +207,12 @@ def test_a_folder_that_is_no_export_is_never_replaced(tmp_path, capsys):
     [
         (("--to", "timm", "--calibration", "x"), "calibration is set and to is timm"),
         (("--max-drop", "1"), "no --calibration images ask for int8"),
+        (("--max-drop", "1", "--calibration", "x"), "what int8 loses cannot be measured: no labelled images are known"),
+        (
+            ("--max-drop", "1", "--calibration", "x", "--outputs", "patch_tokens"),
+            "what int8 loses cannot be measured: the first output, patch_tokens, is no vector",
+        ),
+        (("--knn", "x", "--outputs", "patch_tokens,embedding"), "the first output, patch_tokens, is no vector"),
         (("--to", "timm", "--outputs", "embedding"), "outputs and preprocess shape traced files"),
         (("--outputs", "logits"), "has no classes"),
         (("--outputs", "vector"), "outputs"),
@@ -216,6 +222,28 @@ def test_what_does_not_go_together_is_refused_in_words(tmp_path, capsys, words, 
     assert main(export_words(TINY, tmp_path / "out", *words)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags", [("--knn", "x"), ("--calibration", "x", "--max-drop", "1")])
+def test_a_map_of_logits_is_not_judged_as_if_it_were_classes(tmp_path, capsys, flags):
+    backbone = load_backbone(TINY, weights="random", img_size=32)
+    model = TaskModel.segmenter(backbone, ["sky", "tree"], head="linear", short_side=32, stride=16)
+    write_task_model(tmp_path / "model", model, card="")
+    assert main(["export", str(tmp_path / "model"), "--out", str(tmp_path / "out"), *flags]) == 2
+    assert "the first output, logits, is no vector" in capsys.readouterr().err
+
+
+def test_int8_of_a_run_whose_monitor_has_moved_is_written_and_judged_by_nothing(folders, tmp_path, capsys):
+    write_pictures(tmp_path / "images")
+    monitor = labelled(tmp_path / "monitor")
+    assert main(distill_words(tmp_path, "--monitor", str(monitor))) == 0
+    monitor.rename(tmp_path / "elsewhere")
+    words = ["export", str(tmp_path / "out"), "--calibration", str(folders / "photos"), "--repeats", "0"]
+    assert main([*words, "--out", str(tmp_path / "shipped"), "--workers", "0"]) == 0
+    assert "judged   nothing by the run's monitor" in capsys.readouterr().out
+    assert (tmp_path / "shipped/model_int8.onnx").is_file()
+    assert main([*words, "--out", str(tmp_path / "strict"), "--max-drop", "1"]) == 2
+    assert not (tmp_path / "strict").exists()
 
 
 def test_a_teacher_that_is_not_for_commercial_use_is_named_at_start_in_the_card_and_in_the_export(tmp_path, capsys):

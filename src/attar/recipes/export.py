@@ -15,7 +15,7 @@ from attar._version import __version__
 from attar.config import ExportConfig
 from attar.config.export import Output
 from attar.data.loader import default_workers
-from attar.errors import ConfigError, RunDirectoryError
+from attar.errors import ConfigError, DataError, RunDirectoryError
 from attar.export.card import RUN_ONNX, RUN_TORCH, export_card, usage_of, write_beside
 from attar.export.libraries import Run, check_library, right_features, run_by_library, write_for_library
 from attar.export.onnx import OnnxModel, check_onnx, write_onnx
@@ -124,6 +124,7 @@ def _write_program(job: _Job) -> None:
     outputs: tuple[Output, ...] = config.outputs or (("logits",) if isinstance(model, TaskModel) else ("embedding",))
     module = Deployed(model, outputs, normalises=config.preprocess == "inside")
     is_onnx = config.to == "onnx"
+    place = _place_to_judge(job, outputs[0]) if is_onnx else None
     settings = write_beside(
         folder,
         shipment.backbone,
@@ -147,7 +148,7 @@ def _write_program(job: _Job) -> None:
             small.check_finite(what=_INT8)
             job.report.parity[_INT8] = small
             job.log.say(f"  int8     {small.told}")
-        _judge(job, settings)
+        _judge(job, settings, place)
     else:
         save_program(folder / _PROGRAM, program)
         again = torch.export.load(folder / _PROGRAM).module()
@@ -182,26 +183,54 @@ def _prove(job: _Job, name: str, run: Run, taken: list[NDArray[Any]], right: Out
     job.report.parity[name] = parity
 
 
-def _judge(job: _Job, settings: Mapping[str, Any]) -> None:
+def _place_to_judge(job: _Job, first: Output) -> str | None:
+    """Labelled images to judge the files by; None where there are none, or the first output is nothing to judge.
+
+    Raises:
+        ConfigError: If judging was asked for, by --knn or --max-drop, and cannot be.
+    """
+    config, shipment = job.config, job.shipment
+    is_vector = first == "embedding" or (first, getattr(shipment.model, "task", "")) == ("logits", "classification")
+    if config.knn is not None and not is_vector:
+        raise ConfigError(
+            f"knn is {config.knn}, and the first output, {first}, is no vector that k-NN or classes could judge."
+            " Name embedding first in --outputs, or leave --knn out."
+        )
+    place = config.knn or (shipment.settings.get("monitor") if config.calibration is not None else None)
+    if config.max_drop is not None and (place is None or not is_vector):
+        why = "no labelled images are known" if is_vector else f"the first output, {first}, is no vector to judge by"
+        remedy = "Give some with --knn" if is_vector else "Name embedding first in --outputs"
+        raise ConfigError(
+            f"max_drop is {config.max_drop:g}, and what int8 loses cannot be measured: {why}."
+            f" {remedy}, or leave --max-drop out."
+        )
+    return str(place) if place is not None and is_vector else None
+
+
+def _judge(job: _Job, settings: Mapping[str, Any], place: str | None) -> None:
     """k-NN, or a classifier's accuracy, of the files, where there are labelled images to judge them by."""
     config, shipment, folder = job.config, job.shipment, job.folder
     names = [name for name in (_FULL, _INT8) if (folder / name).is_file()]
-    place = config.knn or (shipment.settings.get("monitor") if len(names) > 1 else None)
-    is_vector = settings["outputs"][0] == "embedding" or getattr(shipment.model, "task", "") == "classification"
-    if place is None or not is_vector:
+    if place is None:
         if len(names) > 1:
             job.log.say("  judged   nothing: what int8 costs was not measured: give labelled images with --knn")
         return
     files = {name: OnnxModel(folder / name, settings) for name in names}
-    job.report.judged = judge_files(
-        files,
-        place,
-        class_names=shipment.class_names if settings["outputs"][0] == "logits" else (),
-        crop_pct=job.crop_pct,
-        limit=config.knn_images,
-        seed=config.seed,
-        workers=default_workers() if config.workers is None else config.workers,
-    )
+    try:
+        job.report.judged = judge_files(
+            files,
+            place,
+            class_names=shipment.class_names if settings["outputs"][0] == "logits" else (),
+            crop_pct=job.crop_pct,
+            limit=config.knn_images,
+            seed=config.seed,
+            workers=default_workers() if config.workers is None else config.workers,
+        )
+    except DataError as error:
+        if config.knn is not None or config.max_drop is not None:
+            raise
+        job.log.say(f"  judged   nothing by the run's monitor: {error} Give labelled images with --knn")
+        return
     for name, judged in job.report.judged.items():
         job.log.say(f"  judged   {name}: {judged.kind} {100 * judged.value:.1f} ({judged.images:,} images)")
     if len(names) > 1:
