@@ -105,6 +105,11 @@ class Interrupted(AttarError):  # noqa: N818  (it is no error of anybody)
         return str(self.args[1])
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says first, without full stop and cut when long; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest known word, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

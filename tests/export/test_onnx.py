@@ -1,13 +1,14 @@
 """Traced programs, ONNX files and their int8 twins say what the model says."""
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from attar.errors import ConfigError
+from attar.errors import ConfigError, DataError, Interrupted
 from attar.export.onnx import OPSET, OnnxModel, as_taken, check_onnx, write_onnx
 from attar.export.program import Deployed, save_program, traced
 from attar.export.quantise import quantise
@@ -88,6 +89,22 @@ def test_int8_twin_is_close_reads_one_batch_at_a_time_and_leaves_attention_alone
     ]
     assert is_int8.count(False) == 4  # two blocks, two products of activations each
     assert is_int8.count(True) >= 8
+
+
+@pytest.mark.parametrize("error", [DataError("no such folder"), Interrupted(15, "stopped by SIGTERM")])
+def test_what_the_images_of_a_calibration_raise_is_no_failure_of_onnxruntime(written, tmp_path, error):
+    def batches():
+        yield as_taken(images(1), written[3])
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        quantise(written[2], tmp_path / "int8.onnx", batches())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_full_disk_is_no_failure_of_the_exporter(written):
+    with pytest.raises(OSError, match="No space left"):
+        write_onnx(Path("/dev/full"), written[1], inputs=["image"], outputs=["embedding", "patch_tokens", "logits"])
 
 
 def test_program_is_saved_and_runs_again(written, tmp_path):

@@ -195,6 +195,17 @@ def test_student_of_a_run_keeps_the_chain_of_hashes(folders, tmp_path, capsys):
     assert "playground" not in capsys.readouterr().out  # compared on the run's own images
 
 
+def test_images_for_int8_of_which_none_can_be_read_are_refused_before_anything_is_traced(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        (tmp_path / f"photos/{number}.jpg").write_bytes(b"no picture")
+    assert main(export_words(TINY, tmp_path / "out", "--calibration", str(tmp_path / "photos"))) == 2
+    said = capsys.readouterr()
+    assert "none of the 3 images for int8 can be read" in said.err
+    assert "same?" not in said.out
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_is_no_export_is_never_replaced(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert main(export_words(TINY, tmp_path)) == 2
@@ -216,6 +227,7 @@ def test_a_folder_that_is_no_export_is_never_replaced(tmp_path, capsys):
         (("--to", "timm", "--outputs", "embedding"), "outputs and preprocess shape traced files"),
         (("--outputs", "logits"), "has no classes"),
         (("--outputs", "vector"), "outputs"),
+        (("--calibration", "not/there"), "not/there"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_words(tmp_path, capsys, words, message):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from attar.errors import ConfigError, ExportError
+from attar.errors import ConfigError, ExportError, first_line
 from attar.types import Tokens
 
 OPSET = 18
@@ -64,8 +64,10 @@ def write_onnx(file: Path, program: ExportedProgram, *, inputs: Sequence[str], o
             assert made is not None, "torch.onnx.export returned nothing"
             _make_room(made.model.graph, {*inputs, *outputs})
             made.save(file, external_data=size > _MOST_INSIDE)
+    except OSError:  # of the disk
+        raise
     except Exception as error:  # the exporter raises many kinds; each means that there is no such file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise ExportError(
             f"torch cannot write the model as ONNX of opset {OPSET}: {reason}. Try --to torch."
         ) from error

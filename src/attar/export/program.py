@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from attar.config.export import Output
-from attar.errors import ConfigError, ExportError
+from attar.errors import ConfigError, ExportError, first_line
 from attar.models import Backbone, TaskModel
 from attar.models.features import read_tokens
 from attar.models.tower import Tower
@@ -83,7 +83,7 @@ def traced(module: nn.Module, example: Tensor) -> ExportedProgram:
             return torch.export.export(module.eval(), (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except Exception as error:  # torch.export raises many kinds; each means that this model has no such program
         raise ExportError(
-            f"torch.export cannot trace {getattr(module, 'name', 'the model')} ({_first_line(error)}). Models whose"
+            f"torch.export cannot trace {getattr(module, 'name', 'the model')} ({first_line(error)}). Models whose"
             " Python code looks at values, or at the number of images, have no program. Try --to timm, or a plain ViT."
         ) from error
 
@@ -91,7 +91,3 @@ def traced(module: nn.Module, example: Tensor) -> ExportedProgram:
 def save_program(file: Path, program: ExportedProgram) -> None:
     """Write a `.pt2` file, which torch alone runs: `torch.export.load(file).module()(images)`."""
     torch.export.save(program, file)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from attar.errors import ExportError
+from attar.errors import AttarError, ExportError, first_line
 
 _QUANTISED = ["Conv", "Gemm", "MatMul"]
 
@@ -28,7 +28,7 @@ def quantise(source: Path, target: Path, images: Iterable[NDArray[Any]]) -> None
         images: Batches as the file takes them, read one after the other: the ranges of activations are what they see.
 
     Raises:
-        ExportError: If onnxruntime cannot quantise the file.
+        ExportError: If onnxruntime cannot quantise the file. What the images raise passes as it is.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -61,8 +61,10 @@ def quantise(source: Path, target: Path, images: Iterable[NDArray[Any]]) -> None
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=_products_of_activations(simple),
             )
+    except (AttarError, OSError):  # of the images, of a signal, of the disk
+        raise
     except Exception as error:  # onnxruntime raises many kinds; each means that there is no such file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise ExportError(f"onnxruntime cannot quantise {source.name}: {reason}. Leave --calibration out.") from error
     finally:
         logging.root.setLevel(level)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from attar._version import __version__
+from attar.errors import first_line
 from attar.utils.io import cache_dir
 
 State = Literal["ok", "note", "wrong"]
@@ -67,7 +68,7 @@ def check_flavours() -> Iterator[Finding]:
         try:
             importlib.import_module(name)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             remedy = "pip install --force-reinstall torch torchvision (both from the same place)"
             yield Finding("wrong", name, f"{_version_of(name)} does not import: {reason}", remedy)
         else:

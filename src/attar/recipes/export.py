@@ -135,6 +135,7 @@ def _write_program(job: _Job) -> None:
         class_names=shipment.class_names if "logits" in outputs else (),
     )
     images = images_to_compare(config, shipment, job.log)
+    calibration = None if config.calibration is None else calibration_batches(config, settings)
     stop_if_requested("exporting")
     program = traced(module, module.example())
     taken = [prepare(io.BytesIO(image), settings) for image in images]
@@ -142,8 +143,8 @@ def _write_program(job: _Job) -> None:
     if is_onnx:
         write_onnx(folder / _FULL, program, inputs=["image"], outputs=outputs)
         _prove(job, _FULL, OnnxModel(folder / _FULL, settings), taken, right)
-        if config.calibration is not None:
-            quantise(folder / _FULL, folder / _INT8, calibration_batches(config, settings))
+        if calibration is not None:
+            quantise(folder / _FULL, folder / _INT8, calibration)
             small = compare(OnnxModel(folder / _INT8, settings), taken, right)
             small.check_finite(what=_INT8)
             job.report.parity[_INT8] = small

@@ -52,12 +52,18 @@ def calibration_batches(config: ExportConfig, img_settings: dict[str, Any]) -> I
     """Batches of images as the file takes them, at most `calibration_images`, read one after the other.
 
     Raises:
-        DataError: If none can be read.
+        DataError: If none can be read: at once, before a batch is asked for.
     """
     assert config.calibration is not None
     source = open_source(config.calibration)
     rows = _spread(len(source), config.calibration_images)
-    batch, seen = [], 0
+    if all(_readable(source, row) is None for row in rows):  # the first that can be read will do
+        raise DataError(f"none of the {len(rows)} images for int8 can be read, such as {source.name(rows[0])}.")
+    return _batches(source, rows, img_settings)
+
+
+def _batches(source: Source, rows: Sequence[int], img_settings: dict[str, Any]) -> Iterator[NDArray[Any]]:
+    batch = []
     for row in track(rows, "calibrating int8", total=len(rows), unit="images"):
         try:
             batch.append(prepare(io.BytesIO(_encoded(source, row)), img_settings))
@@ -65,11 +71,9 @@ def calibration_batches(config: ExportConfig, img_settings: dict[str, Any]) -> I
             continue
         if len(batch) == _CALIBRATED:
             yield np.stack(batch)
-            seen, batch = seen + len(batch), []
+            batch = []
     if batch:
         yield np.stack(batch)
-    if seen + len(batch) == 0:
-        raise DataError(f"none of the {len(rows)} images for int8 can be read, such as {source.name(rows[0])}.")
 
 
 def views_of(images: Sequence[bytes], *, img_size: int, crop_pct: float) -> Tensor:
@@ -80,14 +84,8 @@ def views_of(images: Sequence[bytes], *, img_size: int, crop_pct: float) -> Tens
 
 def _some(source: Source, wanted: int, name: str) -> list[bytes]:
     """Readable images, repeated where there are too few."""
-    found: list[bytes] = []
-    for row in _spread(len(source), 4 * wanted):
-        try:
-            data = _encoded(source, row)
-            open_image(data, name=source.name(row)).resized(None, (8, 8))
-        except DecodeError:
-            continue
-        found.append(data)
+    read = (_readable(source, row) for row in _spread(len(source), 4 * wanted))
+    found = [image for image in read if image is not None]
     if not found:
         raise DataError(f"no image of {name} can be read, such as {source.name(0)}. Give others with --images.")
     chosen = [found[k] for k in _spread(len(found), wanted)]
@@ -97,6 +95,16 @@ def _some(source: Source, wanted: int, name: str) -> list[bytes]:
 def _spread(count: int, wanted: int) -> list[int]:
     """At most `wanted` of `count` rows, at equal distances."""
     return [int(row) for row in np.unique(np.linspace(0, count - 1, min(wanted, count)).round())]
+
+
+def _readable(source: Source, row: int) -> bytes | None:
+    """The file of an image, None where it cannot be decoded."""
+    try:
+        data = _encoded(source, row)
+        open_image(data, name=source.name(row)).resized(None, (8, 8))
+    except (DecodeError, OSError):
+        return None
+    return data
 
 
 def _encoded(source: Source, row: int) -> bytes:

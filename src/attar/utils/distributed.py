@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from attar.errors import ConfigError, Interrupted, LostRankError, TrainingError
+from attar.errors import ConfigError, Interrupted, LostRankError, TrainingError, first_line
 from attar.utils.signals import stop_if_requested
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
         _store = store
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
-            f"the {launched_ranks()} ranks cannot meet ({_first_line(error)})."
+            f"the {launched_ranks()} ranks cannot meet ({first_line(error)})."
             " Start attar through torchrun, and check MASTER_ADDR and MASTER_PORT when it spans machines."
         ) from None
     yield
@@ -302,7 +302,3 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 
 def _is_together() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
