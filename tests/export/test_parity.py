@@ -51,6 +51,34 @@ def test_what_is_no_number_never_passes():
         parity.check(1e9, what="x")
 
 
+def test_each_output_is_compared_in_units_of_its_own_largest_value():
+    right = [RIGHT[0], 1000 * RIGHT[0]]
+    parity = compare(lambda batch: [says(batch)[0] + 0.01, 1000 * says(batch)[0] + 0.1], IMAGES, right)
+    assert (parity.apart, parity.largest) == (pytest.approx(0.01, rel=1e-3), 10)  # a thousandth of it, not 1e-6
+    with pytest.raises(ExportError, match=r"differs from the model by 1.00e-02"):
+        parity.check(5e-4, what="x")
+
+
+@pytest.mark.parametrize("where", [0, 1])
+@pytest.mark.parametrize("side", ["found", "right"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_value_that_is_no_number_fails_in_whichever_output(where, side, value):
+    right = [RIGHT[0].copy(), 1000 * RIGHT[0]]
+    if side == "right":
+        right[where][3, 0] = value
+
+    def run(batch):
+        outputs = [says(batch)[0] + 1, 1000 * says(batch)[0]]  # the first is wrong beside it
+        if side == "found":
+            outputs[where][0, 0] = value
+        return outputs
+
+    with np.errstate(invalid="ignore"):
+        parity = compare(run, IMAGES, right)
+    with pytest.raises(ExportError, match="no finite numbers"):
+        parity.check_finite(what="x")
+
+
 def test_another_shape_is_refused():
     with pytest.raises(ExportError, match=r"shape \(10, 2\)"):
         compare(lambda batch: [says(batch)[0][:, :2]], IMAGES, RIGHT)

@@ -21,12 +21,12 @@ Outputs = Sequence[NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two ways from the same images lie apart, over all outputs.
+    """How far two ways from the same images lie apart, in the output that does so most for its size.
 
     Attributes:
         images: Number compared.
-        apart: Largest absolute difference.
-        largest: Largest absolute value of those that are right.
+        apart: Largest absolute difference of that output; not finite where any output holds what is no number.
+        largest: Largest absolute value of it when right.
         cosine: Smallest cosine of an image's first output to the right one.
     """
 
@@ -90,10 +90,19 @@ def compare(run: Callable[[NDArray[Any]], Outputs], images: Sequence[NDArray[Any
     pairs = list(zip(found, right, strict=True))
     if wrong := next((pair for pair in pairs if pair[0].shape != pair[1].shape), None):
         raise ExportError(f"an output has the shape {wrong[0].shape} where the model's has {wrong[1].shape}.")
-    apart = max(float(np.abs(a - b).max()) for a, b in pairs)
-    if not all(np.isfinite(a).all() for a in found):
-        apart = float("nan")
-    return Parity(len(images), apart, max(float(np.abs(b).max()) for b in right), _cosine(*pairs[0]))
+    apart, largest = max(((_most(a - b), _most(b)) for a, b in pairs), key=_share)
+    return Parity(len(images), apart, largest, _cosine(*pairs[0]))
+
+
+def _most(values: NDArray[np.float32]) -> float:
+    """Largest absolute value; NaN where any is."""
+    return float(np.abs(values).max())
+
+
+def _share(lengths: tuple[float, float]) -> tuple[bool, float]:
+    """What is no number is worse than anything; else the difference in units of the largest value."""
+    apart, largest = lengths
+    return not math.isfinite(apart), apart / max(largest, 1e-30) if math.isfinite(apart) else 0.0
 
 
 def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
