@@ -188,6 +188,8 @@ def test_student_of_a_run_keeps_the_chain_of_hashes(folders, tmp_path, capsys):
     assert "## Limits" in card
     report = attar.export(attar.ExportConfig(model=str(tmp_path / "out"), out=str(tmp_path / "shipped"), to="timm"))
     assert report.parity["timm"].apart == 0
+    for folder in ("out/student", "shipped"):  # as the monitor judged it
+        assert json.loads((tmp_path / folder / "config.json").read_text())["pretrained_cfg"]["crop_pct"] == 0.875
     shipped = (tmp_path / "shipped/README.md").read_text()
     digest = about["student weights"].split()[-1]
     assert digest in shipped

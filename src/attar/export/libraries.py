@@ -40,13 +40,15 @@ def check_library(model: Backbone | TaskModel, target: Target) -> None:
         raise ConfigError(f"--to {target} cannot take {name}, which is no model of that library. Try --to onnx.")
 
 
-def write_for_library(folder: Path, model: Backbone | TaskModel, *, licence: Licence | None = None) -> None:
-    """Write `config.json`, with the licence of what the weights were made from, and `model.safetensors`."""
+def write_for_library(
+    folder: Path, model: Backbone | TaskModel, *, licence: Licence | None = None, crop_pct: float = 1.0
+) -> None:
+    """Write `config.json`, with crop and the licence of what the weights were made from, and `model.safetensors`."""
     if isinstance(model, Backbone):
-        write_backbone(folder, model, licence=licence)
+        write_backbone(folder, model, licence=licence, crop_pct=crop_pct)
     else:
-        whole = with_classifier(model)
-        write_backbone(folder, model.backbone, model=whole, label_names=model.class_names, licence=licence)
+        whole, names = with_classifier(model), model.class_names
+        write_backbone(folder, model.backbone, model=whole, label_names=names, licence=licence, crop_pct=crop_pct)
 
 
 def run_by_library(folder: Path, target: Target, *, classifies: bool) -> Run:

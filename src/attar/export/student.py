@@ -27,7 +27,9 @@ def library_of(student: Backbone) -> Library:
     return "timm" if isinstance(getattr(student.model, "pretrained_cfg", None), dict) else "attar"
 
 
-def write_student(folder: Path, student: Backbone, *, card: str, licence: Licence | None = None) -> None:
+def write_student(
+    folder: Path, student: Backbone, *, card: str, licence: Licence | None = None, crop_pct: float = 1.0
+) -> None:
     """Write `config.json`, `model.safetensors` and `README.md`; what stood in the folder is replaced in one rename.
 
     A timm model loads with `timm.create_model("local-dir:FOLDER", pretrained=True)`, one of transformers with
@@ -39,9 +41,10 @@ def write_student(folder: Path, student: Backbone, *, card: str, licence: Licenc
         student: The backbone to ship.
         card: Text of the model card.
         licence: Of the weights that it was made from, which its description keeps for those made from it.
+        crop_pct: Share of the resized image that the centre crop kept where it was judged; timm's transforms read it.
     """
     with new_folder(folder) as temporary:
-        write_backbone(temporary, student, licence=licence)
+        write_backbone(temporary, student, licence=licence, crop_pct=crop_pct)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -52,6 +55,7 @@ def write_backbone(
     model: nn.Module | None = None,
     label_names: Sequence[str] = (),
     licence: Licence | None = None,
+    crop_pct: float = 1.0,
 ) -> None:
     """Write `config.json` and `model.safetensors` into a folder that is there.
 
@@ -61,11 +65,12 @@ def write_backbone(
         model: What to write in place of a timm backbone's own model: the same one with a classifier.
         label_names: Of its classes.
         licence: Of the weights that it was made from.
+        crop_pct: Share of the resized image that the centre crop keeps; only timm's description has a place for it.
     """
     if isinstance(student.model, TransformersTower):
         student.model.save(folder, student.preprocess, img_size=student.img_size)
     elif library_of(student) == "timm":
-        _write_timm(folder, student, model or student.model, label_names)
+        _write_timm(folder, student, model or student.model, label_names, crop_pct)
     else:
         save_file({k: v.contiguous() for k, v in student.model.state_dict().items()}, folder / "model.safetensors")
         statistics = {"mean": student.preprocess.mean, "std": student.preprocess.std}
@@ -79,13 +84,13 @@ def note_licence(file: Path, licence: Licence) -> None:
     write_json(file, read_json(file) | {ORIGIN_LICENCE: licence.name})
 
 
-def _write_timm(folder: Path, student: Backbone, model: Any, label_names: Sequence[str]) -> None:
+def _write_timm(folder: Path, student: Backbone, model: Any, label_names: Sequence[str], crop_pct: float) -> None:
     size = (3, student.img_size, student.img_size)
     preprocessing = {
         "mean": student.preprocess.mean,
         "std": student.preprocess.std,
         "input_size": size,
-        "crop_pct": 1.0,
+        "crop_pct": crop_pct,
     }
     about: dict[str, Any] = {"pretrained_cfg": preprocessing}
     if label_names:

@@ -30,6 +30,7 @@ def write_task_model(
     card: str,
     facts: Mapping[str, Any] | None = None,
     licence: Licence | None = None,
+    crop_pct: float = 1.0,
 ) -> None:
     """Write backbone, head, class names and model card; what stood in the folder is replaced in one rename.
 
@@ -42,16 +43,19 @@ def write_task_model(
         card: Text of the model card.
         facts: What else `task.json` shall hold.
         licence: Of the weights that it was made from.
+        crop_pct: Share of the resized image that the centre crop kept where it was judged.
     """
     backbone = model.backbone
     is_whole = model.task == "classification" and library_of(backbone) == "timm"
     whole = with_classifier(model) if is_whole else None
     with new_folder(folder) as temporary:
         if whole is None:
-            write_backbone(temporary, backbone, licence=licence)
+            write_backbone(temporary, backbone, licence=licence, crop_pct=crop_pct)
             save_file({k: v.contiguous() for k, v in model.head.state_dict().items()}, temporary / _HEAD)
         else:
-            write_backbone(temporary, backbone, model=whole, label_names=model.class_names, licence=licence)
+            write_backbone(
+                temporary, backbone, model=whole, label_names=model.class_names, licence=licence, crop_pct=crop_pct
+            )
         about: dict[str, Any] = {"task": model.task, "head": model.head_kind, "class_names": list(model.class_names)}
         if model.task == "segmentation":
             about |= {"short_side": model.short_side, "stride": model.stride}

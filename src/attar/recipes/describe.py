@@ -243,7 +243,7 @@ def _judged_on(built: Assembly) -> str:
         return "none"
     sizes = built.monitor.protocol
     parts = f"{sizes['bank']:,} known images, {sizes['select']:,} to select by, {sizes['report']:,} to report on"
-    return f"{shown(built.config.monitor)}: {parts}"
+    return f"{shown(built.config.monitor)}: {parts}, centre crop {built.config.monitoring.crop_pct:g}"
 
 
 def binding(built: Assembly) -> Licence | None:

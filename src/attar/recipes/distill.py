@@ -142,7 +142,8 @@ def _keep_best(
 
 def _write(folder: Path, built: Assembly, state: TrainState, student: Backbone, which: Mapping[str, Any]) -> None:
     """The student as it is now, with what is known of it before it is judged."""
-    write_student(folder, student, card=card(built, state.notes, which, []), licence=binding(built))
+    known = card(built, state.notes, which, [])
+    write_student(folder, student, card=known, licence=binding(built), crop_pct=built.config.monitoring.crop_pct)
 
 
 def _finish(built: Assembly, run: RunDirectory, state: TrainState, log: Log, student: Backbone) -> DistillReport:

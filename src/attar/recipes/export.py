@@ -68,7 +68,10 @@ class _Job:
 
     @property
     def crop_pct(self) -> float:
-        return float(self.config.crop_pct or self.shipment.settings.get("crop_pct") or 1.0)
+        """As asked for, else as the run judged its student, else 1."""
+        settings = self.shipment.settings
+        judged = settings.get("crop_pct") or settings.get("monitoring", {}).get("crop_pct")
+        return float(self.config.crop_pct or judged or 1.0)
 
 
 def export(config: ExportConfig) -> ExportReport:
@@ -267,7 +270,7 @@ def _write_for_library(job: _Job) -> None:
     config, model, backbone = job.config, job.shipment.model, job.shipment.backbone
     target: Any = config.to
     check_library(model, target)
-    write_for_library(job.folder, model, licence=job.shipment.licence)
+    write_for_library(job.folder, model, licence=job.shipment.licence, crop_pct=job.crop_pct)
     preprocessing = {"img_size": backbone.img_size, "crop_pct": job.crop_pct, "normalise": "beside"}
     preprocessing |= {"mean": backbone.preprocess.mean, "std": backbone.preprocess.std}
     images = images_to_compare(config, job.shipment, job.log)

@@ -14,7 +14,7 @@ from attar.config import TransferConfig
 from attar.data.sources import Source
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.metrics import METRICS
-from attar.export import card_end
+from attar.export import card_end, write_task_model
 from attar.models import Backbone, TaskModel
 from attar.models.compute import forward_macs
 from attar.recipes.describe import licence_noted, limits, short
@@ -212,6 +212,21 @@ def task_card(
         f" {config.pretrain}, seed {config.seed}.\n\n"
         f"{rows_of_facts}## Measured\n\n{table}\n\n{card_end(licence_noted(facts), bounds[:2], of='the images used')}"
     )
+
+
+def write_card_and_model(
+    folder: Path,
+    model: TaskModel,
+    task: OpenedTask,
+    config: TransferConfig,
+    results: Sequence[Result],
+    compute: Mapping[str, Any] | None,
+    sentence: str,
+) -> None:
+    """Write a task model of a run with its card, and what its backbone's own description says of it."""
+    card = task_card(task, config, results, compute, sentence)
+    licence = licence_noted(task_facts(config))
+    write_task_model(folder, model, card=card, licence=licence, crop_pct=config.crop_pct)
 
 
 def task_facts(config: TransferConfig) -> dict[str, str]:

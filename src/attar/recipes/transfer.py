@@ -14,19 +14,25 @@ from attar.data.loader import ViewDataset, default_workers
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Source, named_places, open_source
 from attar.errors import ConfigError
-from attar.export import write_task_model
 from attar.models import Backbone, load_backbone
 from attar.recipes.assembly import check_damage, check_first_view, check_ships
 from attar.recipes.describe import (
     describe,
-    licence_noted,
     origin_facts,
     say_licence,
     start_facts,
     starting_weights,
     weights_hash,
 )
-from attar.recipes.task_results import Compute, Judge, say_task_results, task_card, task_facts, task_verdict
+from attar.recipes.task_results import (
+    Compute,
+    Judge,
+    say_task_results,
+    task_card,
+    task_facts,
+    task_verdict,
+    write_card_and_model,
+)
 from attar.recipes.tasks import open_task
 from attar.recipes.transfer_stages import Run, adapt, finetune, transfer_on_pool
 from attar.reports import Result
@@ -133,8 +139,7 @@ def _all_stages(run: Run, student: Backbone) -> TransferReport:
         sentence = task_verdict(run.judge, config)
         compute = run.compute.table(run.outcomes, config, pool=len(run.pool or ()))
         write_json(run.out / "compute.json", compute)
-        card = task_card(run.task, config, results, compute, sentence)
-        write_task_model(final, model, card=card, licence=licence_noted(task_facts(config)))
+        write_card_and_model(final, model, run.task, config, results, compute, sentence)
         write_json(about, task_facts(config) | weights_hash(final, "model.safetensors"))
         write_text(final / "README.md", task_card(run.task, config, results, compute, sentence))
         say_task_results(log, results, compute)

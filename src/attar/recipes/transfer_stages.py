@@ -18,14 +18,14 @@ from attar.data.loader import ViewDataset
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Source, named_places
 from attar.data.views import VIEW_IMPLEMENTATION
-from attar.export import read_task_model, write_student, write_task_model
+from attar.export import read_task_model, write_student
 from attar.methods import Contrastive, Cosine, Hint, Method, Proteus, Supervised, TaskTransfer
 from attar.methods.teacher_cache import TeacherCache
 from attar.models import Backbone, TaskModel
 from attar.models.lora import add_low_rank, merge_low_rank
 from attar.recipes.describe import licence_noted
 from attar.recipes.stages import Outcome, Stage, finish, finished, run_stage, weights_hash
-from attar.recipes.task_results import Compute, Judge, task_card, task_facts
+from attar.recipes.task_results import Compute, Judge, task_card, task_facts, write_card_and_model
 from attar.recipes.tasks import FittedHead, OpenedTask
 from attar.recipes.training import Training, check_every
 from attar.reports.transfer import HEADINGS
@@ -102,8 +102,8 @@ def adapt(run: Run, model: TaskModel) -> TaskModel:
         write_text(folder / "config.yaml", to_yaml(config.adapt, comment=f"attar {__version__}"))
         said = fitted.val if fitted is not None and mode == "head" else None
         results = run.judge(model, "adapt", "teacher", config.teacher or "", fixed={"val": said} if said else {})
-        card = task_card(run.task, config, results, None, "The teacher after it learned the task from the labels.")
-        write_task_model(folder / "teacher", model, card=card, licence=licence_noted(task_facts(config)))
+        sentence = "The teacher after it learned the task from the labels."
+        write_card_and_model(folder / "teacher", model, run.task, config, results, None, sentence)
         finish(folder, identity, outcome)
 
     from_main(write)
@@ -184,11 +184,12 @@ def transfer_on_pool(run: Run, adapted: TaskModel | None, teacher: Backbone, mod
         folder = run.out / "transfer" / "student"
         if adapted is None:
             card = task_card(run.task, config, [], None, method.title)
-            write_student(folder, model.backbone, card=card, licence=licence_noted(task_facts(config)))
+            licence = licence_noted(task_facts(config))
+            write_student(folder, model.backbone, card=card, licence=licence, crop_pct=config.crop_pct)
             return
         results = run.judge(model, "transfer", "student", config.student)
-        card = task_card(run.task, config, results, None, "The student before it saw a label.")
-        write_task_model(folder, model, card=card, licence=licence_noted(task_facts(config)))
+        sentence = "The student before it saw a label."
+        write_card_and_model(folder, model, run.task, config, results, None, sentence)
 
     from_main(write)
 
@@ -287,8 +288,8 @@ def finetune(run: Run, model: TaskModel, name: str, *, from_start: bool = False)
     def write() -> None:
         results = run.judge(model, name, "student", config.student)
         if name == "finetune":
-            card = task_card(run.task, config, results, None, "The student after it was finetuned on the labels.")
-            write_task_model(run.out / name / "student", model, card=card, licence=licence_noted(task_facts(config)))
+            sentence = "The student after it was finetuned on the labels."
+            write_card_and_model(run.out / name / "student", model, run.task, config, results, None, sentence)
 
     from_main(write)
 
