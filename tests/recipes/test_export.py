@@ -195,6 +195,13 @@ def test_student_of_a_run_keeps_the_chain_of_hashes(folders, tmp_path, capsys):
     assert digest in shipped
     assert about["images"] in shipped
     assert "playground" not in capsys.readouterr().out  # compared on the run's own images
+    last = tmp_path / "out/student-last"
+    attar.export(attar.ExportConfig(model=str(last), out=str(tmp_path / "last"), to="timm"))
+    said = (tmp_path / "last/README.md").read_text()
+    assert about["images"] in said
+    assert "weights kept" not in said  # those are the best student's
+    assert "student weights" not in said
+    assert sha256_file(last / "model.safetensors") in said
 
 
 def test_images_for_int8_of_which_none_can_be_read_are_refused_before_anything_is_traced(tmp_path, capsys):
