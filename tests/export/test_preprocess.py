@@ -55,6 +55,12 @@ def test_png_of_every_mode_is_seen_as_attar_sees_it(mode):
     assert_same(encoded(photo((90, 70), mode), "PNG"))
 
 
+@pytest.mark.parametrize("normalise", ["inside", "beside"])
+def test_what_the_model_takes_may_be_written_to_as_torch_asks(normalise):
+    settings = {"img_size": 32, "crop_pct": 1.0, "normalise": normalise, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    assert prepare(io.BytesIO(encoded(photo((64, 48)), "PNG")), settings).flags.writeable
+
+
 def test_cmyk_and_webp_and_a_turned_tiff_are_seen_as_attar_sees_them():
     assert_same(encoded(photo((210, 120), "CMYK"), "JPEG"))
     assert_same(encoded(photo((90, 70)), "WEBP", lossless=True))

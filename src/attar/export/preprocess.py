@@ -28,7 +28,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def prepare(file: str | Path | IO[bytes], settings: dict[str, Any]) -> NDArray[Any]:
     """One image as the model takes it: (3, S, S) float32, normalised; or (S, S, 3) uint8 where it does that itself."""
-    pixels = np.asarray(view(file, settings["img_size"], settings["crop_pct"]))  # (S, S, 3)
+    pixels = np.array(view(file, settings["img_size"], settings["crop_pct"]))  # (S, S, 3), which may be written to
     if settings["normalise"] == "inside":
         return pixels
     values = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
