@@ -26,6 +26,7 @@ from attar.recipes.describe import describe, licence_noted
 from attar.recipes.predict import is_task_model, is_transfer, model_folder
 from attar.utils.io import read_json
 
+_ABOUT = "about.json"
 _OF_THE_STUDENT = ("student weights", "weights kept", "verdict")  # and of no other model that a run leaves
 
 
@@ -122,7 +123,9 @@ def _task_model(config: ExportConfig, path: Path, settings: Mapping[str, Any]) -
 def _run_of(path: Path) -> Path | None:
     """The run that a folder is, or whose student or stage's model it is."""
     places = (path, *list(path.parents)[:2]) if path.is_dir() else ()
-    return next((place for place in places if (place / "run.json").is_file()), None)
+    runs = [place for place in places if (place / "run.json").is_file()]
+    told = [place for place in runs if (place / _ABOUT).is_file()]  # a stage is a run, of which its own run tells
+    return next(iter(told or runs), None)
 
 
 def _title(model: str) -> str:
@@ -132,7 +135,7 @@ def _title(model: str) -> str:
 
 def _about(run: Path | None, *, of: Path | None = None) -> dict[str, str]:
     """What the run says of where its student comes from, without what is true of that one alone for another model."""
-    file = None if run is None else run / "about.json"
+    file = None if run is None else run / _ABOUT
     if file is None or not file.is_file():
         return {}
     others = () if of in (None, run, file.with_name("student")) else _OF_THE_STUDENT
