@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -91,6 +92,14 @@ def test_a_line_holds_what_curves_are_drawn_from(state, tmp_path):
     assert first["loss"] == first["hint"] == 0.5
     assert first["images_per_second"] == 16.0
     assert {"lr", "grad_norm", "time"} <= first.keys()
+
+
+def test_a_rate_is_that_of_all_steps_since_the_line_before(state, tmp_path):
+    metrics = Metrics(tmp_path / "metrics.jsonl", every=2, total_steps=4)
+    metrics.on_start(state)
+    for step, seconds in enumerate((1.0, 3.0, 2.0, 0.0), 1):
+        metrics.on_step(state, replace(record(step), seconds=seconds))
+    assert [line["images_per_second"] for line in lines(metrics.path)] == [4.0, 8.0]
 
 
 def test_tensorboard_that_is_not_there_is_named_before_the_first_step(tmp_path, monkeypatch):

@@ -69,10 +69,14 @@ class ConsoleLog(NoEffect):
 
 
 class Metrics(NoEffect):
-    """`metrics.jsonl`, the record of truth: one JSON object a line, each step once, also across resumes."""
+    """`metrics.jsonl`, the record of truth: one JSON object a line, each step once, also across resumes.
+
+    Loss and gradient are those of the line's step, images a second those of all steps since the line before.
+    """
 
     def __init__(self, path: Path, *, every: int, total_steps: int) -> None:
         self.path, self.every, self.total_steps = path, every, total_steps
+        self.images, self.seconds = 0, 0.0  # since the last line
 
     def on_start(self, state: TrainState) -> None:
         """Drop lines of steps that will be done again."""
@@ -84,6 +88,7 @@ class Metrics(NoEffect):
 
     def on_step(self, state: TrainState, record: StepRecord) -> None:
         """Write the step's line when it is time."""
+        self.images, self.seconds = self.images + record.images, self.seconds + record.seconds
         if _is_due(record.step, self.every, self.total_steps):
             self.write(
                 {
@@ -92,10 +97,11 @@ class Metrics(NoEffect):
                     **record.terms,
                     "lr": record.lr,
                     "grad_norm": record.grad_norm,
-                    "images_per_second": round(record.images / max(record.seconds, 1e-9), 1),
+                    "images_per_second": round(self.images / max(self.seconds, 1e-9), 3),
                     "time": round(time.time(), 1),
                 }
             )
+            self.images, self.seconds = 0, 0.0
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line."""
