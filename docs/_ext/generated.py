@@ -6,12 +6,13 @@ They are written below `docs/generated`, which git ignores. A verb that `attar.c
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import importlib
 import inspect
 import io
-import re
+import itertools
 import shutil
 import types
 import typing
@@ -120,14 +121,13 @@ def _verb_page(verb: str, docs: Path) -> Iterator[str]:
         found = settings_of(*words)
         if flags:
             yield f"\n## attar {name}\n"
+        guide = GUIDES.get(name, verb.replace("-", "_"))
+        explained = f"Explained in [](../../{guide}.md).\n" if (docs / f"{guide}.md").exists() else ""
         if found is None:
-            yield f"```text\n{_printed(*words)}```\n"
+            yield f"{explained}\n```text\n{_printed(*words)}```\n"
             continue
         model, prog = found
-        yield f"{_markdown(inspect.getdoc(model))}\n"
-        guide = GUIDES.get(name, verb.replace("-", "_"))
-        if (docs / f"{guide}.md").exists():
-            yield f"Explained in [](../../{guide}.md).\n"
+        yield f"{_markdown(inspect.getdoc(model))}\n\n{explained}"
         needed = [_flag((key,)) for key, field in model.model_fields.items() if field.is_required()]
         rest = " ".join(f"{flag} {flag.removeprefix('--').upper()}" for flag in needed if flag != "--model")
         head = prog if " MODEL" in prog or flags else f"attar {name}"
@@ -273,14 +273,14 @@ def _is_settings(value: Any) -> bool:
 
 
 _GROUPS: tuple[tuple[str, Callable[[Any], bool]], ...] = (
-    ("Functions", inspect.isroutine),
+    ("Functions", lambda value: inspect.isroutine(value) or isinstance(value, types.ModuleType)),
     ("Settings", _is_settings),
     ("Errors", lambda value: isinstance(value, type) and issubclass(value, BaseException)),
     (
         "Classes",
         lambda value: isinstance(value, type) and not _is_settings(value) and not issubclass(value, BaseException),
     ),
-    ("Values", lambda value: not isinstance(value, type) and not inspect.isroutine(value)),
+    ("Values", lambda value: not isinstance(value, type | types.ModuleType) and not inspect.isroutine(value)),
 )
 
 
@@ -297,19 +297,29 @@ def _entry(package: str, name: str, value: Any) -> str:
     if isinstance(value, type):
         elsewhere = package != "attar" and getattr(importlib.import_module("attar"), name, None) is value
         return _rst(f".. autoclass:: {where}\n   :members:\n{'   :no-index:' if elsewhere else ''}\n")
+    if isinstance(value, types.ModuleType):  # a room that is called as the verb of its name
+        verb = getattr(importlib.import_module(f"attar.recipes.{name}"), name)
+        said = _markdown(inspect.getdoc(verb)).split("\n\n")[0].replace("\n", "\n   ")
+        return _rst(f".. py:function:: {where}{inspect.signature(verb)}\n\n   {said}\n")
     if inspect.isroutine(value):
         return _rst(f".. autofunction:: {where}\n")
     return _rst(f".. py:data:: {where}\n\n   {_said_below(package, name)}\n")
 
 
 def _said_below(package: str, name: str) -> str:
-    """The text that stands below the assignment of a value, in the module that it comes from."""
+    """The text that stands below the assignment of a value, in the module that it comes from.
+
+    Raises:
+        LookupError: If none does.
+    """
     for module in _modules_below(package):
-        text = Path(module.__file__).read_text(encoding="utf-8") if module.__file__ else ""
-        found = re.search(rf'^{name}\b[^\n]*=.*?^"""(.*?)"""', text, re.S | re.M)
-        if found:
-            return " ".join(found.group(1).split())
-    return "A value; see the source."
+        body = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")).body
+        for node, after in itertools.pairwise(body):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            is_it = any(isinstance(target, ast.Name) and target.id == name for target in targets)
+            if is_it and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                return " ".join(str(after.value.value).split())
+    raise LookupError(f"{package}.{name} is public, and no text stands below its assignment. Say there what it is.")
 
 
 def _modules_below(package: str) -> Iterator[types.ModuleType]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from attar.errors import ShapeError
 
 Criterion = Literal["mse", "cosine"]
+"""Distance of a student token to its teacher token: mean squared difference, or one less the cosine."""
 
 
 def token_distance(student: Tensor, teacher: Tensor, *, criterion: Criterion = "mse") -> Tensor:

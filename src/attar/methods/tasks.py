@@ -43,3 +43,4 @@ TASKS: dict[TaskName, Task] = {
     "classification": Task("classification", cross_entropy, kl_divergence),
     "segmentation": Task("segmentation", pixel_cross_entropy, pixel_kl_divergence),
 }
+"""What `attar transfer` can teach, by name."""

@@ -48,6 +48,7 @@ def check_patches(student: Backbone, teacher: Backbone | None = None) -> None:
 
 
 TokenKind = Literal["cls", "patch"]
+"""Which of the `Tokens` a student learns from: the class token (B, D), or the patch tokens (B, N, D)."""
 
 
 def resample_tokens(tokens: Tokens, grid: tuple[int, int]) -> Tokens:
