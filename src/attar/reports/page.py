@@ -41,6 +41,12 @@ def write_report(path: Path, sections: Sequence[Section], *, title: str | None =
     return path
 
 
+def is_own_page(path: Path) -> bool:
+    """Whether a file is a page that attar wrote."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return '<meta name="generator" content="attar">' in file.read(2000)
+
+
 def environment() -> Environment:
     """Templates of pages, which escape what they are given and miss nothing silently."""
     templates = Environment(

@@ -35,6 +35,7 @@ def write_sentences_page(path: Path, manifest: Mapping[str, Any], examples: Sequ
         environment()
         .get_template("sentences.html")
         .render(
+            title="Sentences",
             m=manifest,
             examples=[
                 {

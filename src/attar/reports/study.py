@@ -249,6 +249,7 @@ def write_study_page(path: Path, study: Study, config: StudyConfig) -> None:
         environment()
         .get_template("study.html")
         .render(
+            title="Study",
             sentence=study_sentence(study),
             headings=_headings(study),
             rows=_rows(study),
