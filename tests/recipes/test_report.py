@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 import attar
 from attar.cli import main
 from attar.config.files import read_settings
-from attar.errors import ConfigError, RunDirectoryError
+from attar.errors import ConfigError, DataError, RunDirectoryError, UserError
 from attar.recipes.quickstart import quickstart_config
 from attar.recipes.report_images import sample_images, spread
-from attar.recipes.report_pictures import saved_head
+from attar.recipes.report_maps import saved_head
 from attar.reports import Result, write_result
 from attar.train.checkpoint import saved_learner
-from attar.utils.io import read_json, sha256_file, write_json
+from attar.utils.io import read_json, read_lines, sha256_file, write_json
+from small_pools import make_pool
 from small_runs import MODEL, distill_words, picture
+from small_transfer import config_of
 
 MONITOR = "playground:1?n=80&variety=0"
 MOST_BYTES = 8_000_000
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_classes(root: Path, names: tuple[str, ...] = ("cat", "d<o>g"), count: int = 10) -> Path:
@@ -42,6 +55,38 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small: dict[str, Any] = {"data": "playground:0?n=64&variety=0", "monitor": MONITOR, "max_steps": 2, "workers": 0}
     attar.distill(quickstart_config(str(out)).replace(**small, device="cpu", monitoring={"every": 1}, log_every=1))
     return out
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on files as CIFAR-10's mirrors have them: tables of 32 px images, ten classes, train beside test."""
+    folder = tmp_path_factory.mktemp("cifar")
+    labels = [number % 10 for number in range(60)]
+    for part, first in (("train", 0), ("test", 100)):
+        images = [png(picture(first + number, size=(32, 32))) for number in range(len(labels))]
+        (folder / "cifar10").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image": images, "label": labels}), folder / f"cifar10/{part}.parquet")
+    more = ("--data", str(folder / "cifar10/train.parquet"), "--monitor", str(folder / "cifar10"))
+    assert main(distill_words(folder, *more, "--log-every", "1")) == 0
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def transferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transfer whose teacher was not adapted."""
+    return attar.transfer(config_of(tmp_path_factory.mktemp("transfer") / "run", pretrain="cosine")).run
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transfer set: four images have asked a pool of twenty."""
+    folder = tmp_path_factory.mktemp("set")
+    write_classes(folder / "queries/train", count=2)
+    write_classes(folder / "queries/test", count=1)
+    make_pool(folder / "embedded", [str(write_classes(folder / "pool", ("a", "b")))])
+    settings = {"pool": str(folder / "embedded"), "queries": str(folder / "queries"), "out": str(folder / "set")}
+    settings |= {"budget": 12, "device": "cpu", "workers": 0, "leak_threshold": None, "duplicate_threshold": None}
+    return attar.curate(attar.CurateConfig.build(settings)).out
 
 
 @pytest.fixture
@@ -142,7 +187,7 @@ def test_images_without_classes_and_few_of_them_do(run: Path, tmp_path: Path) ->
         picture(number).save(folder / f"{number}.png")
     (folder / "broken.png").write_bytes(b"no image")
     text = reported(run, images=(str(folder),))
-    assert "these very images" in text or "own feature head" in text
+    assert "least squares on these very images, which flatters the student" in text
     assert "Classes lost and" not in text
     assert "Nearest images" in text
 
@@ -170,11 +215,74 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(run: Path, tmp_path: Path
     assert "without pictures" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"images": ("/nowhere/at/all",)}, "/nowhere/at/all"),
+        ({"device": "cuda:99"}, "CUDA devices"),
+        ({"device": "tpu"}, "none that attar runs on"),
+    ],
+)
+def test_what_the_user_names_must_be_there(run: Path, wrong: dict[str, Any], says: str) -> None:
+    before = (run / "report.html").read_text()
+    with pytest.raises(UserError, match=says):
+        reported(run, **wrong)
+    assert (run / "report.html").read_text() == before
+
+
+def test_given_images_of_which_none_can_be_read_are_an_error(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/image.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of the 1 images can be read"):
+        reported(run, images=(str(tmp_path / "broken"),))
+
+
 def test_two_runs_stand_side_by_side(run: Path, quick: Path, tmp_path: Path) -> None:
     text = reported(run, quick, out=str(tmp_path / "both.html"))
     assert text.count('<section id="s') == 2
     assert "Patch tokens, side by side" in text  # one teacher, the same images
     assert text.count('class="mark run-2"') >= 2
+
+
+def test_a_transfer_shows_its_teacher_adapted_or_not_and_its_price(transferred: Path) -> None:
+    text = reported(transferred, price_per_hour=3600.0)
+    assert len(re.findall('<img class="tokens"', text)) == 6
+    assert "as finetuning has moved it since a teacher taught it" in text
+    seconds = sum(stage["seconds"] for stage in read_json(transferred / "compute.json")["stages"].values())
+    assert f"{seconds:,.2f} at 3600 an hour" in text
+    assert "teacher licence" in text  # which the run noted as it began
+
+
+def test_an_adapted_teacher_is_the_one_of_the_run(tmp_path: Path) -> None:
+    attar.transfer(config_of(tmp_path / "run", scratch=False))
+    text = reported(tmp_path / "run", maps=1)
+    assert len(re.findall('<img class="tokens"', text)) == 2
+    shutil.rmtree(tmp_path / "run/adapt/teacher")
+    assert "None of what teacher and student see is shown" in reported(tmp_path / "run")
+
+
+def test_a_set_shows_who_asked_and_what_was_fetched_while_its_images_are_there(
+    chosen: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    text = reported(chosen, out=str(tmp_path / "page.html"))
+    assert len(re.findall('<figure class="thumb query"><img', text)) == 4
+    assert "No image is shown" not in text
+    moved = Path(shutil.copytree(chosen, tmp_path / "set"))
+    manifest = read_json(moved / "manifest.json")
+    manifest["places"][0]["references"] = ["/nowhere/at/all"]
+    write_json(moved / "manifest.json", manifest)
+    monkeypatch.chdir(tmp_path)
+    text = reported(moved)
+    assert "No image is shown" in text
+    assert "<h2>Left out" in text
+
+
+def test_the_price_is_of_the_training(run: Path) -> None:
+    assert main(["report", str(run), "--no-pictures", "--price-per-hour", "720000"]) == 0
+    seconds = sum(32 / line["images_per_second"] for line in read_lines(run / "metrics.jsonl") if "loss" in line)
+    found = re.search(r"<b>([\d,.]+) at 720000 an hour</b><span>price", (run / "report.html").read_text())
+    assert found is not None
+    assert float(found[1].replace(",", "")) == pytest.approx(200 * seconds, rel=0.01)
 
 
 def test_without_pictures_no_model_is_loaded(run: Path, tmp_path: Path) -> None:
@@ -188,7 +296,20 @@ def test_a_directory_of_results_has_a_table_with_published_figures(tmp_path: Pat
     assert "63.3 [1]" in text
     assert "[1] CLIP_benchmark" in text
     assert "Nothing is published on these tasks of: DINOv2-S/14." in text
-    assert "<b>0.6" not in text
+    assert "m&lt;b&gt;" in text
+    assert "m<b>" not in text
+
+
+def test_what_was_judged_in_a_run_and_what_papers_report_stand_on_its_page(run: Path) -> None:
+    judged = Result("logistic:pets", "student", "s", "mean_per_class", 0.5, (0.4, 0.6), 100)
+    write_result(run / "judged/results", "pets", judged)
+    text = reported(run, published="DINOv2-S/14", pictures=False)
+    judged_by, elsewhere = text.split("Judged by attar evaluate")[1].split("Published elsewhere")
+    assert "50.0 (40.0–60.0)" in judged_by
+    assert "95.1 [1]" in judged_by  # DINOv2-S/14 on the same task
+    assert "logistic:pets" not in elsewhere
+    assert re.search("linear:imagenet.*top1.*81.1 \\[1\\]", elsewhere)
+    assert "Published elsewhere" not in reported(run, pictures=False)
 
 
 def test_a_directory_of_nothing_is_refused(tmp_path: Path) -> None:
@@ -198,15 +319,25 @@ def test_a_directory_of_nothing_is_refused(tmp_path: Path) -> None:
         reported(tmp_path / "none")
 
 
-def test_no_other_page_is_overwritten(run: Path, quick: Path, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("settings", [{}, {"out": "report.html"}])
+def test_no_other_page_is_overwritten(
+    run: Path, quick: Path, tmp_path: Path, monkeypatch: Any, settings: dict[str, str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("report.html").write_text("<title>Accounts</title>")
     with pytest.raises(ConfigError, match="no page of attar"):
-        reported(run, quick, pictures=False)
+        reported(run, quick, pictures=False, **settings)
     Path("report.html").unlink()
-    reported(run, quick, pictures=False)
-    reported(run, quick, pictures=False)  # over its own
+    reported(run, quick, pictures=False, **settings)
+    reported(run, quick, pictures=False, **settings)  # over its own
     assert "2 side by side" in Path("report.html").read_text()
+
+
+def test_a_file_that_is_no_page_is_not_overwritten(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "student.safetensors").write_bytes(b"\xff\x00weights")
+    with pytest.raises(ConfigError, match="no page of attar"):
+        reported(run, out=str(tmp_path / "student.safetensors"), pictures=False)
+    assert (tmp_path / "student.safetensors").read_bytes() == b"\xff\x00weights"
 
 
 def test_the_command_takes_runs_first_and_has_help(run: Path, capsys: Any) -> None:
@@ -234,38 +365,72 @@ def test_the_monitors_images_are_those_of_the_figures(run: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Any:
-    """Chromium without a screen; the test is skipped where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: test)")
+    """Chromium without a screen; where there is none the tests are skipped, unless ATTAR_NEEDS_BROWSER is set."""
+    missing = pytest.fail if os.environ.get("ATTAR_NEEDS_BROWSER") else pytest.skip
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        missing("playwright is not installed (extra: test)")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no chromium on PATH")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with sync_playwright() as started:
+        try:
+            opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])  # None is playwright's own
+        except Error as error:
+            missing(f"no Chromium on PATH, and playwright has none: {error}")
         yield opened
         opened.close()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of `attar evaluate`."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    write_result(folder / "results", "a", Result("logistic:pets", "model", "m", "top1", 0.6, (0.5, 0.7), 100))
+    return folder
+
+
+PAGES = {
+    "quick": (("quick",), "run", 20),
+    "cifar": (("cifar",), "out", 20),
+    "transferred": (("transferred",), "run", 20),
+    "chosen": (("chosen",), "set", 12),
+    "evaluated": (("evaluated",), None, 0),
+    "side by side": (("quick", "cifar"), "2 side by side", 40),
+}
+"""Directories on each page, its title, and how many pictures it has at least."""
+
+SIZES = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def page_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
+    """The file of a page, its title, and its least number of pictures."""
+    names, title, pictures = PAGES[request.param]
+    folders = [request.getfixturevalue(name) for name in names]
+    file = tmp_path_factory.mktemp("page") / "page.html"
+    reported(*folders, out=str(file), price_per_hour=2.5, published="DINOv2-S/14")
+    return file, title or folders[0].name, pictures
+
+
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
 def test_a_browser_shows_all_and_asks_nobody(
-    browser: Any, quick: Path, tmp_path: Path, width: int, scheme: str
+    browser: Any, page_of: tuple[Path, str, int], width: int, scheme: str
 ) -> None:
-    page_file = tmp_path / "page.html"
-    reported(quick, out=str(page_file))
-    assert page_file.stat().st_size < MOST_BYTES
+    file, title, pictures = page_of
+    assert file.stat().st_size < MOST_BYTES
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     said, asked = [], []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
-    page.goto(page_file.as_uri())
-    assert page.title() == "run · attar"
-    assert page.locator(".verdict").is_visible()
+    page.goto(file.as_uri())
+    assert page.title() == f"{title} · attar"
+    assert page.locator(".verdict").first.is_visible()
     widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert len(widths) > 20
-    assert min(widths) > 0
+    assert len(widths) >= pictures
+    assert all(widths)
     assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
+    assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     luminance = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
     assert (luminance < 128) == (scheme == "dark")

@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 
-from attar.config import ReportConfig
+from attar.config import ReportConfig, TransferConfig
 from attar.config.files import read_settings
 from attar.data.loader import default_workers
 from attar.data.transfer_set import is_transfer_set
-from attar.errors import ConfigError, RunDirectoryError, UserError
+from attar.errors import ConfigError, DataError, RunDirectoryError, UserError
 from attar.evaluation.suite import means
 from attar.export import read_task_model
 from attar.models import Backbone
 from attar.recipes.candidates import candidates_of_run
 from attar.recipes.report_images import sample_images
-from attar.recipes.report_pictures import Pair, class_token, find_out, joint_embedding, saved_head
+from attar.recipes.report_maps import Pair, saved_head
+from attar.recipes.report_pictures import class_token, find_out, joint_embedding
 from attar.recipes.report_sets import section_of_set
+from attar.recipes.transfer import load_task_teacher
 from attar.reports.evaluation import evaluation_section
-from attar.reports.page import write_report
+from attar.reports.page import is_own_page, write_report
 from attar.reports.pictures import Findings
 from attar.reports.published import known_models
 from attar.reports.run import run_section
@@ -36,10 +38,12 @@ from attar.utils.signals import polite_stop
 def report(config: ReportConfig) -> Path:
     """Write the page and return its path.
 
-    A run whose teacher, student or images are not at hand gets a page all the same, which says what is missing.
+    A run whose teacher, student or images are not at hand gets a page all the same, which says what is missing; images
+    and a device that `config` names must be there.
 
     Raises:
-        UserError: If a directory holds nothing to report on, or the page cannot be written.
+        UserError: If a directory holds nothing to report on, `config` names what is not there, or the page cannot be
+            written.
         Interrupted: If SIGINT or SIGTERM came.
     """
     log, published = Log(), known_models(config.published) if config.published else []
@@ -62,13 +66,14 @@ def _folder(given: str) -> Path:
 
 
 def _page(config: ReportConfig, folders: list[Path]) -> Path:
-    """Where the page goes; several runs' goes over no page that attar did not write."""
+    """Where the page goes; over nothing that attar did not write."""
     if config.out is not None:
-        return Path(config.out).expanduser().resolve()
-    if len(folders) == 1 and not is_transfer_set(folders[0]):  # a set's own page shows more
-        return folders[0] / "report.html"
-    page = Path("report.html").resolve()
-    if page.is_file() and '<meta name="generator" content="attar">' not in page.read_text(errors="replace")[:2000]:
+        page = Path(config.out).expanduser().resolve()
+    elif len(folders) == 1 and not is_transfer_set(folders[0]):  # a set's own page shows more
+        page = folders[0] / "report.html"
+    else:
+        page = Path("report.html").resolve()
+    if page.exists() and not (page.is_file() and is_own_page(page)):
         raise ConfigError(f"{page} is there and no page of attar. Give another place with --out FILE.")
     return page
 
@@ -91,10 +96,15 @@ def _section(folder: Path, config: ReportConfig, published: list[str], log: Log)
                 f"{folder} is a run of attar transfer that is not finished; the same command goes on."
             )
         findings, missing = _try(_pair_of_transfer, folder, settings, config, log)
-        return transfer_section(folder, findings=findings, missing=missing)
+        return transfer_section(folder, findings=findings, missing=missing, price_per_hour=config.price_per_hour)
     findings, missing = _try(_pair_of_run, folder, settings, config, log)
     return run_section(
-        folder, findings=findings, missing=missing, published=published, price_per_hour=config.price_per_hour
+        folder,
+        findings=findings,
+        missing=missing,
+        published=published,
+        suites=means(),
+        price_per_hour=config.price_per_hour,
     )
 
 
@@ -109,11 +119,15 @@ def _try(
     if not config.pictures:
         return None, "they were not asked for (--no-pictures)."
     workers = default_workers() if config.workers is None else config.workers
+    device = pick_device(config.device)
+    given = sample_images(config, settings, workers=workers) if config.images else None
     try:
-        sample = sample_images(config, settings, workers=workers)
-        pair = load(folder, settings, pick_device(config.device))
+        pair = load(folder, settings, device)
+        sample = given or sample_images(config, settings, workers=workers)
         return find_out(pair, sample, config, workers=workers), ""
     except UserError as error:
+        if given is not None and isinstance(error, DataError):
+            raise
         log.say(f"           without pictures: {error}")
         return None, str(error)
 
@@ -127,12 +141,14 @@ def _pair_of_run(run: Path, settings: Mapping[str, Any], device: torch.device) -
 
 
 def _pair_of_transfer(run: Path, settings: Mapping[str, Any], device: torch.device) -> Pair:
-    """The adapted teacher and the finetuned student."""
-    folder = run / "adapt" / "teacher"
-    if not folder.is_dir():
-        raise ConfigError("no teacher was adapted in this run, so that there is none to look at.")
-    teacher, student = read_task_model(folder).backbone, read_task_model(run / "student").backbone
-    told = "the run taught it by no head on patch tokens"
+    """The teacher, adapted where it was, and the finetuned student."""
+    config = TransferConfig.build(settings)
+    if config.teacher is None or config.pretrain == "none":
+        raise ConfigError("no teacher taught in this run, so that there is none to look at.")
+    is_adapted = config.pretrain == "task"
+    teacher = read_task_model(run / "adapt" / "teacher").backbone if is_adapted else load_task_teacher(config)
+    student = read_task_model(run / "student").backbone
+    told = "finetuning has moved it since a teacher taught it"
     return _placed(teacher, student, device, see=class_token, head=None, told=told)
 
 

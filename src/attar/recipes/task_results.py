@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from attar.config import TransferConfig
 from attar.data.sources import Source
 from attar.evaluation.intervals import bootstrap_interval
@@ -21,6 +19,7 @@ from attar.recipes.describe import licence_noted, limits, short
 from attar.recipes.stages import Outcome
 from attar.recipes.tasks import OpenedTask, Rows
 from attar.reports import Result, Role, caution, read_results, write_result
+from attar.reports.results import percent
 from attar.reports.transfer import STAGES, transfer_rows
 from attar.utils.io import read_json
 from attar.utils.progress import Log
@@ -116,7 +115,7 @@ def task_verdict(judge: Judge, config: TransferConfig) -> str:
     caveat = " They also chose the step: give others to report on." if part == "val" else ""
     student = judge.rows["finetune", part]
     images = f"{len(student[0]):,} {part} images"
-    reaches = f"the student reaches {task.figure}{_percent(task.value(student))}"
+    reaches = f"the student reaches {task.figure}{percent(task.value(student))}"
     if ("scratch", part) not in judge.rows:
         return (
             f"T{reaches[1:]} on {images}. Nothing was measured beside"
@@ -127,7 +126,7 @@ def task_verdict(judge: Judge, config: TransferConfig) -> str:
         return "Not known: other images could be read for one student than for the other."
     gain, (low, high) = task.gain(student, scratch, seed=config.seed)
     rest = (
-        f"{reaches}, the same one without {_percent(task.value(scratch))}: {100 * gain:+.1f} points"
+        f"{reaches}, the same one without {percent(task.value(scratch))}: {100 * gain:+.1f} points"
         f" ({100 * low:+.1f} to {100 * high:+.1f}, {images}, pretrain {config.pretrain}).{caveat}"
     )
     if warning := caution([result for result in judge.results() if result.protocol["part"] == part]):
@@ -234,7 +233,3 @@ def task_facts(config: TransferConfig) -> dict[str, str]:
     about = Path(config.out) / "about.json"
     facts: dict[str, str] = read_json(about) if about.is_file() else {}
     return facts
-
-
-def _percent(value: float | Tensor) -> str:
-    return f"{100 * float(value):.1f}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from statistics import fmean
 
-from attar.reports.published import published_of
+from attar.reports.published import published_of, tasks_reported
 from attar.reports.results import Mode, Result, Role
 
 _ROLES: tuple[Role, ...] = ("student", "model", "teacher", "random")
@@ -37,13 +37,15 @@ class Comparison:
         suites: Names of tasks that are suites, whose figure is a mean.
         sources: Where published figures are reported, each with the mark that points to it.
         unknown: Models asked for of which nothing is published on these tasks.
+        has_intervals: Whether some figures are measured here.
     """
 
     heading: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     suites: tuple[str, ...]
     sources: tuple[str, ...]
-    unknown: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+    has_intervals: bool = False
 
 
 def comparison_table(
@@ -91,7 +93,20 @@ def compare(
     for suite, values in means.items():
         rows.append((suite, "mean", *values, *(sources.cell(name, suite, "mean") for name in published)))
     heading = ("task", "metric", *_headings(columns), *published)
-    return Comparison(heading, tuple(rows), tuple(means), tuple(sources.lines()), tuple(unknown))
+    return Comparison(heading, tuple(rows), tuple(means), tuple(sources.lines()), tuple(unknown), has_intervals=True)
+
+
+def reported(models: Sequence[str], *, but: Set[tuple[str, str]] = frozenset()) -> Comparison:
+    """What papers report of models, a column each.
+
+    Args:
+        models: As `attar.reports.published` names them.
+        but: (task, metric) of rows to leave out.
+    """
+    sources = _Sources()
+    asked = [row for row in tasks_reported(models) if row not in but]
+    rows = [(*row, *(sources.cell(model, *row) for model in models)) for row in asked]
+    return Comparison(("task", "metric", *models), tuple(rows), (), tuple(sources.lines()))
 
 
 class _Sources:

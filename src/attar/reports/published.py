@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -46,6 +47,11 @@ def _read(line: dict[str, str]) -> Published:
 def published_of(model: str, task: str, metric: str) -> tuple[Published, ...]:
     """All that is reported for a model and a task: papers differ from each other, and one may name two protocols."""
     return tuple(line for line in published() if (line.model, line.task, line.metric) == (model, task, metric))
+
+
+def tasks_reported(models: Sequence[str]) -> list[tuple[str, str]]:
+    """(task, metric) of all that is reported for any of these models, in the order of the file."""
+    return list(dict.fromkeys((line.task, line.metric) for line in published() if line.model in models))
 
 
 def known_models(words: str) -> list[str]:

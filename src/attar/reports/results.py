@@ -10,7 +10,10 @@ from typing import Any, Literal
 from attar.utils.io import read_json, write_json
 
 Role = Literal["student", "teacher", "random", "model"]
+"""Whose figure it is: of a run its student, its teacher and a student that learned nothing, else the model named."""
+
 Mode = Literal["honest", "paper"]
+"""Whether what is reported was selected on other images, or on the same as in the paper."""
 
 PROTOCOLS = {"knn": "k-NN", "zero_shot": "zero-shot"}
 """How a run's monitor measures, by the first word of a result's task, and what people call it."""
@@ -89,8 +92,8 @@ def verdict(results: Sequence[Result]) -> str:
         return "Nothing was measured: give labelled held-out images with --monitor to know whether it helped."
     student, teacher, random = by_role["student"], by_role["teacher"], by_role["random"]
     rest = (
-        f"the student reaches {_percent(student.value)}{_share(student.value, teacher.value)}"
-        f" the teacher's {_percent(teacher.value)}; a random student has {_percent(random.value)}"
+        f"the student reaches {percent(student.value)}{_share(student.value, teacher.value)}"
+        f" the teacher's {percent(teacher.value)}; a random student has {percent(random.value)}"
         f" ({PROTOCOLS[kind]}, {student.n:,} images)."
     )
     if warning := caution(results):
@@ -118,7 +121,7 @@ def markdown_table(results: Sequence[Result]) -> str:
     if not results:
         return "Nothing was measured (no `--monitor`)."
     rows = [
-        f"| {r.role} | {r.model} | {_percent(r.value)} | {_percent(r.ci95[0])} – {_percent(r.ci95[1])} | {r.n:,} |"
+        f"| {r.role} | {r.model} | {percent(r.value)} | {percent(r.ci95[0])} – {percent(r.ci95[1])} | {r.n:,} |"
         for r in results
     ]
     table = "\n".join(
@@ -131,5 +134,6 @@ def markdown_table(results: Sequence[Result]) -> str:
     return f"{table}\n\n{caution(results)}".rstrip()
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share in per cent, without the sign."""
     return f"{100 * value:.1f}"

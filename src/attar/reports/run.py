@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from attar.config.files import read_settings
 from attar.reports.charts import Points, chart
+from attar.reports.comparison import compare, reported
 from attar.reports.pictures import Findings
-from attar.reports.published import published_of
 from attar.reports.results import PROTOCOLS, Result, protocol_of, read_results, verdict
 from attar.reports.section import Section
 from attar.utils.io import read_json, read_lines, sha256_file
@@ -27,24 +26,31 @@ def run_section(
     findings: Findings | None = None,
     missing: str = "",
     published: Sequence[str] = (),
+    suites: Mapping[str, Sequence[str]] | None = None,
     price_per_hour: float | None = None,
 ) -> Section:
     """The section of a run; needs no model, and without `findings` no image.
+
+    What `attar evaluate` wrote into a folder of the run is shown too.
 
     Args:
         run: Its directory.
         findings: What was seen with both models at hand.
         missing: Why there are none.
-        published: Models whose reported figures on the same tasks stand beside.
+        published: Models whose reported figures stand beside.
+        suites: As `compare` has them.
         price_per_hour: Of the machine, for the cost of training.
     """
-    results = read_results(run / "results")
+    everything = read_results(run / "results")
+    kind = protocol_of(everything)
+    results = [r for r in everything if r.task.startswith(f"{kind}:")]
+    judged = [r for r in everything if r not in results]
+    judged += [r for folder in sorted(run.glob("*/results")) for r in read_results(folder)]
     metrics = read_lines(run / "metrics.jsonl")
     config = read_settings(run / "config.yaml")
     about = read_json(run / "about.json") if (run / "about.json").is_file() else {}
     bad_files = read_lines(run / "bad_files.jsonl")
-    kind = protocol_of(results)
-    figures: dict[str, Result] = {r.role: r for r in results if r.task.startswith(f"{kind}:")}
+    figures: dict[str, Result] = {r.role: r for r in results}
     series = _series(metrics, kind)
     costs = _costs(metrics, results, config, price_per_hour)
     return Section(
@@ -56,10 +62,8 @@ def run_section(
         cells={"student": str(about.get("student", config.get("student", ""))), **costs},
         content={
             "results": results,
-            "published": [
-                line for r in results[:1] for name in published for line in published_of(name, r.task, r.metric)
-            ],
-            "unpublished": bool(published),
+            "judged": compare(judged, published=published, suites=suites) if judged else None,
+            "published": reported(published, but={(r.task, r.metric) for r in judged}),
             "protocol": PROTOCOLS[kind],
             "curves": _curves(series, figures, kind),
             "findings": findings,
@@ -67,8 +71,7 @@ def run_section(
             "costs": costs,
             "about": about,
             "provenance": provenance(run),
-            "bad_files": bad_files[:_SHOWN_BAD],
-            "bad_count": len(bad_files),
+            **bad_content(bad_files),
             "config": config,
         },
     )
@@ -102,7 +105,7 @@ def _costs(
 ) -> dict[str, str]:
     """How much was learned from, how fast, for how long, at what price; steps that were lost and done again count once.
 
-    A logged rate stands for all steps since the line before it.
+    A logged rate is that of all steps since the line before it.
     """
     steps = [line for line in metrics if line.get("images_per_second") and line.get("loss") is not None]
     size = config.get("batch_size")
@@ -115,13 +118,21 @@ def _costs(
     costs = {
         "views": f"{steps[-1]['step'] * size:,}",
         "training": duration(seconds),
-        "images a second": f"{median(line['images_per_second'] for line in steps):,.0f}",
+        "images a second": f"{steps[-1]['step'] * size / seconds:,.0f}",
     }
     if results:
         costs["judging at the end"] = duration(sum(r.seconds for r in results))
-    if price_per_hour is not None:
-        costs["price"] = f"{price_per_hour * seconds / 3600:,.2f} at {price_per_hour:g} an hour"
-    return costs
+    return costs | price(seconds, price_per_hour)
+
+
+def price(seconds: float, per_hour: float | None) -> dict[str, str]:
+    """What so many seconds cost; nothing where no price is known."""
+    return {} if per_hour is None else {"price": f"{per_hour * seconds / 3600:,.2f} at {per_hour:g} an hour"}
+
+
+def bad_content(bad_files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first unreadable files, and how many there are."""
+    return {"bad_files": bad_files[:_SHOWN_BAD], "bad_count": len(bad_files)}
 
 
 def provenance(run: Path) -> dict[str, str]:

@@ -10,8 +10,8 @@ from attar.config.files import read_settings
 from attar.reports.charts import chart
 from attar.reports.page import write_report
 from attar.reports.pictures import Findings
-from attar.reports.results import Result, read_results
-from attar.reports.run import provenance
+from attar.reports.results import Result, percent, read_results
+from attar.reports.run import bad_content, price, provenance
 from attar.reports.section import Section
 from attar.utils.io import read_json, read_lines, write_json
 from attar.utils.progress import duration
@@ -52,9 +52,9 @@ def transfer_rows(results: Sequence[Result], costs: Costs | None = None) -> list
         for part in ("val", "test"):
             found = by_part.get((stage, part, first))
             if found is not None:
-                interval = f"{_percent(found.ci95[0])} – {_percent(found.ci95[1])}"
-                other = _percent(by_part[stage, part, second].value)
-                rows.append([title, part, _percent(found.value), interval, other, *spent])
+                interval = f"{percent(found.ci95[0])} – {percent(found.ci95[1])}"
+                other = percent(by_part[stage, part, second].value)
+                rows.append([title, part, percent(found.value), interval, other, *spent])
     return rows
 
 
@@ -69,13 +69,16 @@ def write_transfer_page(run: Path, verdict: str) -> Path:
     return write_report(run / "report.html", [transfer_section(run)])
 
 
-def transfer_section(run: Path, *, findings: Findings | None = None, missing: str = "") -> Section:
+def transfer_section(
+    run: Path, *, findings: Findings | None = None, missing: str = "", price_per_hour: float | None = None
+) -> Section:
     """The section of a finished run.
 
     Args:
         run: Its directory.
-        findings: What was seen with the adapted teacher and the student at hand.
+        findings: What was seen with teacher and student at hand.
         missing: Why there are none.
+        price_per_hour: Of the machine, for the cost of all stages.
     """
     results = read_results(run / "results")
     compute = read_json(run / "compute.json")
@@ -83,15 +86,18 @@ def transfer_section(run: Path, *, findings: Findings | None = None, missing: st
     config = read_settings(run / "config.yaml")
     bad_files = [line for stage in STAGES for line in read_lines(run / stage / "bad_files.jsonl")]
     about = _about(run)
+    seconds = sum(stage["seconds"] for stage in compute["stages"].values())
+    costs = {"training": duration(seconds)} | price(seconds, price_per_hour)
     return Section(
         kind="transfer",
         path=run,
         verdict=about.pop("verdict", "What came of it is in the table: this run was made before verdicts were kept."),
         figures=_headline(results),
-        cells={"training": duration(sum(stage["seconds"] for stage in compute["stages"].values()))},
+        cells=costs,
         content={
             "heading": rows[0],
             "rows": rows[1:],
+            "costs": costs,
             "curves": _curves(run, results),
             "classes": _by_class(results),
             "stages": STAGES,
@@ -100,8 +106,7 @@ def transfer_section(run: Path, *, findings: Findings | None = None, missing: st
             "missing": missing,
             "about": about,
             "provenance": provenance(run),
-            "bad_files": bad_files[:50],
-            "bad_count": len(bad_files),
+            **bad_content(bad_files),
         },
     )
 
@@ -155,7 +160,7 @@ def _by_class(results: Sequence[Result]) -> dict[str, dict[str, str]]:
     for r in with_iou:
         if r.protocol["part"] == part:
             for name, value in r.details["iou"].items():
-                table.setdefault(name, {})[r.protocol["stage"]] = "" if value is None else _percent(value)
+                table.setdefault(name, {})[r.protocol["stage"]] = "" if value is None else percent(value)
     return table
 
 
@@ -167,7 +172,3 @@ def gmacs(macs: float) -> str:
         ('3,200', '0.046')
     """
     return f"{macs / 1e9:,.0f}" if macs >= 1e10 else f"{macs / 1e9:.2g}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
