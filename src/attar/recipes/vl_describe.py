@@ -18,6 +18,7 @@ from attar.recipes.describe import (
     figures,
     limits,
     millions,
+    origin_facts,
     say_licence,
     short,
     start_facts,
@@ -89,15 +90,13 @@ def towers_facts(
     built: VlAssembly, notes: Mapping[str, Any], best: Mapping[str, Any], *, student: Path | None = None
 ) -> dict[str, str]:
     """What page and model card say of where the student comes from; its hash too once its folder is written."""
-    config, source = built.config, built.teacher.image.source
+    config = built.config
     text = f"{describe_text(built.text)}: {_TEXT[config.dime_fm.text_mode]}"
     changes = {"changed meanwhile": "; ".join(notes["changes"])} if "changes" in notes else {}
     return {
         "method": DimeFm.title,
         "terms": _terms(config.dime_fm),
-        "teacher": describe(built.teacher.image, is_whole=False),
-        "teacher weights": f"{Path(source.file).name}, sha256 {source.sha256}" if source.file else source.weights,
-        "teacher licence": source.licence or ("none (random weights)" if source.weights == "random" else "unknown"),
+        **(origin_facts(built.teacher.image) | {"teacher": describe(built.teacher.image, is_whole=False)}),
         "student": f"{config.student}, {millions(built.student.num_parameters)} parameters, {config.img_size} px",
         "text tower": "; ".join(filter(None, (text, _larger(built)))),
         **start_facts(built.student),
