@@ -381,8 +381,10 @@ def _plan(arguments: list[str]) -> int:
         print(PLAN_HELP, end="")
         return 0
     verb, rest = arguments[0], arguments[1:]
-    if verb not in PLANNED or (verb == "curate" and any(word.partition("=")[0] == "--sentences" for word in rest)):
-        raise ConfigError(f"there is no plan for '{' '.join(arguments[:2])}'. There is one for {', '.join(PLANNED)}.")
+    mode = next((word.partition("=")[0] for word in rest if word.partition("=")[0] == UNPLANNED.get(verb)), "")
+    if verb not in PLANNED or mode:
+        known = ", ".join(PLANNED)
+        raise ConfigError(f"there is no plan for '{f'{verb} {mode}'.strip()}'. There is one for {known}.")
     own: dict[str, str] = {}
     for flag, name in PLAN_FLAGS.items():
         rest, value = _take(rest, flag)
@@ -400,12 +402,26 @@ def _planned_settings(verb: str, arguments: list[str]) -> Config | None:
     """The verb's settings, or None after printing its help, or them."""
     from attar import config
 
+    if verb == "quickstart":
+        return _quickstart_settings(arguments)
     model = getattr(config, PLANNED[verb])
     parse = {"distill": parse_distill, "distill-vl": parse_distill_vl, "evaluate": parse_evaluate}.get(verb)
     settings: Config | None = _settings(
         arguments, model, f"attar plan {verb}", parse=parse, more=f", {', '.join(PLAN_FLAGS)} (attar plan --help)"
     )
     return settings
+
+
+def _quickstart_settings(arguments: list[str]) -> Config | None:
+    """Those of the run that it stands for."""
+    from attar.config.small import QuickstartConfig
+
+    config = _settings(arguments, QuickstartConfig, "attar plan quickstart", more=f", {', '.join(PLAN_FLAGS)}")
+    if config is None:
+        return None
+    from attar.recipes.quickstart import quickstart_config
+
+    return quickstart_config(config.out)
 
 
 def _report(arguments: list[str]) -> int:
@@ -461,8 +477,12 @@ PLANNED = {
     "embed": "EmbedConfig",
     "curate": "CurateConfig",
     "evaluate": "EvaluateConfig",
+    "quickstart": "DistillConfig",
 }
-"""Verbs that can be planned, with the class of their settings."""
+"""Verbs that can be planned, with the class of the settings that the plan is of."""
+
+UNPLANNED = {"curate": "--sentences", "transfer": "--study"}
+"""Flags that make another command of a verb, which has no plan."""
 
 PLAN_FLAGS = {"--price-per-hour": "price_per_hour", "--probe-steps": "probe_steps", "--json": "json_file"}
 

@@ -1,6 +1,8 @@
 """`attar plan` of each verb: what it finds, what it reckons, and that nothing stays behind."""
 
 import json
+import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -85,6 +87,7 @@ def test_disk_and_memory_are_those_of_the_run(tmp_path):
     assert 3 <= len(students) <= 4  # shown, last, and best by step for what checkpoints name
     weights = (report.student / "model.safetensors").stat().st_size
     assert planned.disk["4 students"] / 4 == pytest.approx(weights, rel=0.2)
+    assert (planned.memory.peak is None) == (sys.platform != "linux")
     assert planned.memory.peak is None or planned.memory.peak > 100_000_000
 
 
@@ -225,10 +228,24 @@ def test_a_wrong_setting_is_the_verbs_own_error(capsys):
     assert "'probe_steps' is '0'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["predict"], ["curate", "--sentences", "x"], ["nothing"]])
+@pytest.mark.parametrize("words", [["predict"], ["curate", "--sentences", "x"], ["transfer", "--study"], ["nothing"]])
 def test_a_verb_without_a_plan_names_those_that_have_one(words, capsys):
     assert main(["plan", *words]) == 2
-    assert ", ".join(PLANNED) in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"no plan for '{' '.join(words[:2])}'" in said
+    assert ", ".join(PLANNED) in said
+
+
+def test_the_plan_of_quickstart_takes_its_settings(tmp_path, capsys):
+    assert main(["plan", "quickstart", "--out", str(tmp_path / "run"), "--print-config"]) == 0
+    assert capsys.readouterr().out == f"out: {tmp_path / 'run'}\n"
+
+
+@pytest.mark.slow
+def test_quickstart_is_planned(tmp_path, capsys):
+    assert main(["plan", "quickstart", "--out", str(tmp_path / "run"), "--probe-steps", "1"]) == 0
+    assert re.search(r"training steps +700 ", capsys.readouterr().out)
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_verb_that_is_offered_has_a_plan():
