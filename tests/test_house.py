@@ -6,6 +6,11 @@ import ast
 import importlib
 import re
 import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -160,6 +165,58 @@ def test_every_public_function_and_class_has_a_docstring() -> None:
             ):
                 bare.append(f"{path.relative_to(ROOT)}: {node.name}")
     assert not bare, "\n".join(bare)
+
+
+@cache
+def declared() -> tuple[set[str], set[str]]:
+    """Packages that attar always needs, and those of its extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def names(lines: list[str]) -> set[str]:
+        return {re.split(r"[\[<>=;]", line)[0].lower().replace("_", "-") for line in lines}
+
+    return names(project["dependencies"]), names(
+        [x for lines in project["optional-dependencies"].values() for x in lines]
+    )
+
+
+def third_party(tree: ast.AST, *, is_late: bool = False) -> Iterator[tuple[str, bool]]:
+    """Modules of others that are imported, and whether that is late: in a function that needs them."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        given = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        given += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        for module in {name.partition(".")[0] for name in given} - sys.stdlib_module_names - {"attar"}:
+            yield module, is_late
+        yield from third_party(node, is_late=is_late or isinstance(node, ast.FunctionDef | ast.Try))
+
+
+BY_THEMSELVES = {"h5py"}  # one data set needs it, which names it
+
+
+@cache
+def package(module: str) -> str:
+    """Whose module it is."""
+    return packages_distributions().get(module, [module])[0].lower().replace("_", "-")
+
+
+def undeclared(tree: ast.AST) -> set[str]:
+    """What is imported and declared nowhere, or at once and declared as an extra alone."""
+    core, extras = declared()
+    found = {(package(module), is_late) for module, is_late in third_party(tree)}
+    return {name for name, is_late in found if name not in (core | extras | BY_THEMSELVES if is_late else core)}
+
+
+def test_what_is_imported_is_declared() -> None:
+    missing = {str(path.relative_to(ROOT)): undeclared(ast.parse(path.read_text())) for path in PACKAGE.rglob("*.py")}
+    assert not {path: names for path, names in missing.items() if names}
+
+
+def test_an_import_that_is_not_declared_would_be_noticed() -> None:
+    assert undeclared(ast.parse("import torch, pandas")) == {"pandas"}
+    assert undeclared(ast.parse("import open_clip")) == {"open-clip-torch"}  # at once, and an extra
+    assert undeclared(ast.parse("def f():\n    import open_clip, yaml")) == set()
 
 
 def test_constraints_pin_versions_and_hold_no_address() -> None:
