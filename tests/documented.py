@@ -1,4 +1,4 @@
-"""Commands and code that README and docs show."""
+"""Commands and code that README, docs, examples and docstrings show."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *(path for path in sorted((ROOT / "docs").rglob("*.md")) if "generated" not in path.parts),
 ]
+CODE = [path for room in ("src", "examples", "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
+SCRIPTS = [ROOT / "examples/Dockerfile", *sorted((ROOT / "examples").glob("*.sbatch"))]
 SHELL = ("", "sh", "bash", "console")
 LAUNCHERS = ("attar", "torchrun", "srun", "python", "python3", "docker", "apptainer", "mpirun")
+_LAUNCHED = "|".join(name for name in LAUNCHERS if name != "attar")
+_MENTION = re.compile(rf"`(?:\w+=\S+ )?(?:(?:{_LAUNCHED}) [^`]*\s)?attar ([^`]+)`")
+# with a flag, since a sentence may begin with attar too
+_COMMAND = rf"((?:{'|'.join(LAUNCHERS)}) (?=.* --[\w.-]+(?:[ =]|$))(?:.*\\\n)*.*)"
 _FENCE = re.compile(r"^(`{3,})([^\n]*)\n(.*?)^\1 *$", re.S | re.M)
 
 
@@ -53,10 +59,38 @@ def commands(block: Block) -> Iterator[list[str]]:
                 yield from _of_line(line)
 
 
+def shown_in_code(path: Path) -> Iterator[Block]:
+    """Commands in the docstrings of a Python file, each a block of its own."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            text = ast.get_docstring(node) or ""
+            for found in re.finditer(rf"^ *{_COMMAND}", text, re.M):
+                yield Block(path, getattr(node, "lineno", 1) + text.count("\n", 0, found.start()), "", found[1])
+
+
+def shown_in_script(path: Path) -> Iterator[Block]:
+    """Commands of a script and of its comments, those of a batch job with the settings that its comment names."""
+    text = path.read_text(encoding="utf-8")
+    for found in re.finditer(rf"^#  +{_COMMAND}", text, re.M):
+        yield Block(path, text.count("\n", 0, found.start()) + 1, "", found[1])
+    if path.suffix == ".sbatch":
+        body = re.sub(r"^#.*$", "", text, flags=re.M)
+        yield Block(path, 1, "", body.replace('"$settings"', "run.yaml"))
+
+
 def mentions(page: Path) -> Iterator[list[str]]:
     """The words behind `attar` of commands within sentences; those with an ellipsis stop before it."""
-    for text in re.findall(r"`(?:\w+=\S+ )?attar ([^`]+)`", _FENCE.sub("", page.read_text(encoding="utf-8"))):
+    for text in _MENTION.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
         yield shlex.split(re.split(r"\s\S*(?:…|\.\.\.)", text)[0])
+
+
+def names_used(block: Block) -> Iterator[str]:
+    """Dotted names of attar in a block of Python: what it imports, and what it takes from `attar`."""
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "attar":
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute) and re.fullmatch(r"attar(\.\w+)+", ast.unparse(node)):
+            yield ast.unparse(node)
 
 
 def settings_made(block: Block) -> Iterator[ast.Call]:

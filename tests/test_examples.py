@@ -6,15 +6,17 @@ import ast
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import timm
 import torch
 
 import attar
-from documented import ROOT
+from documented import ROOT, blocks, shown_in_code
 from small_runs import environment, write_pictures
 
 EXAMPLES = ROOT / "examples"
@@ -66,6 +68,20 @@ def test_the_method_of_ones_own_learns_and_ships(tmp_path):
     assert loss(student) < 0.8 * loss(first)
     model = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True).eval()
     torch.testing.assert_close(model.norm.weight, student.state_dict()["model.norm.weight"])
+
+
+def test_relations_run_by_the_command_that_is_shown(tmp_path, monkeypatch):
+    (shown,) = {
+        tuple(shlex.split(block.text.split("\nattar")[0].replace("\\\n", " ")))
+        for block in (*blocks(ROOT / "docs/extending.md"), *shown_in_code(EXAMPLES / "relations.py"))
+        if block.text.startswith("python examples/relations.py")
+    }
+    few = {"--steps": "1", "--data": "playground:0?n=40"}
+    words = [few.get(before, word) for before, word in pairwise(shown)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", words)
+    example("relations").main()
+    assert (tmp_path / words[words.index("--out") + 1] / "model.safetensors").is_file()
 
 
 # --- every verb -----------------------------------------------------------------------------------------------------
