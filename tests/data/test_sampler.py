@@ -203,6 +203,15 @@ def test_keys_that_are_neighbours_give_unrelated_orders():
     assert 0.4 < agree.mean() < 1.6
 
 
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+@pytest.mark.parametrize("cycle", [None, 1, 2, 4])
+@pytest.mark.parametrize("count", [100, 512, 700, 1500, 4000])
+def test_how_many_different_views_are_shown(repeats: int, cycle: int | None, count: int) -> None:
+    order = ViewOrder(600, seed=3, repeats=repeats, cycle=cycle)
+    shown = len(set(zip(*(found.tolist() for found in order.at(np.arange(count))), strict=True)))
+    assert order.distinct(count) == pytest.approx(shown, rel=0.03)
+
+
 def test_views_come_again_after_a_cycle_and_images_keep_their_order() -> None:
     plain, cycled = ViewOrder(300, seed=1, repeats=2), ViewOrder(300, seed=1, repeats=2, cycle=3)
     places = np.arange(2000, dtype=np.int64)

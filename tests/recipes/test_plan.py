@@ -129,6 +129,27 @@ def test_other_grids_are_a_warning_where_tokens_are_resampled(tmp_path):
     )
 
 
+def test_the_price_of_kept_answers_is_what_the_run_then_pays(tmp_path):
+    changes = {"max_steps": 30, "cached_views": 2, "cache": {"format": "int8"}, "monitor": None}
+    config = distillation(tmp_path, **changes)
+    planned = attar.plan(config, QUICK)
+    counted = times(planned)
+    assert counted["training steps, teacher asked"] == pytest.approx(10)  # 40 images, 2 views, by 8
+    assert counted["training steps, answers read"] == pytest.approx(20)
+    assert "answers are not read again" not in subjects(planned)
+    assert any("int8" in line for line in planned.found["answers"])
+    report = attar.distill(config)
+    sizes = [(report.run / "teacher_cache" / name).stat().st_size for name in ("values.i8", "sums.u32")]
+    assert planned.disk["teacher's answers"] == sum(sizes)
+
+
+def test_a_plan_leaves_a_folder_of_answers_alone_and_says_when_it_is_of_no_use(tmp_path):
+    changes = {"max_steps": 5, "cached_views": 2, "cache": {"folder": str(tmp_path / "answers")}, "monitor": None}
+    planned = attar.plan(distillation(tmp_path, **changes), QUICK)
+    assert "answers are not read again" in subjects(planned)  # five steps of eight are one epoch
+    assert not (tmp_path / "answers").exists()
+
+
 # --- the other verbs ------------------------------------------------------------------------------------------------
 
 

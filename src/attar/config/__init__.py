@@ -5,6 +5,7 @@ from attar.config.curate import CurateConfig
 from attar.config.dime_fm import WITH_REGULARISER, DimeFmConfig
 from attar.config.distill import (
     VOLATILE,
+    CacheConfig,
     CheckpointConfig,
     DistillConfig,
     LogitsConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "VOLATILE",
     "WITH_REGULARISER",
     "AdaptConfig",
+    "CacheConfig",
     "CheckpointConfig",
     "Config",
     "CurateConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -124,6 +125,37 @@ class CheckpointConfig(Config):
     keep: int = Field(2, ge=1, description="checkpoints to keep")
 
 
+class CacheConfig(Config):
+    """How the teacher's answers are kept where views come again (`cached_views`)."""
+
+    format: str = Field(
+        "float32",
+        description="float32, bit for bit; float16; int8, with a scale for each token; or pca:N, the N strongest"
+        " components of patch tokens",
+    )
+    folder: str | None = Field(
+        None,
+        min_length=1,
+        description="folder of the answers, which runs with the same teacher, images and views may share; by default"
+        " in out",
+    )
+
+    @model_validator(mode="after")
+    def _known_format(self) -> Self:
+        if not re.fullmatch(r"float32|float16|int8|pca:[1-9][0-9]*", self.format):
+            raise ConfigError(
+                f"cache.format is '{self.format}'. Give float32, float16, int8, or pca:N with the number of components,"
+                " such as pca:256."
+            )
+        return self
+
+    @property
+    def components(self) -> int | None:
+        """N of `pca:N`."""
+        kind, _, count = self.format.partition(":")
+        return int(count) if kind == "pca" else None
+
+
 _METHODS_OF = {"proteus": ("proteus",), "logits": ("logits", "soft_logits")}  # which methods read a section
 
 
@@ -162,6 +194,9 @@ class DistillConfig(Config):
     batch_size: int = Field(256, ge=1, description="views per optimizer step over all ranks")
     epochs: float | None = Field(None, gt=0, description="passes over the data (300 when max_steps is not given)")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps, in place of epochs")
+    cached_views: int | None = Field(
+        None, ge=1, description="views of an image, which the teacher is asked about once; none: ever new ones"
+    )
     monitor: str | None = Field(None, min_length=1, description="labelled images to measure k-NN on while training")
     seed: int = Field(0, ge=0, description="names every random stream of the run")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
@@ -187,6 +222,7 @@ class DistillConfig(Config):
     resume_anyway: bool = Field(False, description="go on with a run that had other settings, data or teacher")
     proteus: ProteusConfig = ProteusConfig()
     logits: LogitsConfig = LogitsConfig()
+    cache: CacheConfig = CacheConfig()
     parallel: ParallelConfig = ParallelConfig()
     views: ViewsConfig = ViewsConfig()
     optim: OptimConfig = OptimConfig()
@@ -230,10 +266,38 @@ class DistillConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _answers_can_be_kept(self) -> Self:
+        if self.cached_views is None:
+            if self.cache != CacheConfig():
+                raise ConfigError(
+                    "settings of cache are given, and cached_views is not set: views never come again. Try"
+                    " --cached-views 4, or leave them out."
+                )
+            return self
+        if self.method == "labels":
+            raise ConfigError(f"cached_views is {self.cached_views}, and method labels asks no teacher. Leave it out.")
+        if self.parallel.shard_teacher:
+            raise ConfigError(
+                f"cached_views is {self.cached_views}, and parallel.shard_teacher is set: ranks ask a sharded teacher"
+                " together, and each about the views that it lacks. Leave one of the two out."
+            )
+        if self.cache.components is not None and not self.learns_patches:
+            raise ConfigError(
+                f"cache.format is {self.cache.format}, and no patch tokens are learned from: what is kept is one vector"
+                " an image. Try --cache.format float16."
+            )
+        return self
+
+    @property
+    def learns_patches(self) -> bool:
+        """Whether the student learns from the teacher's patch tokens, not from one vector an image alone."""
+        terms = self.proteus
+        return self.method == "proteus" and bool(terms.feature_weight or terms.patch_weight * terms.mask_probability)
+
+    @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         terms = self.proteus
-        learns_some = terms.token_weight or terms.feature_weight or terms.patch_weight * terms.mask_probability
-        if self.method == "proteus" and not learns_some:
+        if self.method == "proteus" and not (terms.token_weight or self.learns_patches):
             raise ConfigError(
                 "nothing to learn: proteus.token_weight and feature_weight are 0, and so is patch_weight or"
                 " mask_probability. Give one term a weight."
@@ -244,7 +308,7 @@ class DistillConfig(Config):
 VOLATILE = frozenset(
     {
         *("out", "device", "workers", "log_every", "tensorboard", "reindex", "resume_anyway", "recipe"),
-        *("max_bad_share", "checkpoint", "compile", "parallel", "features", "timeout_s"),
+        *("max_bad_share", "checkpoint", "compile", "parallel", "features", "timeout_s", "cache.folder"),
     }
 )
 """Settings that may differ between a run and its resumption: they do not change what is learned."""

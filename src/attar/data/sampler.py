@@ -54,6 +54,23 @@ class ViewOrder:
         """Steps that show `epochs` epochs, at least one; a last batch that is not full borrows from the next epoch."""
         return max(1, math.ceil(epochs * self.epoch_length / global_batch_size))
 
+    def distinct(self, count: int) -> float:
+        """How many different views the first `count` places show, in the mean; without a cycle all differ.
+
+        Where an epoch shows a part of the images, some views of some images are seen late.
+        """
+        if self.cycle is None:
+            return float(count)
+        epochs, rest = divmod(count, self.epoch_length)
+        repeats = self.views_per_sample
+        share = self.epoch_length / repeats / self.num_samples  # of the images, in an epoch
+        unseen = np.ones(self.cycle)  # by view: share of images of which it was not shown yet
+        for epoch in range(self.cycle):  # as many epochs later the same views are shown
+            times = len(range(epoch, epochs, self.cycle))
+            unseen[(epoch * repeats + np.arange(repeats)) % self.cycle] *= (1 - share) ** times
+        unseen[(epochs * repeats + np.arange(repeats)) % self.cycle] *= 1 - share * rest / self.epoch_length
+        return float(self.num_samples * (1 - unseen).sum())
+
     def at(self, places: Places) -> tuple[Places, Places]:
         """(samples, views) at places of the stream, each (n,) int64."""
         epoch, within = np.divmod(places, self.epoch_length)

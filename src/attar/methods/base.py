@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
+from attar.methods.teacher_cache import Answers, TeacherCache
 from attar.models import Backbone
 from attar.types import Batch, StepOutput
 
@@ -39,3 +41,23 @@ class Method(Protocol):
         Called by all ranks, each with its share. Here a method measures what it must know.
         """
         return None
+
+
+class Taught(Method):
+    """A method whose teacher is asked about each view by itself, so that what it says can be kept.
+
+    Attributes:
+        cache: Where it is kept, for views whose number comes again (`ViewOrder.cycle`); None: nowhere.
+        answer_names: What its answers are called, for people.
+    """
+
+    cache: TeacherCache | None = None
+    answer_names: tuple[str, ...]
+
+    @abstractmethod
+    def ask(self, views: Tensor) -> Answers:
+        """What the teacher says of views (B, 3, H, W), as far as the student learns from it: tensors (B, ...)."""
+
+    def answers(self, batch: Batch) -> Answers:
+        """What the teacher says, or has said, of a batch."""
+        return self.ask(batch.views) if self.cache is None else self.cache(batch, self.ask)

@@ -11,6 +11,7 @@ at once, and to fit in memory encodes it in pieces, each a second time when its 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def cached_targets(cache: TeacherCache, ask: ImageTargets) -> ImageTargets:
     """Features of the views that the student sees, asked for once for each of an image's K views (`matched`)."""
 
     def targets(batch: Batch) -> Tensor:
-        (found,) = cache(batch, lambda: (ask(batch),))
+        (found,) = cache(batch, lambda views: (ask(replace(batch, views=views)),))  # it looks at nothing else
         return found
 
     return targets

@@ -10,8 +10,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attar.losses import token_distance
-from attar.methods.base import Method
+from attar.methods.base import Taught
 from attar.methods.teacher import TokenKind, ask, check_patches, chosen, frozen, resize
+from attar.methods.teacher_cache import Answers
 from attar.models import Backbone
 from attar.types import Batch, StepOutput
 
@@ -32,17 +33,22 @@ class HintLearner(nn.Module):
         return {"hint": distance.mean(1).sum() / global_batch_size}
 
 
-class Hint(Method):
+class Hint(Taught):
     """The method: one vector per image is all there is to learn, or one per patch on the student's grid."""
 
     def __init__(self, teacher: Backbone, student: Backbone, *, tokens: TokenKind = "cls") -> None:
         check_patches(student, teacher)
         self.title = f"hint on the {'class token' if tokens == 'cls' else 'patch tokens'} (after FitNets, ICLR 2015)"
         self.teacher, self.student, self.tokens = frozen(teacher), student, tokens
+        self.answer_names = ("class tokens" if tokens == "cls" else "patch tokens",)
         self.learner: nn.Module = HintLearner(student, teacher.embed_dim, tokens)
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Mean squared error, as a share of the global batch."""
-        target = chosen(ask(self.teacher, batch.views), self.tokens, grid=self.student.grid)
+        (target,) = self.answers(batch)
         terms = self.learner(resize(batch.views, self.student.img_size), target, batch.global_batch_size)
         return StepOutput(terms["hint"], {"hint": terms["hint"].detach()})
+
+    def ask(self, views: Tensor) -> Answers:
+        """The teacher's tokens, on the student's grid."""
+        return (chosen(ask(self.teacher, views), self.tokens, grid=self.student.grid),)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from attar.config import LogitsConfig
 from attar.losses import cross_entropy, kl_divergence
-from attar.methods.base import Method
+from attar.methods.base import Taught
 from attar.methods.teacher import ask, check_patches, frozen, resize
+from attar.methods.teacher_cache import Answers
 from attar.models import Backbone, ClassificationHead, LinearClassifier
 from attar.types import Batch, StepOutput
 from attar.utils.distributed import sum_over_ranks, world_size
@@ -49,10 +50,11 @@ class LogitsLearner(nn.Module):
         }
 
 
-class LogitDistillation(Method):
+class LogitDistillation(Taught):
     """The method: labels and the teacher's classes, side by side."""
 
     title = "logit distillation with labels (Hinton et al. 2015)"
+    answer_names = ("logits",)
 
     def __init__(
         self, teacher: Backbone, classifier: LinearClassifier, student: Backbone, config: LogitsConfig
@@ -64,13 +66,17 @@ class LogitDistillation(Method):
     def training_step(self, batch: Batch) -> StepOutput:
         """Weighted loss and unweighted terms, as shares of the global batch."""
         assert batch.labels is not None, "a supervised method on a stream without labels"
-        with torch.no_grad():
-            target = self.classifier.logits(ask(self.teacher, batch.views))
+        (target,) = self.answers(batch)
         views = resize(batch.views, self.student.img_size)
         terms = self.learner(views, target, batch.labels, batch.global_batch_size)
         weight = self.config.teacher_weight
         loss = (1 - weight) * terms["labels"] + weight * terms["logits"]
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
+
+    @torch.no_grad()
+    def ask(self, views: Tensor) -> Answers:
+        """The teacher's logits (B, K)."""
+        return (self.classifier.logits(ask(self.teacher, views)),)
 
     def prepare(self, batches: Iterable[Batch]) -> str:
         """How far the teacher's classifier and the labels agree: a file cannot tell whose classes its rows are."""
@@ -78,7 +84,7 @@ class LogitDistillation(Method):
         for batch in batches:
             batch = batch.to(counts.device)
             assert batch.labels is not None, "a supervised method on a stream without labels"
-            classes = self.classifier.logits(ask(self.teacher, batch.views)).argmax(1)
+            classes = self.ask(batch.views)[0].argmax(1)
             for count, found in zip(counts, (classes[classes == batch.labels], classes, batch.labels), strict=True):
                 count += found.bincount(minlength=len(count))
             if counts[1].sum() * world_size() >= _ASKED:  # batches are as large on each rank: all stop at the same one

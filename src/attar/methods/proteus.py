@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from attar.config import ProteusConfig
 from attar.errors import ShapeError
 from attar.losses import token_distance
-from attar.methods.base import Method
+from attar.methods.base import Taught
 from attar.methods.teacher import ask, check_patches, frozen, resample_tokens, resize
+from attar.methods.teacher_cache import Answers
 from attar.models import Backbone, ProjectionHead
 from attar.types import Batch, StepOutput, Tokens
 from attar.utils.distributed import sum_over_ranks
@@ -91,6 +92,8 @@ class Standardiser(nn.Module):
         sums: dict[str, list[Tensor]] = {}
         for tokens in targets:
             for name, values in (("cls", tokens.cls), ("patch", tokens.patch.flatten(0, 1))):
+                if not len(values):  # no term learns from patch tokens
+                    continue
                 values = values.double()
                 found = [values.new_tensor(float(len(values))), values.sum(0), values.square().sum(0)]
                 sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
@@ -186,7 +189,7 @@ class ProteusLearner(nn.Module):
         return token_distance(guessed, wanted, criterion=self.config.criterion).sum() / masks.total
 
 
-class Proteus(Method):
+class Proteus(Taught):
     """The method: asks the frozen teacher, draws the masks, weighs the learner's terms.
 
     Raises:
@@ -198,6 +201,8 @@ class Proteus(Method):
 
     def __init__(self, teacher: Backbone, student: Backbone, config: ProteusConfig, *, seed: int) -> None:
         self.config = _without_empty_terms(config)
+        self.learns_patches = bool(self.config.feature_weight or self.config.patch_weight)
+        self.answer_names = ("class tokens", "patch tokens") if self.learns_patches else ("class tokens",)
         self.seed = seed
         self.teacher = frozen(teacher)
         self.student = student
@@ -208,7 +213,7 @@ class Proteus(Method):
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Weighted loss and unweighted terms, as shares of the global batch."""
-        target, masks = self.target(batch.views), None
+        target, masks = self._target(self.answers(batch)), None
         if self.config.patch_weight:  # drawn by the host while a GPU is busy with the teacher
             masks = draw_masks(batch, self.student.grid[0] * self.student.grid[1], self.config, seed=self.seed)
         views = resize(batch.views, self.student.img_size)
@@ -221,9 +226,21 @@ class Proteus(Method):
         loss = sum((weights[name] * value for name, value in terms.items()), torch.zeros((), device=views.device))
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
 
+    def ask(self, views: Tensor) -> Answers:
+        """Class tokens of the teacher; its patch tokens too where a term learns from them."""
+        tokens = ask(self.teacher, views)
+        return (tokens.cls, tokens.patch) if self.learns_patches else (tokens.cls,)
+
     def target(self, views: Tensor) -> Tokens:
         """Teacher tokens of the views, on the student's grid."""
-        return resample_tokens(ask(self.teacher, views), self.student.grid)
+        return self._target(self.ask(views))
+
+    def _target(self, answers: Answers) -> Tokens:
+        cls = answers[0]
+        none = cls.new_empty(len(cls), 0, cls.shape[-1])
+        if not self.learns_patches:
+            return Tokens(cls, none, (0, 0), none)
+        return resample_tokens(Tokens(cls, answers[1], self.teacher.grid, none), self.student.grid)
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Set the statistics of standardised targets; nothing to do when the option is off."""

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from attar.config import LogitsConfig
 from attar.losses import kl_divergence
-from attar.methods.base import Method
+from attar.methods.base import Taught
 from attar.methods.teacher import ask, check_patches, frozen, resize
+from attar.methods.teacher_cache import Answers
 from attar.models import Backbone, ClassificationHead, LinearClassifier
 from attar.types import Batch, StepOutput
 
@@ -28,10 +29,11 @@ class SoftLogitsLearner(nn.Module):
         return {"logits": kl_divergence(logits, target, temperature=self.temperature).sum() / global_batch_size}
 
 
-class SoftLogits(Method):
+class SoftLogits(Taught):
     """The method: the teacher's softened classes are all there is to learn."""
 
     title = "soft logits only (Hinton et al. 2015, without labels)"
+    answer_names = ("logits",)
 
     def __init__(
         self, teacher: Backbone, classifier: LinearClassifier, student: Backbone, config: LogitsConfig
@@ -42,7 +44,11 @@ class SoftLogits(Method):
 
     def training_step(self, batch: Batch) -> StepOutput:
         """KL divergence, as a share of the global batch."""
-        with torch.no_grad():
-            target = self.classifier.logits(ask(self.teacher, batch.views))
+        (target,) = self.answers(batch)
         terms = self.learner(resize(batch.views, self.student.img_size), target, batch.global_batch_size)
         return StepOutput(terms["logits"], {"logits": terms["logits"].detach()})
+
+    @torch.no_grad()
+    def ask(self, views: Tensor) -> Answers:
+        """The teacher's logits (B, K)."""
+        return (self.classifier.logits(ask(self.teacher, views)),)

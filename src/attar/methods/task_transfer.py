@@ -7,13 +7,11 @@ value and the term on features are not known from it and ours (spec task_transfe
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from attar.losses import token_distance
-from attar.methods.base import Method
+from attar.methods.base import Taught
 from attar.methods.tasks import Task
 from attar.methods.teacher import TokenKind, check_patches, chosen, resize
 from attar.methods.teacher_cache import Answers, TeacherCache
@@ -51,7 +49,7 @@ class TaskTransferLearner(nn.Module):
         return {name: loss.sum() / global_batch_size for name, loss in per_image.items()}
 
 
-class TaskTransfer(Method):
+class TaskTransfer(Taught):
     """The method: the student learns to say what the adapted teacher says of an image. Labels are never read.
 
     With a cache the teacher is asked once for each view, whose number must come again (`ViewOrder.cycle`).
@@ -74,14 +72,14 @@ class TaskTransfer(Method):
         self.teacher = teacher.eval().requires_grad_(False)
         self.student, self.feature_weight, self.cache = student.backbone, feature_weight, cache
         self.tokens = tokens if feature_weight > 0 else None
+        self.answer_names = ("logits", "tokens") if self.tokens else ("logits",)
         self.learner: nn.Module = TaskTransferLearner(
             student, teacher.backbone.embed_dim, task, temperature=temperature, tokens=self.tokens
         )
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Weighted loss and unweighted terms, as shares of the global batch."""
-        ask = partial(self._ask, batch.views)
-        target, *feature = ask() if self.cache is None else self.cache(batch, ask)
+        target, *feature = self.answers(batch)
         views = resize(batch.views, self.student.img_size)
         terms = self.learner(views, target, feature[0] if feature else None, batch.global_batch_size)
         loss = terms["task"]
@@ -90,7 +88,7 @@ class TaskTransfer(Method):
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
 
     @torch.no_grad()
-    def _ask(self, views: Tensor) -> Answers:
+    def ask(self, views: Tensor) -> Answers:
         """Teacher logits, and tokens where they are matched."""
         found = self.teacher.backbone(resize(views, self.teacher.backbone.img_size))
         target = self.teacher.head(found)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attar.methods.answer_formats import EXACT, AnswerFormat
 from attar.types import Batch
 from attar.utils.distributed import one_of_each_machine_first
 from attar.utils.io import read_json, storage_errors, write_json
@@ -22,45 +22,71 @@ from attar.utils.locks import alone_at
 
 Answers = tuple[Tensor, ...]
 
-_ABOUT, _VALUES, _SUMS = "about.json", "values.f32", "sums.u32"
+_ABOUT, _SUMS = "about.json", "sums.u32"
 
 
 class TeacherCache:
-    """Float32 answers by (image, view), in a file that grows on disk as views are answered, never in memory.
+    """Answers by (image, view), in a file that grows on disk as views are answered, never in memory.
 
-    A batch is read where all of its views are known, else the teacher is asked for the whole batch and its answers are
-    kept: where a file is lost or damaged, or ranks have no common disk, the teacher is asked again and nothing else
-    happens. Beside each answer stands its CRC-32, so that half of one is taken for none. Ranks call together.
+    The teacher is asked about the views of a batch of which nothing is known: where a file is lost or damaged, or
+    ranks have no common disk, it is asked again and nothing else happens. What is handed out is what stands in the
+    file, the first time too, so that all epochs learn from the same. Beside each answer stands its CRC-32, so that
+    half of one is taken for none. Ranks make their first call together.
 
     Args:
         folder: Of the files; those of another identity are begun anew.
         num_samples: n, images.
         num_views: K, after which an image's views come again (`ViewOrder.cycle`).
-        identity: What answers depend on: teacher, images, views.
+        identity: What answers and their form depend on: teacher, images, views, format.
+        answer_format: How they stand in the file.
     """
 
-    def __init__(self, folder: Path, num_samples: int, num_views: int, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        num_samples: int,
+        num_views: int,
+        identity: Mapping[str, Any],
+        answer_format: AnswerFormat = EXACT,
+    ) -> None:
         self.folder, self.num_samples, self.num_views = folder, num_samples, num_views
         self.identity = {**identity, "samples": num_samples, "views": num_views}
+        self.format = answer_format
         self._files: _Files | None = None
 
-    def __call__(self, batch: Batch, ask: Callable[[], Answers]) -> Answers:
-        """The teacher's answers to a batch: kept ones, or new ones, which are kept.
+    def __call__(self, batch: Batch, ask: Callable[[Tensor], Answers]) -> Answers:
+        """The teacher's answers to a batch: kept ones, and new ones, which are kept.
 
         Args:
             batch: Whose samples and view ids are looked up.
-            ask: Asks the teacher; tensors (B, ...) of the same shapes for all batches.
+            ask: Asks the teacher about views (b, 3, H, W); tensors (b, ...) of the same shapes for all batches.
         """
         rows = (batch.samples * self.num_views + batch.view_ids).cpu().numpy()
-        if self._files is not None and (kept := self._files.read(rows, batch.views.device)) is not None:
-            return kept
-        answers = ask()
-        if self._files is None:  # ranks are here together, and know the shapes by now
-            with one_of_each_machine_first(), alone_at(self.folder / ".lock"):  # or two runs would begin one file
-                shapes = [list(tensor.shape[1:]) for tensor in answers]
-                self._files = self._known_files(shapes) or self._new_files(shapes)
-        self._files.write(rows, answers)
-        return answers
+        if self._files is None:
+            self._files = self._opened(lambda: ask(batch.views[:1]))
+        stored, is_known = self._files.read(rows)
+        if not is_known.all():
+            lacking = np.flatnonzero(~is_known)
+            places = lacking[np.sort(np.unique(rows[lacking], return_index=True)[1])]  # each once, as they come
+            views = batch.views if len(places) == len(rows) else batch.views[torch.from_numpy(places)]
+            new = self.encoded(ask(views)).cpu().numpy()
+            self._files.write(rows[places], new)
+            number = {row: position for position, row in enumerate(rows[places])}
+            stored[lacking] = new[[number[row] for row in rows[lacking]]]
+        return self.decoded(torch.from_numpy(stored).to(batch.views.device), self._files.shapes)
+
+    def encoded(self, answers: Answers) -> Tensor:
+        """(b, bytes of a view) uint8."""
+        return torch.cat([self.format.encode(tensor.detach()) for tensor in answers], dim=1)
+
+    def decoded(self, stored: Tensor, shapes: Sequence[Sequence[int]]) -> Answers:
+        """Answers (b, ...) of these shapes, float32."""
+        parts = torch.split(stored, [self.format.size(shape) for shape in shapes], dim=1)
+        return tuple(self.format.decode(part, shape) for part, shape in zip(parts, shapes, strict=True))
+
+    def bytes_per_view(self, shapes: Sequence[Sequence[int]]) -> int:
+        """What one view takes on disk, with its checksum."""
+        return sum(self.format.size(shape) for shape in shapes) + np.dtype(np.uint32).itemsize
 
     def kept_identity(self) -> Mapping[str, Any] | None:
         """What answers that are there depend on, whether or not they are of this identity; None if none are there."""
@@ -75,8 +101,15 @@ class TeacherCache:
     def kept(self, sample: int, view_id: int) -> Answers | None:
         """The answer to one view, (1, ...) each, on the CPU; None if it is not there. Any rank may call it alone."""
         files = self._known_files()
-        row = np.array([sample * self.num_views + view_id])
-        return None if files is None else files.read(row, torch.device("cpu"))
+        if files is None:
+            return None
+        stored, is_known = files.read(np.array([sample * self.num_views + view_id]))
+        return self.decoded(torch.from_numpy(stored), files.shapes) if is_known.all() else None
+
+    def _opened(self, ask_about_one: Callable[[], Answers]) -> _Files:
+        """The files; to begin them, the teacher is asked about one view for the shapes of what it says."""
+        with one_of_each_machine_first(), alone_at(self.folder / ".lock"):  # or two runs would begin one file
+            return self._known_files() or self._new_files([list(tensor.shape[1:]) for tensor in ask_about_one()])
 
     def _about(self) -> dict[str, Any]:
         """What the folder says of its answers; nothing where it is damaged, so that they are begun anew."""
@@ -85,14 +118,13 @@ class TeacherCache:
             return about if isinstance(about, dict) else {}
         return {}
 
-    def _known_files(self, shapes: list[list[int]] | None = None) -> _Files | None:
-        """Those that are there, if they are of this identity, and of these shapes where they are known."""
+    def _known_files(self) -> _Files | None:
+        """Those that are there, if they are of this identity."""
         about = self._about()
-        wanted = about.get("shapes", []) if shapes is None else shapes
-        if about != {"identity": self.identity, "shapes": wanted}:
+        if about.get("identity") != self.identity or "shapes" not in about:
             return None
         with contextlib.suppress(FileNotFoundError):
-            return self._mapped(wanted, "r+")
+            return self._mapped(about["shapes"], "r+")
         return None
 
     def _new_files(self, shapes: list[list[int]]) -> _Files:
@@ -104,36 +136,30 @@ class TeacherCache:
         return files
 
     def _mapped(self, shapes: list[list[int]], mode: Literal["r+", "w+"]) -> _Files:
-        rows, width = self.num_samples * self.num_views, sum(math.prod(shape) for shape in shapes)
-        values = np.memmap(self.folder / _VALUES, np.float32, mode, shape=(rows, width))
+        rows, width = self.num_samples * self.num_views, sum(self.format.size(shape) for shape in shapes)
+        values = np.memmap(self.folder / f"values.{self.format.suffix}", np.uint8, mode, shape=(rows, width))
         return _Files(values, np.memmap(self.folder / _SUMS, np.uint32, mode, shape=(rows,)), shapes)
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Mapped files: a row of values for each view, its tensors one after the other, and the row's CRC-32 or 0."""
+    """Mapped files: a row of bytes for each view, its tensors one after the other, and the row's CRC-32 or 0."""
 
-    values: NDArray[np.float32]
+    values: NDArray[np.uint8]
     sums: NDArray[np.uint32]
     shapes: list[list[int]]
 
-    def read(self, rows: NDArray[np.int64], device: torch.device) -> Answers | None:
-        """What stands there; None if a view is unknown."""
-        expected = self.sums[rows]
-        if not expected.all():
-            return None
-        values = np.array(self.values[rows])
-        if (_sums_of(values) != expected).any():
-            return None
-        kept = torch.from_numpy(values).to(device)
-        parts = torch.split(kept, [math.prod(shape) for shape in self.shapes], dim=1)
-        return tuple(part.reshape(len(rows), *shape) for part, shape in zip(parts, self.shapes, strict=True))
+    def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """(what stands in the rows, (b, bytes), which of them are whole answers, (b,))."""
+        stored, expected = np.asarray(self.values[rows]), np.asarray(self.sums[rows])
+        is_known = expected != 0
+        is_known[is_known] = _sums_of(stored[is_known]) == expected[is_known]
+        return stored, is_known
 
-    def write(self, rows: NDArray[np.int64], answers: Answers) -> None:
-        values = torch.cat([tensor.detach().float().flatten(1) for tensor in answers], dim=1).cpu().numpy()
-        self.values[rows], self.sums[rows] = values, _sums_of(values)
+    def write(self, rows: NDArray[np.int64], stored: NDArray[np.uint8]) -> None:
+        self.values[rows], self.sums[rows] = stored, _sums_of(stored)
 
 
-def _sums_of(values: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """(n,) checksums of rows; never 0, which stands for a row that nobody has written."""
-    return np.array([zlib.crc32(row.tobytes()) or 1 for row in values], dtype=np.uint32)
+def _sums_of(stored: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """(b,) checksums of rows; never 0, which stands for a row that nobody has written."""
+    return np.array([zlib.crc32(row) or 1 for row in stored], dtype=np.uint32)

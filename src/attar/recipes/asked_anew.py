@@ -18,7 +18,7 @@ from attar.data.loader import EvaluationDataset, Item, ViewDataset, evaluation_b
 from attar.data.views import EvaluationView
 from attar.evaluation.outputs import fingerprint
 from attar.methods.teacher import ask_embedding
-from attar.methods.teacher_cache import TeacherCache
+from attar.methods.teacher_cache import Answers, TeacherCache
 from attar.models import Backbone
 from attar.utils.seeding import numpy_generator
 
@@ -61,7 +61,7 @@ class ImageTeacher:
         dataset = EvaluationDataset(source, rows, self.view)
         for images, where in evaluation_batches(dataset, batch_size=FRESH, workers=self.workers):
             if len(where):
-                with self._autocast():
+                with self.asking():
                     vectors.append(self.teacher.embed(images).cpu())
                 places.append(where.numpy())
         return torch.cat(vectors[1:] or vectors), np.concatenate(places)
@@ -69,11 +69,12 @@ class ImageTeacher:
     def of_views(self, items: list[Item]) -> Tensor:
         """(n, E): what it says of views now."""
         device = self.teacher.mean.device
-        with self._autocast():
+        with self.asking():
             answers = [ask_embedding(self.teacher.eval(), item.view[None].to(device)).cpu() for item in items]
         return torch.cat(answers)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def asking(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision that it is asked in."""
         device = self.teacher.mean.device.type
         return torch.autocast(device, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
@@ -83,13 +84,13 @@ def some(count: int, is_of_use: Callable[[int], bool] = lambda row: True) -> NDA
     return np.array([row for row in _drawn(count) if is_of_use(row)][:FRESH], dtype=np.int64)
 
 
-def kept_views(cache: TeacherCache, stream: ViewDataset) -> list[tuple[Item, Tensor]]:
+def kept_views(cache: TeacherCache, stream: ViewDataset) -> list[tuple[Item, Answers]]:
     """Views of the stream that were answered, with the answers: the stream fills a cache from its front."""
-    found: list[tuple[Item, Tensor]] = []
+    found: list[tuple[Item, Answers]] = []
     for place in _drawn(cache.num_kept()):
         item = stream[place]
         if isinstance(item, Item) and (answer := cache.kept(item.sample, item.view_id)) is not None:
-            found.append((item, answer[0]))
+            found.append((item, answer))
             if len(found) == FRESH:
                 break
     return found

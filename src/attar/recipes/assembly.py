@@ -71,7 +71,7 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
     workers = default_workers() if config.workers is None else config.workers
     source = open_source(config.data, reindex=config.reindex)
     check_damage(source, config.max_bad_share)
-    order = ViewOrder(len(source), config.seed, config.views.repeats)
+    order = ViewOrder(len(source), config.seed, config.views.repeats, config.cached_views)
     classes = _open_classes(config, source)
     check_first_view(ViewDataset(source, order, config.views, config.img_size))
     monitor = open_monitor(config, workers)

@@ -196,6 +196,7 @@ def facts(
         "data": "; ".join(map(str, named_places(config.data, built.source))),
         "images": f"{len(built.source):,}, fingerprint {built.source.fingerprint}",
         **changes,
+        **({"teacher's answers": notes["teacher's answers"]} if "teacher's answers" in notes else {}),
         "monitor": _judged_on(built),
         "training": f"{built.total_steps:,} steps of {config.batch_size:,} views, seed {config.seed}",
         "recipe": f"{config.recipe or 'none by name'}, {told_optimiser(config.optim, config.batch_size)}",

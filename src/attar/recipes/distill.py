@@ -18,6 +18,7 @@ from attar.recipes.assembly import Assembly, assemble, load_student
 from attar.recipes.describe import binding, card, facts, places_in_words, say_damage, say_header, say_results
 from attar.recipes.judging import is_unjudged, judge, judge_baselines, watch
 from attar.recipes.kept import keep, take_back
+from attar.recipes.kept_answers import check_room, keep_answers
 from attar.recipes.training import Training, resume, train
 from attar.reports import Result, read_results, verdict, write_page
 from attar.train import TrainState, build_state
@@ -104,6 +105,11 @@ def _train(
 ) -> None:
     keep_best = partial(_keep_best, built, run, state)
     judges = partial(watch, built, state, log, evaluator=built.monitor, beside=beside, keep_best=keep_best)
+    if built.config.cached_views is not None:
+        kept = keep_answers(built, views_of(built), run.path / "teacher_cache")
+        from_main(lambda: check_room(kept))
+        log.say("  answers  " + str(kept).replace("\n", "\n           "))
+        state.notes["teacher's answers"] = str(kept).replace("\n", "; ")
     train(training_of(built), built.config, run, state, log, identity=identity, judges=judges)
 
 
@@ -111,13 +117,7 @@ def training_of(built: Assembly) -> Training:
     """What is trained, on what, for how long."""
     return Training(
         method=built.method,
-        stream=ViewDataset(
-            built.source,
-            built.order,
-            built.config.views,
-            max(built.student.img_size, built.teacher.img_size),
-            labels=built.classes[0] if built.classes else None,
-        ),
+        stream=views_of(built),
         batch_size=built.config.batch_size,
         optim=built.config.optim,
         total_steps=built.total_steps,
@@ -132,6 +132,17 @@ def _is_worth_compiling(built: Assembly) -> bool:
     if built.config.compile == "auto":
         return built.device.type == "cuda" and built.total_steps >= _REPAYS_COMPILING
     return built.config.compile == "on"
+
+
+def views_of(built: Assembly) -> ViewDataset:
+    """What the student learns from, at the larger model's size."""
+    return ViewDataset(
+        built.source,
+        built.order,
+        built.config.views,
+        max(built.student.img_size, built.teacher.img_size),
+        labels=built.classes[0] if built.classes else None,
+    )
 
 
 def _keep_best(

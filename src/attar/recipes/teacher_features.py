@@ -160,7 +160,7 @@ def _check_views(teacher: ImageTeacher, cache: TeacherCache, stream: ViewDataset
     if (before := cache.kept_identity()) is not None:
         check_made_by(cache.folder, before, cache.identity, "views")
     if kept := kept_views(cache, stream):
-        items, answers = [item for item, _ in kept], torch.cat([answer for _, answer in kept])
+        items, answers = [item for item, _ in kept], torch.cat([answers[0] for _, answers in kept])
         names = [f"view {item.view_id} of {item.name}" for item in items]
         check_fresh(answers, teacher.of_views(items), names.__getitem__, "views", cache.folder)
 

@@ -216,7 +216,8 @@ def changed_settings(path: Path, config: Config, *, but: Collection[str] = ()) -
     """
     before, now = _with_defaults(read_settings(path / "config.yaml"), config), config.model_dump(mode="json")
     changes = flat_changes(before, now)
-    return {key: values for key, values in changes.items() if key.split(".")[0] not in {*VOLATILE, *but}}
+    may_differ = {*VOLATILE, *but}
+    return {key: values for key, values in changes.items() if may_differ.isdisjoint({key, key.split(".")[0]})}
 
 
 def _with_defaults(settings: dict[str, Any], config: Config) -> dict[str, Any]:

@@ -15,6 +15,7 @@ FEW_IMAGES = 1000
 """To learn from without labels; so many taught a small student as much as five times more did (notes/proxy_data.md)."""
 FEW_TO_JUDGE = 100
 """Of so many images a figure's 95 % interval is up to 20 points wide."""
+_HARDLY_AGAIN = 0.9
 
 
 def too_few_images(count: int, flag: str, *, least: int = FEW_IMAGES) -> Iterator[Concern]:
@@ -116,11 +117,22 @@ def licence(*sources: Provenance) -> Iterator[Concern]:
             yield Concern("licence", f"{terms.in_sentences(whose)} The student is made from them.")
 
 
-def too_little_room(disk: Mapping[str, int], free: int, out: str) -> Iterator[Concern]:
+def too_little_room(disk: Mapping[str, int], free: int, out: str, *, flag: str = "out") -> Iterator[Concern]:
     """More to be written than there is room for."""
     if (needed := sum(disk.values())) > free:
+        smaller = "keep fewer checkpoints" if flag == "out" else "take a smaller --cache.format or fewer --cached-views"
         yield Concern(
             "disk",
-            f"{needed / 1e9:,.1f} GB are needed at --out {out}, and {free / 1e9:,.1f} GB are free there."
-            " Free some space, keep fewer checkpoints, or choose another --out.",
+            f"{needed / 1e9:,.1f} GB are needed at --{flag} {out}, and {free / 1e9:,.1f} GB are free there."
+            f" Free some space, {smaller}, or choose another --{flag}.",
+        )
+
+
+def hardly_read_again(views: float, shown: int) -> Iterator[Concern]:
+    """A cache that is filled and not read: of what a run shows, most are views that it has not shown before."""
+    if views > _HARDLY_AGAIN * shown:
+        yield Concern(
+            "answers are not read again",
+            f"about {views:,.0f} of the {shown:,} views that the run shows are different ones: to keep the teacher's"
+            " answers saves next to nothing in this run. Take fewer --cached-views, more --epochs, or leave it out.",
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from attar.config import DistillConfig, PlanConfig
@@ -10,7 +11,8 @@ from attar.data.sources import named_places
 from attar.export import write_student
 from attar.recipes.assembly import Assembly, assemble, load_student, open_monitor
 from attar.recipes.describe import describe, starting_weights
-from attar.recipes.distill import training_of
+from attar.recipes.distill import training_of, views_of
+from attar.recipes.kept_answers import KeptAnswers, keep_answers
 from attar.recipes.planning import concerns
 from attar.recipes.planning.monitoring import Judgements, images_to_look_at, students_kept, students_written
 from attar.recipes.planning.parts import Concern, Part, Plan, bytes_below, free_at
@@ -34,31 +36,56 @@ def plan_distill(config: DistillConfig, settings: PlanConfig, folder: Path) -> P
     state = build_state(built.method.learner, built.student, config.optim, device=device)
     built.method.learner = state.wrapped
     baselines, checks, more = _judged(built, state)
-    steps = probe(training_of(built), config, state, folder / "run", probe_steps=settings.probe_steps)
+    steps, training, answers = _trained(built, state, settings, folder)
     writing, _ = timed(lambda: write_student(folder / "student", state.plain("student"), card=""))
     parts = [
         Part("images opened, models loaded", opening),
         *baselines,
-        Part("first batches, loader, cold steps", steps.start),
-        Part("training steps", steps.seconds, built.total_steps, steps.known),
+        *training,
         *checks,
         Part("students written", writing, students_written(checks)),
         Part("checkpoints", steps.save, times_due(checkpoint_every(training_of(built), config), built.total_steps)),
     ]
     disk = _disk(config, steps, bytes_below(folder / "student"))
+    if answers is not None:
+        disk["teacher's answers"] = answers.bytes
     free = free_at(config.out)
     return Plan(
         verb="distill",
         settings=config.model_dump(mode="json"),
-        found=_found(built),
+        found=_found(built, answers),
         parts=parts,
-        images_per_second=config.batch_size / steps.seconds,
+        images_per_second=config.batch_size * built.total_steps / sum(part.total for part in training[1:]),
         memory=held(device, more=more, loaders=steps.loaders),
         disk=disk,
         free=free,
-        concerns=[*_concerns(built), *concerns.too_little_room(disk, free, config.out)],
+        concerns=[*_concerns(built), *_of_answers(built, answers), *_of_room(built, disk, free)],
         price_per_hour=settings.price_per_hour,
     )
+
+
+def _trained(
+    built: Assembly, state: TrainState, settings: PlanConfig, folder: Path
+) -> tuple[Steps, list[Part], KeptAnswers | None]:
+    """(steps that ask the teacher, what comes before them and what all of them take, where its answers are kept)."""
+    config, total = built.config, built.total_steps
+    if config.cached_views is None:
+        steps = probe(training_of(built), config, state, folder / "run", probe_steps=settings.probe_steps)
+        start = Part("first batches, loader, cold steps", steps.start)
+        return steps, [start, Part("training steps", steps.seconds, total, steps.known)], None
+    here = replace(built, config=config.replace(cache={"folder": None}))  # nothing is written into a folder of others
+    opening, kept = timed(lambda: keep_answers(here, views_of(built), folder / "teacher_cache"))
+    steps = probe(training_of(built), config, state, folder / "run", probe_steps=settings.probe_steps)
+    asking = min(float(total), kept.views / config.batch_size)
+    parts = [
+        Part("teacher asked anew, loader, cold steps", opening + steps.start),
+        Part("training steps, teacher asked", steps.seconds, asking, steps.known),
+    ]
+    if asking < total:
+        state.step = 0  # the same views again, whose answers are there by now
+        again = probe(training_of(built), config, state, folder / "again", probe_steps=settings.probe_steps)
+        parts.append(Part("training steps, answers read", again.seconds, total - asking, again.known))
+    return steps, parts, kept
 
 
 def _judged(built: Assembly, state: TrainState) -> tuple[list[Part], list[Part], int]:
@@ -88,7 +115,7 @@ def _disk(config: DistillConfig, steps: Steps, student: int) -> dict[str, int]:
     return {f"{kept} checkpoints": kept * steps.checkpoint, f"{students} students": students * student}
 
 
-def _found(built: Assembly) -> dict[str, object]:
+def _found(built: Assembly, answers: KeptAnswers | None) -> dict[str, object]:
     config = built.config
     found: dict[str, object] = {
         "method": built.method.title,
@@ -102,6 +129,8 @@ def _found(built: Assembly) -> dict[str, object]:
             "on": str(built.device),
         },
     }
+    if answers is not None:
+        found["answers"] = str(answers).splitlines()
     if built.monitor is not None:
         found["monitor"] = {name: len(part) for name, part in built.monitor.views.parts.items()}
     return found
@@ -118,3 +147,20 @@ def _concerns(built: Assembly) -> Iterator[Concern]:
     if config.method == "proteus" and (config.proteus.feature_weight or config.proteus.patch_weight):
         yield from concerns.unequal_grids(teacher, built.student)
     yield from concerns.of_the_judge(built, "data")
+
+
+def _of_answers(built: Assembly, answers: KeptAnswers | None) -> Iterator[Concern]:
+    if answers is not None:
+        yield from concerns.hardly_read_again(answers.views, built.total_steps * built.config.batch_size)
+
+
+def _of_room(built: Assembly, disk: Mapping[str, int], free: int) -> Iterator[Concern]:
+    """Of the run directory, and of the folder of answers where that is another."""
+    config, elsewhere = built.config, built.config.cache.folder
+    answers = {name: size for name, size in disk.items() if name == "teacher's answers"}
+    if elsewhere is None or not answers:
+        yield from concerns.too_little_room(disk, free, config.out)
+        return
+    rest = {name: size for name, size in disk.items() if name not in answers}
+    yield from concerns.too_little_room(rest, free, config.out)
+    yield from concerns.too_little_room(answers, free_at(elsewhere), elsewhere, flag="cache.folder")

@@ -142,14 +142,14 @@ class Plan:
             held = {"main process": self.memory.peak} | (
                 {} if self.memory.device is None else {"GPU": self.memory.device}
             )
-            words = [f"{name} {_size(size)}" for name, size in held.items()]
+            words = [f"{name} {size_in_words(size)}" for name, size in held.items()]
             if self.memory.loaders:
-                words.append(f"loader processes {_size(self.memory.loaders)} beside it")
+                words.append(f"loader processes {size_in_words(self.memory.loaders)} beside it")
             lines.append(f"  memory   {', '.join(words)}")
         if self.disk:
-            free = "" if self.free is None else f"; {_size(self.free)} free"
-            each = ", ".join(f"{name} {_size(size)}" for name, size in self.disk.items())
-            lines.append(f"  disk     {_size(sum(self.disk.values()))} ({each}){free}")
+            free = "" if self.free is None else f"; {size_in_words(self.free)} free"
+            each = ", ".join(f"{name} {size_in_words(size)}" for name, size in self.disk.items())
+            lines.append(f"  disk     {size_in_words(sum(self.disk.values()))} ({each}){free}")
         return lines
 
     def _doubts(self) -> list[str]:
@@ -179,7 +179,10 @@ def _in_words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _size(count: int | None) -> str:
+def size_in_words(count: int | None) -> str:
+    """Bytes as people say them."""
     if count is None:
         return "not known"
+    if count < 1e5:
+        return f"{count / 1e3:,.1f} kB"
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
