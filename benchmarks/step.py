@@ -44,13 +44,14 @@ from torch import Tensor
 
 from attar.config import DistillConfig
 from attar.methods.proteus import PatchMasks, Proteus, draw_masks
+from attar.methods.teacher_cache import Answers
 from attar.models import load_backbone
 from attar.models.compute import forward_macs
 from attar.recipes.proteus import proteus_b, proteus_l, proteus_s
 from attar.train.loop import LoopSettings, fit
 from attar.train.schedule import Schedule, base_lr
 from attar.train.state import TrainState, build_state
-from attar.types import Batch, StepOutput, Tokens
+from attar.types import Batch
 from attar.utils.distributed import pick_device
 from attar.utils.memory import forget_peak, peak_resident
 from attar.utils.seeding import seeded_torch, torch_generator
@@ -130,7 +131,7 @@ class Bench:
     schedule: Schedule
     batches: list[Batch]
     pixels: list[Tensor]
-    answers: list[Tokens]
+    answers: list[Answers]
     masks: list[tuple[Tensor, Tensor]]
     device: torch.device
     has_compiled_blocks: bool = False
@@ -151,10 +152,7 @@ def built(config: DistillConfig, device: torch.device) -> Bench:
         Schedule(base_lr(config.optim, config.batch_size), 10**6, 1000.0, config.optim),
         [replace(batch, views=on_host(batch.views, device)) for batch in batches],
         [on_host((batch.views - mean) / std, device) for batch in batches],
-        [
-            method.target(batch.views.to(device)).map(lambda part: on_host(part.half().cpu(), device))
-            for batch in batches
-        ],
+        [tuple(on_host(part.half().cpu(), device) for part in method.ask(batch.views.to(device))) for batch in batches],
         [
             tuple(on_host(part, device) for part in whole_masks(drawn(method, batch), config.batch_size))
             for batch in batches
@@ -246,16 +244,13 @@ def paper_steps(bench: Bench, precision: str, steps: int) -> None:
 class Replayed(Proteus):
     """Proteus whose teacher has been asked before: answers come from host memory, those of a batch by its number."""
 
-    def __init__(self, live: Proteus, answers: list[Tokens]) -> None:
+    def __init__(self, live: Proteus, kept: list[Answers]) -> None:
         vars(self).update(vars(live))
-        self.answers = answers
+        self.kept = kept
 
-    def training_step(self, batch: Batch) -> StepOutput:
-        self.known = self.answers[batch.step % len(self.answers)]
-        return super().training_step(batch)
-
-    def target(self, views: Tensor) -> Tokens:
-        return self.known.map(lambda part: part.to(views.device, non_blocking=True))
+    def answers(self, batch: Batch) -> Answers:
+        known = self.kept[batch.step % len(self.kept)]
+        return tuple(part.to(batch.views.device, non_blocking=True) for part in known)
 
 
 def attar_steps(bench: Bench, way: Way, steps: int) -> None:
@@ -331,7 +326,7 @@ def agreement(bench: Bench, images: int = 4) -> dict[str, float]:
     losses = [paper_loss(method, bench.pixels[0][:images].to(device), hidden, where), method.training_step(few).loss]
     parameters = list(method.learner.parameters())
     theirs, ours = (torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]) for loss in losses)
-    answers = bench.answers[0].map(lambda part: part[:images])
+    answers = tuple(part[:images] for part in bench.answers[0])
     cached = Replayed(method, [answers]).training_step(few).loss
     reference = losses[0].item()
     found = {

@@ -63,13 +63,14 @@ class TeacherCache:
         """
         rows = (batch.samples * self.num_views + batch.view_ids).cpu().numpy()
         if self._files is None:
-            self._files = self._opened(lambda: ask(batch.views[:1]))
+            self._files = self._opened(lambda: _ask_some(ask, batch.views[:1]))
         stored, is_known = self._files.read(rows)
         if not is_known.all():
             lacking = np.flatnonzero(~is_known)
             places = lacking[np.sort(np.unique(rows[lacking], return_index=True)[1])]  # each once, as they come
-            views = batch.views if len(places) == len(rows) else batch.views[torch.from_numpy(places)]
-            new = self.encoded(ask(views)).cpu().numpy()
+            is_whole = len(places) == len(rows)
+            answers = ask(batch.views) if is_whole else _ask_some(ask, batch.views[torch.from_numpy(places)])
+            new = self.encoded(answers).cpu().numpy()
             self._files.write(rows[places], new)
             number = {row: position for position, row in enumerate(rows[places])}
             stored[lacking] = new[[number[row] for row in rows[lacking]]]
@@ -158,6 +159,12 @@ class _Files:
 
     def write(self, rows: NDArray[np.int64], stored: NDArray[np.uint8]) -> None:
         self.values[rows], self.sums[rows] = stored, _sums_of(stored)
+
+
+def _ask_some(ask: Callable[[Tensor], Answers], views: Tensor) -> Answers:
+    """Answers to a part of a batch; a compiled teacher would be translated once more for each number of views."""
+    with torch.compiler.set_stance("force_eager"):
+        return ask(views)
 
 
 def _sums_of(stored: NDArray[np.uint8]) -> NDArray[np.uint32]:
