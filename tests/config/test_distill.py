@@ -6,7 +6,7 @@ import yaml
 from attar.cli import parse_distill
 from attar.config import DistillConfig
 from attar.config.files import read_settings, to_yaml
-from attar.errors import ConfigError
+from attar.errors import ConfigError, RunDirectoryError
 from attar.utils.io import write_text
 from attar.utils.run_directory import open_run, record_settings, start_run
 
@@ -118,6 +118,49 @@ def test_shares_that_leave_a_side_out_and_no_temperature_are_errors(settings):
 def test_settings_without_use_are_refused(settings, says):
     with pytest.raises(ConfigError, match=says):
         DistillConfig.build({**NEEDED, "data": "d", **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"cache": {"format": "int8"}}, "settings of cache are given, and cached_views is not set.*--cached-views 4"),
+        (
+            {"cached_views": 2, "cache": {"format": "int4"}},
+            "cache.format is 'int4'. Give float32, float16, int8, or pca",
+        ),
+        ({"cached_views": 2, "cache": {"format": "pca:0"}}, "cache.format is 'pca:0'"),
+        ({"cached_views": 2, "method": "labels"}, "cached_views is 2, and method labels asks no teacher"),
+        ({"cached_views": 2, "parallel": {"shard_teacher": True}}, "and parallel.shard_teacher is set"),
+        ({"cached_views": 2, "cache": {"format": "pca:9"}, "method": "hint"}, "pca:9, and no patch tokens are learned"),
+        (
+            {
+                "cached_views": 2,
+                "cache": {"format": "pca:9"},
+                "proteus": {"feature_weight": 0.0, "mask_probability": 0.0},
+            },
+            "pca:9, and no patch tokens are learned from.*float16",
+        ),
+    ],
+    ids=["no views", "unknown", "no components", "labels", "sharded", "hint", "class tokens"],
+)
+def test_answers_that_cannot_be_kept_so_are_refused(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        DistillConfig.build({**NEEDED, "data": "d", **settings})
+
+
+def test_a_folder_of_answers_may_move_between_a_run_and_its_resumption(tmp_path):
+    config = config_of(cached_views=2, cache={"format": "int8"}).replace(out=str(tmp_path / "run"))
+    with open_run(tmp_path / "run", config) as opened:
+        run = start_run(opened)
+    record_settings(run, config, version="0.1")
+    (run.checkpoints / "step-00000001").mkdir(parents=True)
+    with open_run(tmp_path / "run", config.replace(cache={"folder": "elsewhere"})) as again:
+        assert not again.is_new
+    with (
+        pytest.raises(RunDirectoryError, match=r"cache\.format was int8, now float16"),
+        open_run(tmp_path / "run", config.replace(cache={"format": "float16"})),
+    ):
+        pass
 
 
 def test_a_section_that_says_the_defaults_is_no_setting():

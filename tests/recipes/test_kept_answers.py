@@ -95,11 +95,16 @@ def test_float32_teaches_what_the_teacher_would_have_taught_and_asks_once(learns
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+@pytest.fixture(scope="module")
+def exact(folder, tmp_path_factory):
+    """Losses of the run with float32."""
+    return losses_of(attar.distill(config_of(folder, tmp_path_factory.mktemp("exact") / "run")))
+
+
 @pytest.mark.parametrize(
     ("kept_as", "most"), [("float16", 1e-4), ("int8", 5e-3), ("pca:31", 5e-3), ("pca:8", 0.5)], ids=str
 )
-def test_what_a_smaller_format_changes(kept_as, most, folder, tmp_path):
-    exact = losses_of(attar.distill(config_of(folder, tmp_path / "exact")))
+def test_what_a_smaller_format_changes(kept_as, most, exact, folder, tmp_path):
     report = attar.distill(config_of(folder, tmp_path / "small", cache={"format": kept_as}))
     changed = max(abs(ours / theirs - 1) for ours, theirs in zip(losses_of(report), exact, strict=True))
     print(f"{kept_as}: losses change by {changed:.2g} at most")
@@ -108,7 +113,7 @@ def test_what_a_smaller_format_changes(kept_as, most, folder, tmp_path):
     shares = [float(share) for share in re.findall(r"keep ([\d.]+) % of their variance", told)]
     assert re.findall("(class|patch) tokens keep", told) == ["class", "patch"]
     assert (99 < min(shares) <= 100) is (kept_as != "pca:8")
-    assert told.replace("; ", "\n           ") in said(report)
+    assert told.replace("; ", "\n           ") in said(report)  # and what is said is recorded
 
 
 @pytest.mark.parametrize("kept_as", ["float32", "int8", "pca:8"])
@@ -119,7 +124,7 @@ def test_a_run_goes_on_exactly_and_asks_about_no_view_again(kept_as, folder, tmp
     for step in (4, 6):  # as if it had been stopped after the second step
         shutil.rmtree(report.run / f"checkpoints/step-0000000{step}")
     again = attar.distill(config)
-    assert "24 were there before" in said(again)
+    assert "24 answers were there before" in said(again)
     assert losses_of(again) == losses
     assert all(torch.equal(tensor, weights[name]) for name, tensor in weights_of(again).items())
 
@@ -134,54 +139,61 @@ def test_a_run_of_its_own_begins_its_answers_anew(folder, tmp_path):
     report = attar.distill(config)
     shutil.rmtree(report.run / "checkpoints")  # nothing is left to go on from: other settings are no error
     attar.distill(config.replace(seed=1))
-    assert "0 were there before" in said(report)
+    assert "0 answers were there before" in said(report)
 
 
 # --- a folder that runs share ---------------------------------------------------------------------------------------
 
 
-class TestSharedFolder:
-    @pytest.fixture
-    def first(self, folder, tmp_path):
-        """A run that has filled the folder."""
-        return self.run(folder, tmp_path, "first")
+@pytest.fixture(scope="module")
+def filled(folder, tmp_path_factory):
+    """A folder that a run has filled."""
+    answers = tmp_path_factory.mktemp("shared") / "answers"
+    sharing(answers, folder, answers.parent / "first")
+    return answers
 
-    def run(self, folder, root, name, **changes):
-        cache = {"format": "int8", "folder": str(root / "answers")} | changes.pop("cache", {})
-        return attar.distill(config_of(folder, root / name, cache=cache, **changes))
 
-    def test_another_student_reads_what_the_first_one_was_told(self, first, folder, tmp_path):
-        wider = {"student": MODEL.replace("embed_dim=32", "embed_dim=48"), "views": {"repeats": 1}, "batch_size": 12}
-        second = self.run(folder, tmp_path, "second", **wider)
-        assert "24 were there before" in said(second)
-        assert not (second.run / "teacher_cache").exists()
+def sharing(answers, folder, out, **changes):
+    cache = {"format": "int8", "folder": str(answers)} | changes.pop("cache", {})
+    return attar.distill(config_of(folder, out, cache=cache, **changes))
 
-    @pytest.mark.parametrize(
-        ("changes", "told"),
-        [
-            ({"seed": 1}, r"view\.seed was 0, now 1"),
-            ({"cached_views": 2}, "views was 1, now 2"),
-            ({"views": {"flip": 0.0}}, r"view\.settings\.flip was 0.5, now 0.0"),
-            ({"cache": {"format": "pca:8"}}, "format was int8, now pca:8"),
-            ({"proteus": TOKENS_ALONE}, "answers was .*'patch tokens'"),
-            ({"teacher_weights": "random"}, r"teacher\.fingerprint was"),
-        ],
-        ids=["seed", "views", "augmentation", "format", "terms", "teacher"],
-    )
-    def test_other_answers_are_refused(self, changes, told, first, folder, tmp_path):
-        before = (tmp_path / "answers/values.i8").read_bytes()
-        with pytest.raises(WeightsError, match=f"were made otherwise: .*{told}.*--cache.folder"):
-            self.run(folder, tmp_path, "second", **changes)
-        assert (tmp_path / "answers/values.i8").read_bytes() == before
 
-    def test_answers_that_the_teacher_would_not_give_are_refused(self, first, folder, tmp_path):
-        # whole answers with their checksums, of other views: as another way to make views would have left them
-        values = np.memmap(tmp_path / "answers/values.i8", np.uint8, "r+").reshape(24, -1)
-        sums = np.memmap(tmp_path / "answers/sums.u32", np.uint32, "r+")
-        values[:], sums[:] = values[::-1].copy(), sums[::-1].copy()
-        values.flush(), sums.flush()
-        with pytest.raises(WeightsError, match=r"are not what it says today: .* % off, .* --cache.folder"):
-            self.run(folder, tmp_path, "second")
+def test_another_student_reads_what_the_first_one_was_told(filled, folder, tmp_path):
+    wider = {"student": MODEL.replace("embed_dim=32", "embed_dim=48"), "views": {"repeats": 1}, "batch_size": 12}
+    second = sharing(filled, folder, tmp_path / "second", **wider)
+    assert "24 answers were there before" in said(second)
+    assert not (second.run / "teacher_cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 1}, r"view\.seed was 0, now 1"),
+        ({"cached_views": 2}, "views was 1, now 2"),
+        ({"views": {"flip": 0.0}}, r"view\.settings\.flip was 0.5, now 0.0"),
+        ({"cache": {"format": "pca:8"}}, "format was int8, now pca:8"),
+        ({"proteus": TOKENS_ALONE}, "answers was .*'patch tokens'"),
+        ({"teacher_weights": "random"}, r"teacher\.fingerprint was"),
+    ],
+    ids=["seed", "views", "augmentation", "format", "terms", "teacher"],
+)
+def test_other_answers_in_a_shared_folder_are_refused(changes, told, filled, folder, tmp_path):
+    before = (filled / "values.i8").read_bytes()
+    with pytest.raises(WeightsError, match=f"were made otherwise: .*{told}.*--cache.folder"):
+        sharing(filled, folder, tmp_path / "second", **changes)
+    assert (filled / "values.i8").read_bytes() == before
+
+
+def test_answers_that_the_teacher_would_not_give_are_refused(filled, folder, tmp_path):
+    # whole answers with their checksums, of other views: as another way to make views would have left them
+    answers = shutil.copytree(filled, tmp_path / "answers")
+    values = np.memmap(answers / "values.i8", np.uint8, "r+").reshape(24, -1)
+    sums = np.memmap(answers / "sums.u32", np.uint32, "r+")
+    values[:], sums[:] = values[::-1].copy(), sums[::-1].copy()
+    values.flush()
+    sums.flush()
+    with pytest.raises(WeightsError, match=r"are not what it says today: .* % off, .* --cache.folder"):
+        sharing(answers, folder, tmp_path / "second")
 
 
 def test_answers_that_do_not_fit_on_the_disk_are_told_before_the_first_step(folder, tmp_path):

@@ -169,10 +169,9 @@ def strongest_components(tokens: Tensor, count: int) -> Components:
             f"cache.format is pca:{count}, and the teacher's tokens have {tokens.shape[1]} channels."
             f" Try --cache.format pca:{max(1, tokens.shape[1] // 3)}, or int8."
         )
-    tokens = tokens.double()
-    mean = tokens.mean(0)
-    covariance = (tokens - mean).T @ (tokens - mean) / len(tokens)
-    _, vectors = torch.linalg.eigh(covariance)  # weakest first
+    mean = tokens.mean(0, dtype=torch.float64)
+    centred = tokens - mean
+    _, vectors = torch.linalg.eigh(centred.T @ centred)  # weakest first
     return Components(mean.float(), vectors[:, -count:].flip(1).float().contiguous())
 
 

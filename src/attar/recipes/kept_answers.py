@@ -84,7 +84,7 @@ class KeptAnswers:
             [
                 f"{cache.num_views:,} views of each of {cache.num_samples:,} images are asked about once, kept as"
                 f" {cache.identity['format']}: {size_in_words(self.bytes_per_view)} a view,"
-                f" {size_in_words(self.bytes)} in all; {self.before:,} were there before",
+                f" {size_in_words(self.bytes)} in all ({self.before:,} answers were there before)",
                 *(f"{name} {loss}" for name, loss in self.losses.items()),
             ]
         )
