@@ -29,7 +29,7 @@ from attar.utils.locks import alone_at
 from attar.utils.run_directory import flat_changes, refuse_changes
 
 _SAMPLE = 256  # views whose patch tokens the components are fitted to
-_LEAST_ERROR = {"fp32": 2e-3, "bf16": 4e-2}  # relative; what another batch, device or kernel may add to a format's own
+_ROUNDING = {"fp32": 2e-3, "bf16": 4e-2}  # relative; what another batch, device or kernel may add to a format's own
 
 
 @dataclass(frozen=True)
@@ -247,10 +247,10 @@ def _check_read(
     Raises:
         WeightsError: If one is further off than precision and format explain.
     """
-    least = _LEAST_ERROR[asker.teacher.identity["precision"]]
+    rounding = _ROUNDING[asker.teacher.identity["precision"]]
     for name, old, new, said in zip(asker.method.answer_names, read, again, fresh, strict=True):
         size, own, off = (tensor.flatten(1).norm(dim=1) for tensor in (said, new - said, old - new))
-        limit = least + own / size
+        limit = rounding + own / size
         worst = int((off / size - limit).argmax())
         found, most = float(off[worst] / size[worst]), float(limit[worst])
         if not found <= most:
