@@ -213,4 +213,4 @@ def test_two_ranks_make_the_student_of_one_process(folder, tmp_path):
         run_on_ranks("distill", config, ranks)
         students.append(load_file(tmp_path / f"{ranks}/student-last/model.safetensors"))
     for name, tensor in students[0].items():
-        torch.testing.assert_close(students[1][name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(students[1][name], tensor, rtol=1e-3, atol=1e-4)  # int8 may round to either side
