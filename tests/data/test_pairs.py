@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from attar.data.pairs import PairSource, Scene, holds_depth, open_annotated, read_annotation, read_depth
-from attar.data.sources import open_source, share_a_place
+from attar.data.sources import images_in_both, open_source, share_a_place
 from attar.errors import DataError
 from attar.evaluation.dense.targets import Classes
 from small_pairs import write_pair
@@ -88,4 +88,6 @@ def test_images_of_pairs_are_a_source_that_tells_its_place(tmp_path: Path) -> No
     assert share_a_place(folder, train)
     assert not share_a_place(folder, val)
     assert share_a_place(open_source("playground:3?n=9"), PairSource([Scene(3, 1)]))
+    assert images_in_both(open_source("playground:3?n=9"), PairSource([Scene(3, 1), Scene(3, 9), Scene(4, 1)])) == 1
+    assert images_in_both(train, folder) == len(train)
     assert train.fingerprint != val.fingerprint

@@ -20,7 +20,7 @@ from attar.data.arrangements import render_arrangement
 from attar.data.loader import ViewDataset, training_batches
 from attar.data.playground import CLASS_NAMES, render_scene
 from attar.data.sampler import ViewOrder
-from attar.data.sources import FolderSource, ParquetSource, PlaygroundSource, open_source, share_a_place
+from attar.data.sources import FolderSource, ParquetSource, PlaygroundSource, images_in_both, open_source, share_a_place
 from attar.errors import DataError, DecodeError
 from shards import Bytes, sample, write_tar
 
@@ -589,3 +589,13 @@ def test_an_address_behind_a_url_is_a_url(tmp_path):
     write_files(tmp_path, "a/1.jpg")
     source = open_source(f"file://{tmp_path}")
     assert source.uri(0) == f"file://{tmp_path}/a/1.jpg"
+
+
+def test_images_of_one_source_that_are_among_those_of_another_are_counted(tmp_path):
+    write_files(tmp_path, "set/a/1.jpg", "set/a/2.jpg", "set/b/3.jpg", "other/1.jpg")
+    whole, part = open_source(str(tmp_path / "set")), open_source(str(tmp_path / "set/a"))
+    assert images_in_both(part, whole) == images_in_both(whole, part) == 2
+    assert images_in_both(part, open_source(str(tmp_path / "other"))) == 0  # equal names elsewhere
+    chosen = open_source([f"{tmp_path}/set?crops=4&image=1", "playground:3?n=5"])  # four views of one image
+    assert images_in_both(part, chosen) == 1
+    assert images_in_both(open_source("playground:3?n=9"), chosen) == 5

@@ -167,6 +167,14 @@ def test_a_transfer_is_planned_stage_by_stage(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_images_of_the_pool_that_choose_or_are_reported_on_are_told_apart(tmp_path):
+    pool = ["playground:3?n=140", "playground:4?n=7"]
+    planned = attar.plan(config_of(tmp_path / "out", val=None, labels_per_class=5, pool=pool), QUICK)
+    said = {concern.subject: concern.text for concern in planned.concerns}
+    assert said["val images in training data"].startswith("14 of the 14 val images are in --pool")
+    assert said["test images in training data"].startswith("7 of the 42 test images are in --pool")
+
+
 def test_steps_that_ask_the_teacher_and_steps_that_read_its_answers_are_told_apart(tmp_path):
     section = {"max_steps": 40, "batch_size": 8, "cached_views": 2, "optim": {"lr": 1e-3}}
     planned = attar.plan(config_of(tmp_path / "out", transfer=section), QUICK)

@@ -56,6 +56,15 @@ def test_one_command_runs_all_stages_and_leaves_what_others_can_use(tmp_path):
     assert report.verdict.split(":")[0] in ("It helped", "Not proven", "It harmed")
 
 
+def test_images_to_choose_by_that_are_in_the_pool_are_told(tmp_path, capsys):
+    labelled = "playground:3?n=70"
+    attar.transfer(config_of(tmp_path / "run", labelled=labelled, val=None, labels_per_class=5, pool=labelled))
+    said = capsys.readouterr().out
+    assert "           14 of the 14 val images are in --pool, so the student learns from them" in said
+    assert "test images are in --pool" not in said
+    assert said.index("  pool  ") < said.index("  teacher  ") < said.index("  adapt  ")
+
+
 def test_lists_as_apple_publishes_them_go_through_all_stages(tmp_path, capsys):
     lists = {"train": 5, "val": 1, "test": 2}  # images of each class
     for name in ("Forest", "River"):

@@ -40,6 +40,11 @@ class Pair(Protocol):
         """Folder of the image, or the stream it is from."""
         ...
 
+    @property
+    def uri(self) -> str:
+        """Where the image lies, as sources tell it."""
+        ...
+
     def read(self) -> bytes | NDArray[np.uint8]:
         """The image as it is stored, or its pixels (H, W, 3)."""
         ...
@@ -73,6 +78,11 @@ class Annotated:
     def place(self) -> str:
         """Folder of the image."""
         return str(self.image.parent.resolve())
+
+    @property
+    def uri(self) -> str:
+        """Absolute path of the image."""
+        return File(str(self.image.absolute())).uri
 
     def read(self) -> bytes:
         """The image file."""
@@ -108,6 +118,11 @@ class Scene:
     def place(self) -> str:
         """The stream."""
         return f"playground:{self.seed}"
+
+    @property
+    def uri(self) -> str:
+        """The stream and the scene."""
+        return f"{self.place}#{self.index}"
 
     def read(self) -> NDArray[np.uint8]:
         """64 x 64 pixels."""
@@ -146,7 +161,7 @@ class PairSource:
 
     def uri(self, row: int) -> str:
         """Its path, or its place in a stream."""
-        return self.pairs[row].name
+        return self.pairs[row].uri
 
     def read(self, row: int) -> bytes | NDArray[np.uint8]:
         """The image as it is stored."""

@@ -35,6 +35,7 @@ __all__ = [
     "PlaygroundSource",
     "Source",
     "TarSource",
+    "images_in_both",
     "named_places",
     "open_source",
     "share_a_place",
@@ -102,6 +103,20 @@ def share_a_place(one: Source, other: Source) -> bool:
     """Whether two sources take images from the same place, all of them or a part: a folder or one below it, a file."""
     ours, theirs = _places_of(one), _places_of(other)
     return any(f"{a}/".startswith(f"{b}/") or f"{b}/".startswith(f"{a}/") for a in ours for b in theirs)
+
+
+def images_in_both(one: Source, other: Source) -> int:
+    """How many images of one source are among those of another, by where they lie; equal files elsewhere are not."""
+    return len(_addresses_near(one, other) & {one.uri(row) for row in range(len(one))})
+
+
+def _addresses_near(one: Source, other: Source) -> set[str]:
+    """Where the images of another source lie, of those of its parts that take some from the same place."""
+    if not share_a_place(one, other):
+        return set()
+    if isinstance(other, MergedSource):
+        return set().union(*(_addresses_near(one, part.source) for part in other.parts))
+    return {other.uri(row) for row in range(len(other))}
 
 
 def _places_of(source: Source) -> set[str]:

@@ -115,6 +115,7 @@ def _all_stages(run: Run, student: Backbone) -> TransferReport:
     if teacher is not None and config.student_weights == "random":
         student.normalise_with(teacher.preprocess)
     if teacher is not None:
+        log.say(f"  teacher  {describe(teacher)}")
         say_licence(log, teacher.source)
     if is_main():
         write_json(about, origin_facts(teacher) | start_facts(student) | _pool_facts(run))
@@ -220,4 +221,6 @@ def _say_header(run: Run, student: Backbone) -> None:
     log.say(f"           {task.origin}")
     for place in named_places(config.pool, run.pool) if run.pool is not None else ():
         log.say(f"  pool     {place}")
+    for said in task.seen_in(run.pool).values() if run.pool is not None and is_main() else ():
+        log.say(f"           {said}")
     wait_for_all()

@@ -229,9 +229,11 @@ def _concerns(run: Run, teacher: Backbone | None, student: Backbone) -> Iterator
     config, task = run.config, run.task
     if run.pool is not None:
         yield from concerns.too_few_images(len(run.pool), "pool")
-        for part in task.judged_parts:
-            if task.shares_a_place(run.pool, part):
-                yield concerns.test_images_in("pool", part)
+        seen = task.seen_in(run.pool)
+        for part, said in seen.items():
+            yield Concern(f"{part} images in training data", said)
+        if not seen and task.shares_a_place(run.pool, task.reported_on):
+            yield concerns.test_images_in("pool", task.reported_on)
     yield from concerns.too_few_images(task.counts["train"], "labelled", least=2 * len(task.class_names))
     yield from concerns.too_few_to_judge(task.counts[task.reported_on], task.reported_on)
     if task.counts["val"] < _FEW_TO_CHOOSE_BY:

@@ -12,13 +12,19 @@ from torch import Tensor
 from attar.config import TransferConfig
 from attar.config.transfer import AdaptConfig, FinetuneConfig, HeadKind
 from attar.data.loader import Stream
-from attar.data.sources import Source
+from attar.data.sources import Source, images_in_both, share_a_place
 from attar.evaluation.metrics import METRICS
 from attar.methods import Task, TokenKind
 from attar.models import Backbone, TaskModel
 
 Rows = tuple[Tensor, ...]
 """What a task's metrics take, one entry an image in each."""
+
+_SEEN = {
+    "val": "so the student learns from them, without their labels, before they choose: val figures may be too high."
+    " A set of `attar curate` holds its queries. Give others to choose by with --val.",
+    "test": "so the student learns from what it is reported on: its figures prove nothing. Give others with --test.",
+}
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,8 @@ class OpenedTask(ABC):
         """What a model says of a part's readable images, and their labels, as the metrics take it."""
 
     @abstractmethod
-    def shares_a_place(self, pool: Source, part: str) -> bool:
-        """Whether images of a part lie where those of the pool do."""
+    def source_of(self, part: str) -> Source:
+        """The images of a part that models are judged on."""
 
     @abstractmethod
     def details(self, rows: Rows) -> dict[str, Any]:
@@ -129,6 +135,22 @@ class OpenedTask(ABC):
     def num_labels(self) -> int:
         """Labelled images that something is learned or chosen by."""
         return self.counts["train"] + self.counts["val"]
+
+    def shares_a_place(self, pool: Source, part: str) -> bool:
+        """Whether images of a part lie where those of the pool do."""
+        return share_a_place(pool, self.source_of(part))
+
+    def seen_in(self, pool: Source) -> dict[str, str]:
+        """By part, how many of its images are among the pool's and what that means; none where there are none.
+
+        What is set apart of the labelled images by itself is there as soon as all of these are: curation adds them.
+        """
+        counts = {part: images_in_both(self.source_of(part), pool) for part in self.judged_parts}
+        return {
+            part: f"{count:,} of the {self.counts[part]:,} {part} images are in --pool, {_SEEN[part]}"
+            for part, count in counts.items()
+            if count
+        }
 
     def value(self, rows: Rows) -> float:
         """The first metric."""

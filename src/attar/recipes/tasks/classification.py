@@ -16,7 +16,8 @@ from attar.config.transfer import AdaptConfig, FinetuneConfig, HeadKind
 from attar.data.labelled import Labelled
 from attar.data.loader import ViewDataset
 from attar.data.sampler import ViewOrder
-from attar.data.sources import Source, share_a_place
+from attar.data.sources import Source
+from attar.data.subset import SubsetSource
 from attar.evaluation.embedding import embed_labelled
 from attar.evaluation.intervals import bootstrap_interval
 from attar.evaluation.logistic_probe import best_penalty, final_fit, sweep_penalties
@@ -109,9 +110,10 @@ class Classification(OpenedTask):
             model, labelled, crop_pct=self.config.crop_pct, workers=self.workers, name=f"{part} images"
         )
 
-    def shares_a_place(self, pool: Source, part: str) -> bool:
+    def source_of(self, part: str) -> Source:
         """See `OpenedTask`."""
-        return share_a_place(pool, self.images.parts[part].source)
+        labelled = self.images.parts[part]
+        return SubsetSource(labelled.source, labelled.rows)
 
     def details(self, rows: Rows) -> dict[str, Any]:
         """None."""

@@ -17,7 +17,7 @@ from attar.data.crops import Crops, CropStream, LabelledCrops
 from attar.data.draws import share_of_images
 from attar.data.geometry import Geometry
 from attar.data.pairs import VOID, Pair, PairSource
-from attar.data.sources import Source, share_a_place
+from attar.data.sources import Source
 from attar.errors import DataError, ShapeError
 from attar.evaluation.confusion import mean_iou
 from attar.evaluation.dense.closed_form import choose_penalty
@@ -133,9 +133,9 @@ class Segmentation(OpenedTask):
         found = judge_pairs(see, pairs, self.target, geometry, device=device, name=f"{part} images")
         return (found[self.target.metric],)
 
-    def shares_a_place(self, pool: Source, part: str) -> bool:
+    def source_of(self, part: str) -> Source:
         """See `OpenedTask`."""
-        return share_a_place(pool, PairSource(self.parts[part]))
+        return PairSource(self.parts[part])
 
     def details(self, rows: Rows) -> dict[str, Any]:
         """IoU by class and accuracies."""
