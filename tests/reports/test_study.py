@@ -61,11 +61,20 @@ def test_the_table_has_a_column_for_each_number_of_labels_and_what_a_run_costs()
 
 
 def test_the_sentence_names_the_highest_mean_of_each_number_of_labels():
+    few = "; 2 seeds are few, take 3 at least."
     assert study_sentence(STUDY) == (
-        "With 2 labelled images a class task:random has the highest mean, 31.5 ± 2.1 %, +21.0 ± 1.4 points over"
-        " scratch. With 10 labelled images a class task:random has the highest mean, 51.5 ± 2.1 %, +21.0 ± 1.4 points"
-        " over scratch."
+        "Not proven: with 2 labelled images a class task:random has the highest mean, 31.5 ± 2.1 %, +21.0 ± 1.4 points"
+        f" over scratch{few} Not proven: with 10 labelled images a class task:random has the highest mean,"
+        f" 51.5 ± 2.1 %, +21.0 ± 1.4 points over scratch{few}"
     )
+
+
+def test_rows_far_apart_over_enough_seeds_are_told_without_reserve(tmp_path):
+    clear, near = study_of(hint=(0.1, 0.11, 0.12), task=(0.3, 0.31, 0.32)), study_of(hint=(0.1, 0.2), task=(0.2, 0.3))
+    assert study_sentence(clear) == "With 2 labelled images a class task has the highest mean, 31.0 ± 1.0 %."
+    for figures, tone in ((clear, ""), (near, "plain")):
+        write_study_page(tmp_path / "report.html", figures, CONFIG)
+        assert f'<p class="verdict {tone}">' in (tmp_path / "report.html").read_text()
 
 
 def study_of(**scores):
@@ -74,17 +83,17 @@ def study_of(**scores):
 
 
 def test_the_sentence_names_rows_that_are_not_told_apart_from_the_highest():
-    rows = {"task": (0.30, 0.34), "hint": (0.30, 0.30), "cosine": (0.28, 0.30)}  # 32.0 ± 2.8: 29.2 at least
+    rows = {"task": (0.30, 0.34, 0.32), "hint": (0.27, 0.31, 0.29), "cosine": (0.27, 0.27, 0.27)}  # 32.0 ± 2.0
     close = study_sentence(study_of(**rows))
-    assert close.endswith("32.0 ± 2.8 %; hint is within a standard deviation of it.")
-    more = study_sentence(study_of(**rows, proteus=(0.31, 0.29)))
-    assert more.endswith("32.0 ± 2.8 %; hint and proteus are within a standard deviation of it.")
+    assert close.endswith("32.0 ± 2.0 %; hint is not told apart from it (deviations overlap).")  # 29.0 ± 2.0
+    more = study_sentence(study_of(**rows, proteus=(0.30, 0.30, 0.30)))
+    assert more.endswith("32.0 ± 2.0 %; hint and proteus are not told apart from it (deviations overlap).")
 
 
 def test_the_sentence_of_one_seed_claims_no_spread():
     assert study_sentence(study_of(scratch=(0.1,), task=(0.3,))) == (
-        "With 2 labelled images a class task has the highest figure, of one seed, 30.0 %, +20.0 points over scratch;"
-        " what another seed would give is not known."
+        "Not proven: with 2 labelled images a class task has the highest figure, of one seed, 30.0 %, +20.0 points over"
+        " scratch; what another seed would give is not known."
     )
 
 

@@ -17,8 +17,12 @@ from attar.reports.transfer import HEADINGS, gmacs
 from attar.utils.io import write_text
 
 _SHIPPED = "finetune"  # the stage whose student counts
+_FEWEST_SEEDS = 3  # that mean and deviation say something of (spec task_transfer §1.7: three or more)
 _WIDTH, _HEIGHT = 560.0, 260.0  # of the drawing, which the page stretches
 _COLOURS = ("#3b5bdb", "#0b7a75", "#d08700", "#b3261e", "#7048a8", "#5c7080", "#c2417c", "#2b8a3e")
+
+NOT_PROVEN = "Not proven"
+"""How the sentence of a number of labels begins whose rows may as well stand in another order."""
 
 Run = Mapping[str, Any]
 """Figures of one run, as `cell.json` has them."""
@@ -221,14 +225,20 @@ def _sentence(study: Study, labels: int) -> str:
     best = max(scores, key=lambda row: scores[row].mean)
     score, gain = scores[best], study.gain(best, labels, over="scratch")
     more = "" if gain is None else f", {gain.text(sign='+')} points over scratch"
+    doubts = []
     if score.deviation is None:
-        kind, near = "figure, of one seed,", "; what another seed would give is not known"
+        kind = "figure, of one seed,"
+        doubts.append("what another seed would give is not known")
     else:
+        kind = "mean,"
         least = score.mean - score.deviation
-        close = [study.titles[row] for row, other in scores.items() if row != best and other.mean >= least]
-        kind, near = "mean,", f"; {_and(close)} within a standard deviation of it" if close else ""
-    name = study.titles[best]
-    return f"With {labels} labelled images a class {name} has the highest {kind} {score.text()} %{more}{near}."
+        near = [row for row, other in scores.items() if row != best and other.mean + (other.deviation or 0.0) >= least]
+        if near:
+            doubts.append(f"{_and([study.titles[row] for row in near])} not told apart from it (deviations overlap)")
+        if len(score.values) < _FEWEST_SEEDS:
+            doubts.append(f"{len(score.values)} seeds are few, take {_FEWEST_SEEDS} at least")
+    said = f"ith {labels} labelled images a class {study.titles[best]} has the highest {kind} {score.text()} %{more}"
+    return f"{NOT_PROVEN}: w{said}; {'; '.join(doubts)}." if doubts else f"W{said}."
 
 
 def _and(names: Sequence[str]) -> str:
@@ -251,6 +261,7 @@ def write_study_page(path: Path, study: Study, config: StudyConfig) -> None:
         .render(
             title="Study",
             sentence=study_sentence(study),
+            tone="plain" if NOT_PROVEN in study_sentence(study) else "",
             headings=_headings(study),
             rows=_rows(study),
             legend=_legend(study),
