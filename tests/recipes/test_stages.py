@@ -65,12 +65,16 @@ def test_of_equal_scores_the_one_that_learned_longer_ships(tmp_path, capsys):
     assert outcome.best == {"score": 0.5, "step": 3}
     torch.testing.assert_close(head, scores.heads[3], rtol=0, atol=0)
     assert not torch.equal(head, scores.heads[0])
-    assert "what it started from" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "what it started from" not in said
+    assert "stopped at" not in said
 
 
-def test_equal_scores_do_not_keep_a_stage_going(tmp_path):
+def test_equal_scores_do_not_keep_a_stage_going(tmp_path, capsys):
     outcome = run(tmp_path, Scores(1.0, 1.0, 1.0), patience=2)[1]
     assert (outcome.steps, outcome.best) == (3, {"score": 1.0, "step": 3})
+    said = capsys.readouterr().out
+    assert "  finetune stopped at step 3: val got no better 2 times in a row (--finetune.patience)\n" in said
 
 
 def test_a_stage_that_taught_nothing_says_that_its_start_ships(tmp_path, capsys):

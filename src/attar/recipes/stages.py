@@ -110,6 +110,12 @@ def run_stage(stage: Stage, config: TransferConfig, log: Log) -> Outcome:
         if not is_done:
             judges = partial(_judges, stage, learner, run, state, log)
             train(training, config, run, state, log, identity=identity, judges=judges)
+            if state.has_converged and state.step < training.total_steps:
+                flag = "adapt" if stage.folder.name == "adapt" else "finetune"  # the untaught student has the latter's
+                log.say(
+                    f"  {stage.folder.name:8} stopped at step {state.step:,}: val got no better {stage.patience} times"
+                    f" in a row (--{flag}.patience)"
+                )
         method.learner = learner
         best = state.notes.get("best")
         if best is not None:
