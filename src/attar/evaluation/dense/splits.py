@@ -150,7 +150,14 @@ def _playground(reference: str) -> DenseParts:
         raise DataError(f"'{reference}' has {source.count} scenes; three parts need five at least. Try ?n=500.")
     scenes = [Scene(source.seed, index, source.variety) for index in range(source.count)]
     train, val, test = scenes[: -2 * fifth], scenes[-2 * fifth : -fifth], scenes[-fifth:]
-    return DenseParts(train, val, test, ("background", *CLASS_NAMES), "stretches of the stream", _FARTHEST)
+    return DenseParts(
+        train,
+        val,
+        test,
+        ("background", *CLASS_NAMES),
+        "playground: train, val and test are stretches of one sequence",
+        _FARTHEST,
+    )
 
 
 def _split_reference(reference: str) -> tuple[str, _Options]:
