@@ -48,6 +48,13 @@ def test_images_that_were_transferred_on_prove_nothing(tmp_path):
     assert "nothing here is sure to be held out" in (report.run / "report.html").read_text()
 
 
+def test_a_few_images_prove_nothing_and_have_no_interval(tmp_path):
+    verdict = attar.transfer(config_of(tmp_path / "run", test="playground:4?n=9")).verdict
+    assert verdict.startswith("Not proven")
+    assert verdict.endswith("points (9 test images, too few for an interval).")
+    assert "the same one without the transfer stage" in verdict
+
+
 def test_a_teacher_read_back_is_judged_on_the_images_of_now(tmp_path):
     attar.transfer(config_of(tmp_path / "run", scratch=False))
     other = config_of(tmp_path / "run", scratch=False, test="playground:4?n=28", resume_anyway=True)

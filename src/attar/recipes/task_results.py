@@ -24,6 +24,7 @@ from attar.reports.transfer import STAGES, transfer_rows
 from attar.utils.io import read_json
 from attar.utils.progress import Log
 
+_FEWEST = 10  # images that a bootstrap interval says something of
 _BACKWARD = 2  # forward passes that a backward pass costs
 
 
@@ -126,9 +127,11 @@ def task_verdict(judge: Judge, config: TransferConfig) -> str:
         return "Not known: other images could be read for one student than for the other."
     gain, (low, high) = task.gain(student, scratch, seed=config.seed)
     rest = (
-        f"{reaches}, the same one without {percent(task.value(scratch))}: {100 * gain:+.1f} points"
-        f" ({100 * low:+.1f} to {100 * high:+.1f}, {images}, pretrain {config.pretrain}).{caveat}"
+        f"{reaches}, the same one without the transfer stage {_percent(task.value(scratch))}: {100 * gain:+.1f} points"
     )
+    if len(student[0]) < _FEWEST:
+        return f"Not proven: {rest} ({images}, too few for an interval).{caveat}"
+    rest += f" ({100 * low:+.1f} to {100 * high:+.1f}, {images}).{caveat}"
     if warning := caution([result for result in judge.results() if result.protocol["part"] == part]):
         return f"Not proven: {rest} {warning} Give others to report on."
     if low > 0:
@@ -233,3 +236,8 @@ def task_facts(config: TransferConfig) -> dict[str, str]:
     about = Path(config.out) / "about.json"
     facts: dict[str, str] = read_json(about) if about.is_file() else {}
     return facts
+
+
+def _percent(value: float | Tensor) -> str:
+    """In per cent; below one per cent with a digit more, or few and nothing would look alike."""
+    return f"{100 * float(value):.{2 if 0 < value < 0.01 else 1}f}"
