@@ -20,6 +20,6 @@ def origin_of(labels_per_class: int) -> str:
 
 
 def test_classes_that_have_fewer_than_the_draw_are_told():
-    assert origin_of(4).startswith("train: 4 images of each class by seed 0; val")
+    assert origin_of(4).startswith("train: 4 images of each class by seed 0; val: 1 of these 4 of each class, which")
     assert "5 images of each class by seed 0, of 10 of 14 classes all they have, which is fewer" in origin_of(5)
     assert "500 images of each class by seed 0, of 14 of 14 classes all they have" in origin_of(500)

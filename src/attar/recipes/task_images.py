@@ -16,6 +16,8 @@ from attar.data.subset import SubsetSource
 from attar.errors import DataError
 from attar.evaluation.splits import hold_out
 
+_ONE_IN = 5  # images of a class that one is set apart of; of fewer it takes more than its share
+
 
 @dataclass(frozen=True)
 class TaskImages:
@@ -78,7 +80,11 @@ def open_task_images(config: TransferConfig) -> TaskImages:
         train, val = hold_out(train, seed=config.seed)
     except DataError as error:
         raise DataError(f"{error} Or give some to choose by with --val.") from None
-    return TaskImages(train, val, test, f"{origin}; val: a fifth of each class of it by seed {config.seed}")
+    count = config.labels_per_class
+    if count is None or count > _ONE_IN:
+        return TaskImages(train, val, test, f"{origin}; val: a fifth of each class of it by seed {config.seed}")
+    origin += f"; val: 1 of these {count} of each class, which leaves {count - 1} to learn from: give others with --val"
+    return TaskImages(train, val, test, origin)
 
 
 def _open(place: str, config: TransferConfig, *, class_names: Sequence[str] | None = None) -> Labelled:

@@ -119,8 +119,8 @@ def task_verdict(judge: Judge, config: TransferConfig) -> str:
     reaches = f"the student reaches {task.figure}{percent(task.value(student))}"
     if ("scratch", part) not in judge.rows:
         return (
-            f"T{reaches[1:]} on {images}. Nothing was measured beside"
-            f" it: whether anything but the labels helped is not known.{caveat}"
+            f"T{reaches[1:]} on {images}. Nothing was measured beside it in this run: whether anything but the labels"
+            f" helped, other rows of a study tell, or a run with --scratch.{caveat}"
         )
     scratch = judge.rows["scratch", part]
     if len(student[0]) != len(scratch[0]):
