@@ -232,8 +232,9 @@ def say_set(log: Log, manifest: Mapping[str, Any], out: Path, before: Mapping[st
         f" ({removed['judged']:,} looked at)"
     )
     log.say(
-        f"  left out {removed['leaks']:,} copies of guarded images, {removed['duplicates']:,} near-duplicates,"
-        f" {removed['copies of queries']:,} copies of queries, {removed['excluded']:,} on the list"
+        f"  left out {_of(removed['leaks'], 'copy', 'copies')} of guarded images,"
+        f" {_of(removed['duplicates'], 'near-duplicate', 'near-duplicates')},"
+        f" {_of(removed['copies of queries'], 'copy', 'copies')} of queries, {removed['excluded']:,} on the list"
     )
     guard = manifest["guard"]
     if guard["suspects"]:
@@ -277,3 +278,7 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "pool": manifest["pool"]["fingerprint"][:12],
         "queries": manifest["queries"]["vectors"][:12],
     }
+
+
+def _of(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"

@@ -226,7 +226,7 @@ def _start(job: Embedding, folder: Path, log: Log) -> list[int]:
         (folder / "manifest.json").unlink(missing_ok=True)
     done = len(job.shards) - len(missing)
     log.say(
-        f"  shards   {len(job.shards):,} of {job.config.shard_size:,} images, {done:,} done before;"
+        f"  shards   {len(job.shards):,} of up to {job.config.shard_size:,} images each, {done:,} done before;"
         " one that a stop cuts short is begun anew"
     )
     return missing
