@@ -175,3 +175,8 @@ def test_a_large_shard_is_read_a_few_megabytes_at_a_time(tmp_path: Path) -> None
         peak, found = max(peak, pa.total_allocated_bytes() - before), found + len(block)
     assert found == rows
     assert peak < 12e6
+
+
+def test_a_pool_that_is_not_there_is_not_called_unfinished(tmp_path):
+    with pytest.raises(DataError, match=r"there is no folder .*nope\. Give the --out of attar embed"):
+        Pool.open(tmp_path / "nope")

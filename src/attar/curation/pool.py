@@ -307,6 +307,8 @@ def describe_shard(path: Path) -> PoolShard:
 
 
 def _read_manifest(path: Path) -> Manifest:
+    if not path.parent.is_dir():
+        raise DataError(f"there is no folder {path.parent}. Give the --out of attar embed.")
     if not path.is_file():
         found = (
             "its shards are not all there: give the same attar embed command again"
