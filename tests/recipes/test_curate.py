@@ -282,7 +282,7 @@ def test_a_set_whose_images_have_changed_is_not_opened(places, tmp_path) -> None
 def test_what_cannot_be_done_is_said(places, tmp_path) -> None:
     with pytest.raises(ConfigError, match="budget 6 is used up by the 6 labelled images"):
         attar.curate(config(places, tmp_path / "set", budget=6))
-    with pytest.raises(ModelReferenceError, match="has no text tower"):
+    with pytest.raises(ModelReferenceError, match=r"has no text tower\. Embed the pool anew"):
         attar.curate(config(places, tmp_path / "set", strategy="text"))
     with pytest.raises(ConfigError, match="needs --queries"):
         config(places, tmp_path, queries=None)

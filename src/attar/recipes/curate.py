@@ -27,9 +27,10 @@ from attar.data.references import shown
 from attar.data.sources import open_source
 from attar.data.transfer_set import IMAGES, KIND
 from attar.data.views import EvaluationView
-from attar.errors import ConfigError, DataError, RunDirectoryError, WeightsError
+from attar.errors import ConfigError, DataError, ModelReferenceError, RunDirectoryError, WeightsError
 from attar.evaluation.zero_shot import text_classifier
 from attar.models import Backbone, Preprocess, load_backbone, load_text_tower
+from attar.models.two_towers import has_text_tower
 from attar.recipes.curate_results import Asked, Curated, ends_of, examples, say_set, set_manifest, set_table
 from attar.recipes.describe import describe
 from attar.reports.curation import write_curation_page
@@ -231,8 +232,15 @@ def _encoded(config: CurateConfig, pool: Pool, names: Sequence[str]) -> Tensor:
     """(K, D) float32 of length 1 of class names in sentences."""
     file = Path(config.templates).expanduser()
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else [config.templates]
+    reference = pool.manifest.model.reference
+    if not has_text_tower(reference):
+        raise ModelReferenceError(
+            f"strategy {config.strategy} compares the pool's images with words, and its model '{reference}' has no text"
+            " tower. Embed the pool anew with one that has: attar embed --model open_clip:NAME, a directory of"
+            " open_clip, or hf:DIR of a clip or siglip."
+        )
     tower = load_text_tower(
-        pool.manifest.model.reference,
+        reference,
         weights=_weights(pool, config),
         trust_torchscript=config.trust_torchscript,
         seed=pool.manifest.model.seed,
