@@ -277,6 +277,11 @@ def test_quickstart_is_planned(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_misspelt_verb_is_told_without_its_settings(capsys):
+    assert main(["plan", "distil", "--teacher", "t"]) == 2
+    assert "there is no plan for 'distil'. Did you mean 'distill'? There is one for" in capsys.readouterr().err
+
+
 def test_every_verb_that_is_offered_has_a_plan():
     from attar import config
 

@@ -19,7 +19,6 @@ from attar.recipes.describe import licence_noted, limits, short
 from attar.recipes.stages import Outcome
 from attar.recipes.tasks import OpenedTask, Rows
 from attar.reports import Result, Role, caution, read_results, write_result
-from attar.reports.results import percent
 from attar.reports.transfer import STAGES, transfer_rows
 from attar.utils.io import read_json
 from attar.utils.progress import Log
@@ -116,7 +115,7 @@ def task_verdict(judge: Judge, config: TransferConfig) -> str:
     caveat = " They also chose the step: give others to report on." if part == "val" else ""
     student = judge.rows["finetune", part]
     images = f"{len(student[0]):,} {part} images"
-    reaches = f"the student reaches {task.figure}{percent(task.value(student))}"
+    reaches = f"the student reaches {task.figure}{_percent(task.value(student))}"
     if ("scratch", part) not in judge.rows:
         return (
             f"T{reaches[1:]} on {images}. Nothing was measured beside it in this run: whether anything but the labels"
