@@ -1,6 +1,6 @@
 """The 100 nearest of 1,000,000 x 384 float16 rows for 1,000 queries: attar's exact search against FAISS IndexFlatIP.
 
-    pip install attar[ann]
+    pip install ".[ann]"
     python benchmarks/search.py --out benchmarks/results/DATE-search.json
 
 Clustered random unit vectors in a file of float16, as shards of a pool are; neighbours share a cluster.

@@ -212,7 +212,7 @@ def test_the_page_of_a_verb_leads_to_its_guide():
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     if importlib.util.find_spec("sphinx") is None:
-        pytest.skip('needs pip install "attar[docs]"')
+        pytest.skip('needs pip install ".[docs]"')
     pages = "\n".join(page.read_text() for page in (*PAGES, ROOT / "docs/conf.py"))
     (shown,) = {" ".join(found.split()) for found in re.findall(r"sphinx-build [^`\"]+", pages)}
     *words, _ = shown.split()[1:]

@@ -391,7 +391,7 @@ def test_another_open_clip_whose_parts_have_other_names_is_an_error(monkeypatch)
 
 def test_a_missing_open_clip_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ModelReferenceError, match=re.escape('Try: pip install "attar[vl]"')):
+    with pytest.raises(ModelReferenceError, match=re.escape('Try, in the clone of attar: pip install ".[vl]"')):
         load_backbone("open_clip:ViT-B-32", weights="random")
 
 

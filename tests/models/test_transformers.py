@@ -626,7 +626,7 @@ def test_a_revision_names_the_snapshot(tmp_path, monkeypatch):
 
 def test_missing_transformers_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ModelReferenceError, match=re.escape('Try: pip install "attar[hf]"')):
+    with pytest.raises(ModelReferenceError, match=re.escape('Try, in the clone of attar: pip install ".[hf]"')):
         load_backbone("hf:somewhere", weights="random")
 
 

@@ -189,7 +189,7 @@ def test_two_ranks_make_the_same_rows_and_one_manifest(pool: attar.Pool, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray (pip install 'attar[ray]')")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray (pip install '.[ray]')")
 def test_ray_makes_the_same_rows_and_goes_on_where_it_was_left(pool: attar.Pool, tmp_path: Path) -> None:
     # many small shards and one actor, so that the signal comes in the middle
     command = [sys.executable, "-m", "attar.cli", *words(tmp_path, shard_size=10), "--engine", "ray"]

@@ -34,7 +34,8 @@ def check_onnx() -> None:
     absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         raise ConfigError(
-            f'--to onnx needs {", ".join(_NEEDED)}; not installed: {", ".join(absent)}. Try: pip install "attar[onnx]".'
+            f"--to onnx needs {', '.join(_NEEDED)}; not installed: {', '.join(absent)}."
+            ' Try, in the clone of attar: pip install ".[onnx]".'
         )
 
 

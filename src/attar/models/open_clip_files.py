@@ -35,7 +35,8 @@ def open_clip_library() -> Any:
             import open_clip
     except ImportError:
         raise ModelReferenceError(
-            'open_clip: references need open_clip, which is not installed. Try: pip install "attar[vl]".'
+            "open_clip: references need open_clip, which is not installed."
+            ' Try, in the clone of attar: pip install ".[vl]".'
         ) from None
     return open_clip
 

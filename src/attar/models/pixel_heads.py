@@ -107,6 +107,6 @@ def decoder_class(family: str, name: str) -> Any:
     except ImportError:
         raise ConfigError(
             f"UPerNet, DeepLabV3 and DPT need segmentation-models-pytorch, which is not installed ({name})."
-            ' Try: pip install "attar[dense]".'
+            ' Try, in the clone of attar: pip install ".[dense]".'
         ) from None
     return getattr(module, name)

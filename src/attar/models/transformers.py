@@ -170,12 +170,12 @@ def import_transformers() -> Any:
         import transformers
     except ImportError:
         raise ModelReferenceError(
-            'hf: references need transformers, which is not installed. Try: pip install "attar[hf]".'
+            'hf: references need transformers, which is not installed. Try, in the clone of attar: pip install ".[hf]".'
         ) from None
     if tuple(map(int, transformers.__version__.split(".")[:2])) < _OLDEST:
         raise ModelReferenceError(
             f"hf: references need transformers {'.'.join(map(str, _OLDEST))} or newer, {transformers.__version__} is"
-            ' installed. Try: pip install "attar[hf]".'
+            ' installed. Try, in the clone of attar: pip install ".[hf]".'
         )
     return transformers
 

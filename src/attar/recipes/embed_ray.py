@@ -34,7 +34,8 @@ def write_with_ray(config: EmbedConfig, numbers: list[int], folder: Path, shards
         import ray
         import ray.data
     except ImportError as error:
-        raise ConfigError(f"engine is ray, which is not installed ({error}): pip install 'attar[ray]'.") from None
+        remedy = 'Try, in the clone of attar: pip install ".[ray]".'
+        raise ConfigError(f"engine is ray, which is not installed ({error}). {remedy}") from None
     is_ours = not ray.is_initialized()
     if is_ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry

@@ -116,7 +116,7 @@ class TensorBoard(NoEffect):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ConfigError(
-                "tensorboard is set, but TensorBoard is not installed. Try: pip install 'attar[tb]'."
+                'tensorboard is set, but TensorBoard is not installed. Try, in the clone of attar: pip install ".[tb]".'
             ) from None
         self.open: Callable[[int], Any] = lambda step: SummaryWriter(str(folder), purge_step=step)
         self.writer: Any = None
