@@ -400,7 +400,11 @@ MODELS = [
         "grids differ",
         flags("--teacher", COARSE),
         2,
-        ("student patch 8 at 32 px gives 4x4", "teacher patch 16 at 32 px gives 2x2", "Try --img-size 16", "resample"),
+        (
+            "student patch 8 at 32 px gives 4x4",
+            "teacher patch 16 at 32 px gives 2x2",
+            "Try --proteus.resample-tokens, or --img-size 16",
+        ),
         then_runs("--teacher", COARSE, "--img-size", "16", "--teacher-img-size", "32"),
     ),
     Row(
@@ -493,7 +497,7 @@ RUN_DIRECTORY = [
         "out of another run",
         after_a_run(lambda out: None, "--seed", "1", "--optim.lr", "0.1"),
         2,
-        ("seed was 0, now 1", "optim.lr was None, now 0.1", "--resume-anyway"),
+        ("seed was 0, now 1", "optim.lr was not set, now 0.1", "--resume-anyway"),
         then_runs("--seed", "1", "--optim.lr", "0.1", "--resume-anyway"),
     ),
     Row(

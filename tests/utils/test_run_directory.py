@@ -75,7 +75,7 @@ def test_a_run_of_an_older_version_goes_on_without_the_settings_it_did_not_know(
     [
         ({"seed": 1}, "seed was 0, now 1"),
         ({"method": "hint"}, "method was proteus, now hint"),
-        ({"optim": {"lr": 0.5}}, r"optim\.lr was None, now 0\.5"),
+        ({"optim": {"lr": 0.5}}, r"optim\.lr was not set, now 0\.5"),
         ({"data": ("d", "e")}, r"data was d, now \['d', 'e'\]"),
     ],
 )

@@ -26,7 +26,7 @@ from attar.data.transfer_set import IMAGES, KIND
 from attar.reports.curation import Fetched, Query
 from attar.utils.io import sha256_text
 from attar.utils.progress import Log
-from attar.utils.run_directory import flat_changes
+from attar.utils.run_directory import flat_changes, told_changes
 
 _NOT_OF_THE_SET = {"out", "device", "workers", "pool", "queries", "weights", "trust_torchscript"}
 _SHOWN_QUERIES, _SHOWN_IMAGES, _SHOWN_LEAKS = 12, 6, 8
@@ -258,8 +258,7 @@ def say_set(log: Log, manifest: Mapping[str, Any], out: Path, before: Mapping[st
     log.say(f"  written  {out}: {IMAGES}, manifest.json, report.html")
     if before:
         changes = flat_changes(_identity(before), _identity(manifest))
-        told = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in list(changes.items())[:6])
-        log.say(f"           in place of an earlier set: {told or 'the same'}")
+        log.say(f"           in place of an earlier set: {told_changes(changes) or 'the same'}")
 
 
 def _why_fewer(manifest: Mapping[str, Any]) -> str:

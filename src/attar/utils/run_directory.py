@@ -243,8 +243,13 @@ def refuse_changes(
         UserError: Of that kind, with the first six changes.
     """
     if changes:
-        shown = [f"{key} was {old}, now {new}" for key, (old, new) in changes.items()]
-        raise error(f"{said}: {'; '.join(shown[:6])}. {remedy}")
+        raise error(f"{said}: {told_changes(changes)}. {remedy}")
+
+
+def told_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """The first six changes, in words."""
+    words = {key: ["not set" if value is None else value for value in values] for key, values in changes.items()}
+    return "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in list(words.items())[:6])
 
 
 def flat_changes(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
