@@ -381,8 +381,11 @@ def test_the_host_never_waits_for_the_gpu_within_a_step() -> None:
 
 def test_other_grids_need_the_option_and_say_so() -> None:
     teacher = backbone("vit_tiny_patch16_224?patch_size=16&embed_dim=48&depth=1&num_heads=2")
-    with pytest.raises(ShapeError, match=r"(?s)4x4.*2x2.*resample-tokens"):
+    with pytest.raises(ShapeError, match=r"(?s)4x4.*2x2.*Try --proteus.resample-tokens, or --img-size 16 .* 32\.$"):
         Proteus(teacher, backbone(), ProteusConfig(), seed=0)
+    conv = load_backbone("test_resnet", weights="random", img_size=32)
+    with pytest.raises(ShapeError, match=r"(?s)4x4.*1x1.*or \?output_stride=8 in --teacher\.$"):
+        Proteus(conv, backbone(), ProteusConfig(), seed=0)
     method = Proteus(teacher, backbone(), ProteusConfig(resample_tokens=True), seed=0)
     assert method.target(batch_of(2).views).patch.shape == (2, 16, 48)
     assert torch.isfinite(method.training_step(batch_of(4)).loss)

@@ -284,5 +284,12 @@ def _check_fit(teacher: Backbone, student: Backbone, config: ProteusConfig) -> N
         fitting = teacher.grid[0] * student.patch_size
         raise ShapeError(
             f"patch grids differ: {', '.join(sides)}.\n"
-            f"  Try --img-size {fitting} with --teacher-img-size {teacher.img_size}, or --proteus.resample-tokens."
+            f"  Try --proteus.resample-tokens, or --img-size {fitting} with --teacher-img-size {teacher.img_size}"
+            f"{_finer(teacher, student)}."
         )
+
+
+def _finer(teacher: Backbone, student: Backbone) -> str:
+    """How a conv teacher gets the student's grid, where timm's conv nets can be dilated to it."""
+    stride = teacher.img_size / student.grid[0]
+    return f", or ?output_stride={stride:g} in --teacher" if stride in (8, 16) and not teacher.can_mask else ""
