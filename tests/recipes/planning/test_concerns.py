@@ -5,6 +5,7 @@ import pytest
 from attar.models import load_backbone
 from attar.models.backbone import Provenance
 from attar.recipes.planning import concerns
+from attar.recipes.planning.parts import Part
 from small_runs import MODEL
 
 WIDER = MODEL.replace("embed_dim=32", "embed_dim=64")
@@ -30,6 +31,14 @@ def test_too_few_images():
 def test_too_few_images_to_judge():
     assert "99 images of --monitor" in text(concerns.too_few_to_judge(99, "monitor"))
     assert not list(concerns.too_few_to_judge(100, "monitor"))
+
+
+def test_more_time_for_the_monitor_than_for_the_rest():
+    def parts(checks):
+        return [Part("training steps", 0.5, 10), Part(concerns.CHECKS, checks, 3)]
+
+    assert "its checks take 64%" in text(concerns.much_judging(parts(3.0)))
+    assert not list(concerns.much_judging(parts(1.6)))
 
 
 def test_a_teacher_smaller_than_its_student():

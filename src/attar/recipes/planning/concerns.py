@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from attar.data.sources import share_a_place
 from attar.models import Backbone, terms_of
 from attar.models.backbone import Provenance
 from attar.recipes.describe import millions, short
 from attar.recipes.judging import Watched
-from attar.recipes.planning.parts import Concern
+from attar.recipes.planning.parts import Concern, Part
 
 FEW_IMAGES = 1000
 """To learn from without labels; so many taught a small student as much as five times more did (notes/proxy_data.md)."""
+CHECKS = "checks by the monitor"
+"""What a plan calls the part in which a run judges its student while it trains."""
 FEW_TO_JUDGE = 100
 """Of so many images a figure's 95 % interval is up to 20 points wide."""
 _HARDLY_AGAIN = 0.9
@@ -65,6 +67,17 @@ def of_the_judge(built: Watched, flag: str) -> Iterator[Concern]:
     yield from too_few_to_judge(len(judging), "monitor")
     if share_a_place(built.source, judging.source):
         yield test_images_in(flag, "monitor")
+
+
+def much_judging(parts: Sequence[Part]) -> Iterator[Concern]:
+    """The monitor's checks take more time than all else that a run does."""
+    share = sum(part.total for part in parts if part.what == CHECKS) / sum(part.total for part in parts)
+    if share > 0.5:
+        yield Concern(
+            "time for the monitor",
+            f"its checks take {share:.0%} of the time, more than the training. Look more seldom, --monitoring.every N"
+            " steps, or at fewer images, --monitoring.limit N.",
+        )
 
 
 def unequal_models(teacher: Backbone, student: Backbone) -> Iterator[Concern]:

@@ -59,7 +59,12 @@ def plan_distill(config: DistillConfig, settings: PlanConfig, folder: Path) -> P
         memory=held(device, more=more, loaders=steps.loaders),
         disk=disk,
         free=free,
-        concerns=[*_concerns(built), *_of_answers(built, answers), *_of_room(built, disk, free)],
+        concerns=[
+            *_concerns(built),
+            *_of_answers(built, answers),
+            *concerns.much_judging(parts),
+            *_of_room(built, disk, free),
+        ],
         price_per_hour=settings.price_per_hour,
     )
 
@@ -103,7 +108,7 @@ def _judged(built: Assembly, state: TrainState) -> tuple[list[Part], list[Part],
     every = check_every(config.monitoring.every, built.total_steps)
     checks = times_due(every, built.total_steps) * len(state.roles)
     after = [
-        judge.part("checks by the monitor", few, built.student, times=checks),
+        judge.part(concerns.CHECKS, few, built.student, times=checks),
         judge.part("best student judged", few, built.student),
     ]
     return [teacher, Part("random student built", loading), random], after, judge.more_bytes

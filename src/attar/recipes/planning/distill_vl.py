@@ -126,7 +126,7 @@ def plan_distill_vl(config: DistillVlConfig, settings: PlanConfig, folder: Path)
         memory=held(device, more=more, loaders=steps.loaders),
         disk=disk,
         free=free,
-        concerns=[*_concerns(built), *concerns.too_little_room(disk, free, config.out)],
+        concerns=[*_concerns(built), *concerns.much_judging(parts), *concerns.too_little_room(disk, free, config.out)],
         price_per_hour=settings.price_per_hour,
     )
 
@@ -259,7 +259,7 @@ def _judged(built: VlAssembly, state: TrainState) -> tuple[list[Part], list[Part
     every = check_every(config.monitoring.every, built.total_steps)
     checks = times_due(every, built.total_steps) * len(state.roles)
     after = [
-        judge.part("checks by the monitor", own, built.student, times=checks),
+        judge.part(concerns.CHECKS, own, built.student, times=checks),
         judge.part("best student judged", own, built.student),
     ]
     return [teacher, Part("random student built", loading), random], after, judge.more_bytes
