@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from attar.config import OptimConfig
 from attar.models import load_backbone
-from attar.recipes.describe import describe, short
+from attar.recipes.describe import describe, say_low_rate, short, told_rate
+from attar.utils.progress import Log
 from small_models import TINY
 
 
@@ -24,3 +26,12 @@ def test_what_is_left_aside_of_a_file_is_told_by_what_it_is():
     backbone.source = replace(backbone.source, explained=tuple(unused.items()))
     assert describe(backbone).endswith("left aside: text tower (30 keys), temperature (1 keys)")
     assert "aside" not in describe(backbone, is_whole=False)
+
+
+def test_a_learning_rate_that_a_small_batch_makes_low_is_named(capsys):
+    assert told_rate(OptimConfig(), 16) == "learning rate 1.56e-05"
+    say_low_rate(Log(), OptimConfig(), 16)
+    assert "0.0005 x 16 / 512" in capsys.readouterr().out
+    say_low_rate(Log(), OptimConfig(), 128)
+    say_low_rate(Log(), OptimConfig(lr=1e-5), 16)  # who gave it knows it
+    assert not capsys.readouterr().out

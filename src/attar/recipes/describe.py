@@ -15,10 +15,12 @@ from attar.export import library_of, model_card
 from attar.models import Backbone, Licence, Provenance, licence_named, terms_of
 from attar.recipes.assembly import Assembly
 from attar.reports import PROTOCOLS, Result, markdown_table, protocol_of, verdict
+from attar.train import base_lr
 from attar.utils.distributed import is_main, world_size
 from attar.utils.io import append_line, read_lines, sha256_file
 from attar.utils.progress import Log
 
+_LOW_RATE = 1e-4  # below it short runs learn little
 _SHOWN = 3  # damaged shards named in the log
 
 
@@ -38,7 +40,9 @@ def say_header(log: Log, built: Assembly) -> None:
     log.say(
         f"  data     {data}    plan  {built.total_steps:,} steps x {config.batch_size:,}"
         f" views = {epochs:,.{1 if epochs >= 1 else 2}f} epochs on {_where(built)}"
+        f", {told_rate(config.optim, config.batch_size)}"
     )
+    say_low_rate(log, config.optim, config.batch_size)
     for place in taken if len(taken) > 1 else ():
         log.say(f"           {place}")
     if built.classes is not None:
@@ -213,8 +217,21 @@ def figures(results: Sequence[Result]) -> str:
 
 def told_optimiser(optim: OptimConfig, batch_size: int) -> str:
     """How steps are made, in words."""
-    rate = optim.lr_per_512 * batch_size / 512 if optim.lr is None else optim.lr
-    return f"learning rate {rate:.3g}, weight decay {optim.weight_decay:g}"
+    return f"{told_rate(optim, batch_size)}, weight decay {optim.weight_decay:g}"
+
+
+def told_rate(optim: OptimConfig, batch_size: int) -> str:
+    """The learning rate at its highest, in words."""
+    return f"learning rate {base_lr(optim, batch_size):.3g}"
+
+
+def say_low_rate(log: Log, optim: OptimConfig, batch_size: int) -> None:
+    """A line where nobody gave the learning rate, and a small batch makes it low."""
+    if optim.lr is None and base_lr(optim, batch_size) < _LOW_RATE:
+        log.say(
+            f"           that is low: {optim.lr_per_512:g} x {batch_size} / 512, made for large batches; a short run learns"
+            " little by it. Try --optim.lr 5e-4"
+        )
 
 
 def weights_hash(student: Path | None, name: str) -> dict[str, str]:
