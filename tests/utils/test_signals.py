@@ -33,6 +33,10 @@ def test_a_safe_point_says_what_was_stopped_and_how_to_go_on(number):
             stop_if_requested("indexing images")
     assert str(caught.value) == f"stopped by {number.name} while indexing images. The same command goes on."
     assert caught.value.exit_code == 128 + number
+    with polite_stop(keeps=False):
+        signal.raise_signal(number)
+        with pytest.raises(Interrupted, match="The same command begins anew"):
+            stop_if_requested("exporting")
 
 
 def test_handlers_come_back_also_after_an_error():

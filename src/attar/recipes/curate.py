@@ -73,7 +73,7 @@ def curate(config: CurateConfig) -> CurateReport:
         UserError: If pool, queries, model or budget do not work out, or `out` holds something else.
         Interrupted: If SIGINT or SIGTERM came; nothing is written then.
     """
-    with polite_stop():
+    with polite_stop(keeps=False):
         out = _free_folder(config)
         log, device = Log(), pick_device(config.device)
         pool = Pool.open(config.pool)

@@ -83,7 +83,7 @@ def export(config: ExportConfig) -> ExportReport:
         Interrupted: If SIGINT or SIGTERM came; nothing is left behind.
     """
     out = Path(config.out).expanduser()
-    with polite_stop():
+    with polite_stop(keeps=False):
         _check(config, out)
         shipment, log = open_shipment(config), Log()
         log.say(f"  model    {shipment.name}  {shipment.backbone.num_parameters / 1e6:.1f}M")

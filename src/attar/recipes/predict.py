@@ -59,7 +59,7 @@ def predict(config: PredictConfig) -> PredictReport:
             written; what stood at `out` stays then.
     """
     device = pick_device(config.device)
-    with polite_stop():
+    with polite_stop(keeps=False):
         folder = model_folder(Path(config.model).expanduser())
         model = read_task_model(folder, reference=config.reference).to(device)
         if config.reference is not None and builds_itself(folder):

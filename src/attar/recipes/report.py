@@ -49,7 +49,7 @@ def report(config: ReportConfig) -> Path:
     log, published = Log(), known_models(config.published) if config.published else []
     folders = [_folder(given) for given in config.runs]
     page = _page(config, folders)
-    with polite_stop():
+    with polite_stop(keeps=False):
         sections = [_section(folder, config, published, log) for folder in folders]
         with storage_errors(page):
             page.parent.mkdir(parents=True, exist_ok=True)

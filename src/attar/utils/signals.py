@@ -14,12 +14,16 @@ from attar.errors import Interrupted
 _received: int | None = None
 _is_polite = False
 _is_postponed = False
+_GOES_ON = "The same command goes on."
+_remedy = _GOES_ON
 _LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun repeats a scheduler's signal, and kills what does not end
 
 
 @contextlib.contextmanager
-def polite_stop() -> Iterator[None]:
+def polite_stop(*, keeps: bool = True) -> Iterator[None]:
     """Within the block the first signal is remembered for `stop_requested`; the second ends the process.
+
+    `keeps` says whether what was done until then is of use to the same command, for the message.
 
     Under torchrun a second one changes nothing: a scheduler signals the launcher and its ranks alike, and the launcher
     passes it on.
@@ -28,7 +32,7 @@ def polite_stop() -> Iterator[None]:
     processes, which inherit the handlers when forked, take no notice: the main process ends them
     (`leave_signals_to_parent`).
     """
-    global _received, _is_polite
+    global _received, _is_polite, _remedy
     if _is_polite or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -44,12 +48,13 @@ def polite_stop() -> Iterator[None]:
 
     before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     _received, _is_polite = None, True
+    _remedy = _GOES_ON if keeps else "The same command begins anew."
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _received, _is_polite = None, False
+        _received, _is_polite, _remedy = None, False, _GOES_ON
 
 
 @contextlib.contextmanager
@@ -107,4 +112,4 @@ def stop_if_requested(what: str) -> None:
     """
     if _received is not None and not _is_postponed:
         name = signal.Signals(_received).name
-        raise Interrupted(_received, f"stopped by {name} while {what}. The same command goes on.")
+        raise Interrupted(_received, f"stopped by {name} while {what}. {_remedy}")
