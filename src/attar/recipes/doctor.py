@@ -33,15 +33,15 @@ class Finding:
 
 
 def doctor() -> int:
-    """Print all findings; exit code 1 if something is wrong."""
-    findings = [finding for check in CHECKS for finding in check()]
+    """Print each finding once it is known; exit code 1 if something is wrong."""
     mark = {"ok": " ok ", "note": "note", "wrong": "WRONG"}
-    print(f"attar {__version__}")
-    for finding in findings:
-        print(f"  {mark[finding.state]:6} {finding.subject:12} {finding.text}")
+    wrong = 0
+    print(f"attar {__version__}", flush=True)
+    for finding in (finding for check in CHECKS for finding in check()):
+        print(f"  {mark[finding.state]:6} {finding.subject:12} {finding.text}", flush=True)
         if finding.remedy:
-            print(f"  {'':19} -> {finding.remedy}")
-    wrong = sum(finding.state == "wrong" for finding in findings)
+            print(f"  {'':19} -> {finding.remedy}", flush=True)
+        wrong += finding.state == "wrong"
     print(f"{wrong} thing{'s' * (wrong != 1)} to mend." if wrong else "Nothing to mend.")
     return 1 if wrong else 0
 
