@@ -37,7 +37,7 @@ class NoEffect:
 
 
 class ConsoleLog(NoEffect):
-    """A bar on a terminal, and a line every so many steps."""
+    """A bar on a terminal, and a line after the first step and every so many."""
 
     def __init__(self, log: Log, *, total_steps: int, every: int) -> None:
         self.log, self.total_steps, self.every = log, total_steps, every
@@ -55,7 +55,7 @@ class ConsoleLog(NoEffect):
         rate = record.images / max(record.seconds, 1e-9)
         self.rate = rate if not self.rate else 0.9 * self.rate + 0.1 * rate
         self.bar.update(self.task, completed=record.step, rate=f"{self.rate:,.0f} img/s")
-        if _is_due(record.step, self.every, self.total_steps):
+        if record.step == 1 or _is_due(record.step, self.every, self.total_steps):  # the first: that it runs, and loss
             elapsed = (time.perf_counter() - self.started) / (record.step - self.first)
             terms = " ".join(f"{name} {value:.4g}" for name, value in record.terms.items())
             self.log.say(
