@@ -165,10 +165,16 @@ class FeatureStore:
     ) -> Iterator[_Block]:
         """Blocks from the `first` one on, in order, on the main rank; the others only embed their share."""
         count = -(-len(images) // _BLOCK)
-        rounds = -(-(count - first) // world_size())
         own = list(range(first + rank(), count, world_size()))
         embedded = self._embed(images, view, outputs, own)
-        for _ in track(range(rounds), f"embedding {name}", total=rounds, unit="blocks"):
+        starts = range(first * _BLOCK, len(images), world_size() * _BLOCK)  # of what all ranks embed together
+        for _ in track(
+            starts,
+            f"embedding {name}",
+            total=len(images) - first * _BLOCK,
+            unit="images",
+            size=lambda start: min(world_size() * _BLOCK, len(images) - start),
+        ):
             found = gather(next(embedded, None))
             yield from (block for block in found if block is not None and is_main())
 
