@@ -305,7 +305,7 @@ def _judge(
         details=score.details,
     )
     write_result(out / "results", _file(one.task, candidate, config, model), result)
-    log.say(f"           {one.task!s:32} {show(result)}")
+    log.say(f"           {one.task!s:32} {show(result)}, {result.n:,} images")
 
 
 def _is_known(out: Path, candidate: Candidate, one: Opened, config: EvaluateConfig, model: _Model) -> bool:
