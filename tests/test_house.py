@@ -138,8 +138,8 @@ def test_the_search_notices_what_it_looks_for() -> None:
     assert not MACHINE.search("https://github.com/someone/thing, ~/images, /data/work")
 
 
-def test_the_readmes_file_tree_names_every_module_and_no_other() -> None:
-    tree = (ROOT / "README.md").read_text().split("## The file tree")[1].split("```")[1]
+def test_the_file_tree_names_every_module_and_no_other() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text().split("## The file tree")[1].split("```")[1]
     named = {line.split()[0] for line in tree.splitlines() if line.strip() and line.split()[0].endswith(".py")}
     there = {path.name for path in PACKAGE.rglob("*.py") if not path.name.startswith("_")}
     assert named == there
