@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from attar.export.speed import speed_table, speeds
+from attar.export.speed import Speed, speed_table, speeds
 
 
 def test_each_way_is_timed_in_every_round_and_the_slower_one_is_slower():
@@ -21,3 +21,12 @@ def test_each_way_is_timed_in_every_round_and_the_slower_one_is_slower():
     table = speed_table(found, {"slow": 2_500_000})
     assert "2.50 MB" in table
     assert "Median of 3 and 3 passes" in table
+
+
+def test_speeds_are_unsteady_where_times_lie_far_apart():
+    calm, busy = (Speed({1: 2.0, 32: 40.0}, {1: 20, 32: 20}, {1: 0.05, 32: spread}) for spread in (0.1, 0.3))
+    table = speed_table({"torch": calm, "model.onnx": busy}, {})
+    assert "| torch | 2.00 ms" in table
+    assert "| model.onnx (unsteady) | 2.00 ms" in table
+    assert "Unsteady: the machine did other work" in table
+    assert "nsteady" not in speed_table({"torch": calm}, {})

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from attar.export.tower_costs import STEADY, Times
+
 BATCHES = (1, 32)
 """One image for the latency, many for the throughput."""
 
@@ -25,10 +27,17 @@ class Speed:
     Attributes:
         milliseconds: Median of a pass, by number of images in it.
         repeats: Passes that were timed, by number of images.
+        spreads: How far the middle half of their times lies apart, as a share of the median.
     """
 
     milliseconds: Mapping[int, float]
     repeats: Mapping[int, int]
+    spreads: Mapping[int, float]
+
+    @property
+    def unsteady(self) -> str:
+        """ " (unsteady)" where the machine did other work meanwhile, so that it can stand behind a figure, or nothing."""
+        return "" if all(spread <= STEADY for spread in self.spreads.values()) else " (unsteady)"
 
     def per_second(self, images: int) -> float:
         """Images in a second, in batches of so many."""
@@ -57,6 +66,7 @@ def speeds(ways: Mapping[str, Callable[[int], object]], *, repeats: int) -> dict
         name: Speed(
             {size: statistics.median(taken) for size, taken in of.items()},
             {size: len(taken) for size, taken in of.items()},
+            {size: Times.of(taken).spread if len(taken) > 1 else 0.0 for size, taken in of.items()},
         )
         for name, of in times.items()
     }
@@ -88,8 +98,11 @@ def speed_table(found: Mapping[str, Speed], sizes: Mapping[str, int]) -> str:
     for name, speed in found.items():
         size = f"{sizes[name] / 1e6:.2f} MB" if name in sizes else ""
         lines.append(
-            f"| {name} | {speed.milliseconds[one]:.2f} ms | {speed.milliseconds[many]:.1f} ms"
+            f"| {name}{speed.unsteady} | {speed.milliseconds[one]:.2f} ms | {speed.milliseconds[many]:.1f} ms"
             f" | {speed.per_second(many):,.0f} | {size} |"
         )
     rounds = " and ".join(str(count) for count in next(iter(found.values())).repeats.values())
-    return "\n".join(lines) + f"\n\nMedian of {rounds} passes that took turns, on {machine()}.\n"
+    text = "\n".join(lines) + f"\n\nMedian of {rounds} passes that took turns, on {machine()}."
+    if any(speed.unsteady for speed in found.values()):
+        text += " Unsteady: the machine did other work meanwhile; export again when it is idle."
+    return text + "\n"

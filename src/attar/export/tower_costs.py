@@ -17,8 +17,9 @@ import torch
 from attar.models import TwoTowers
 from attar.models.backbone import evaluating
 
+STEADY = 0.2
+"""As far as the middle half of the times may lie apart, as a share of their median."""
 _TURNS = 12  # of each tower, of a pass that warms it up and one that counts
-_STEADY = 0.2  # of the median: as far as half of the times may lie apart
 _SENTENCE = ["a photo of a cat."]
 
 
@@ -43,7 +44,7 @@ class Times:
     @property
     def is_steady(self) -> bool:
         """Whether the machine left the measurement in peace."""
-        return self.spread <= _STEADY
+        return self.spread <= STEADY
 
     def __str__(self) -> str:
         return f"{_short(self.median)} ms{'' if self.is_steady else ' (unsteady)'}"
@@ -104,7 +105,7 @@ def _warning(times: Sequence[Times]) -> str:
         return ""
     return (
         f" Unsteady: the machine did other work meanwhile, and the middle half of the times lies up to"
-        f" {worst.spread:.0%} of the median apart ({_STEADY:.0%} is steady). Take them for no more than a hint, or give"
+        f" {worst.spread:.0%} of the median apart ({STEADY:.0%} is steady). Take them for no more than a hint, or give"
         " the run's command again when it is idle."
     )
 

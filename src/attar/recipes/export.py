@@ -259,6 +259,7 @@ def _time(job: _Job, module: Deployed, settings: Mapping[str, Any]) -> None:
         one, many = speed.milliseconds.values()
         job.log.say(
             f"  speed    {name:16}{one:8.2f} ms an image, {many:8.1f} ms for 32 ({speed.per_second(32):,.0f} a second)"
+            + speed.unsteady
         )
 
 
@@ -311,7 +312,7 @@ def _describe(job: _Job, usage: str, measured: Mapping[str, str]) -> None:
         "files": {name: {"bytes": size, "sha256": sha256_file(job.folder / name)} for name, size in files.items()},
         "parity": {name: asdict(parity) for name, parity in report.parity.items()},
         "judged": {name: asdict(judged) for name, judged in report.judged.items()},
-        "speed": {name: asdict(speed) for name, speed in report.speed.items()},
+        "speed": {name: asdict(speed) | {"steady": not speed.unsteady} for name, speed in report.speed.items()},
         "machine": machine(),
         "versions": {"attar": __version__, "torch": torch.__version__},
     }
