@@ -19,6 +19,7 @@ GIVEN = {"student": "s", "teacher": "t", "data": "d", "out": "o"}
         ({"sed": 1}, "unknown setting 'sed'. Did you mean 'seed'?"),
         ({"optim": {"lr": -1}}, "setting 'optim.lr' is -1"),
         ({"student": None}, "setting 'student' is None"),
+        ({"method": "protheus"}, "Did you mean 'proteus'?"),
     ],
 )
 def test_python_hears_what_the_command_line_hears(changes, says):

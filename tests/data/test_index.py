@@ -338,6 +338,9 @@ def test_a_missing_folder_names_the_nearest_that_exists(tmp_path):
     assert str(caught.value) == (
         f"image folder {tmp_path}/data/imagenet/train does not exist. The nearest folder that does is {tmp_path}/data."
     )
+    (tmp_path / "data" / "imagenet_1000").mkdir()
+    with pytest.raises(DataError, match=r"imagenet_100 does not exist. Did you mean 'imagenet_1000'\?"):
+        folder_index(tmp_path / "data" / "imagenet_100")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "nul\0byte", "~nobody-has-this-home/images", "loop"])

@@ -114,6 +114,7 @@ def test_a_folder_without_config_says_where_the_student_is(tmp_path):
         ("vit_smal_patch14_dinov2", "no model 'vit_smal_patch14_dinov2' in timm"),
         ("vit_smal_patch14_dinov2", "Did you mean 'vit_small_patch14_dinov2'?"),
         ("vit_smal_patch14_dinov2.lvd142m", "Did you mean 'vit_small_patch14_dinov2'?"),
+        ("playgrund", "Did you mean 'playground'?"),
         ("qqqq", "List them with timm.list_models()"),
         ("vit_small_patch14_dinov2.lvd1", "Invalid pretrained tag (lvd1) for vit_small_patch14_dinov2"),
         ("vit_tiny_patch16_224?depth=two", "model 'vit_tiny_patch16_224?depth=two' cannot be built"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -105,7 +106,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"'{key}' is {item['input']!r}: it holds settings of its own: {', '.join(known)}.")
         else:
             rule = item["msg"][:1].lower() + item["msg"][1:]
-            lines.append(f"setting '{key}' is {item['input']!r}: {rule}.")
+            known = re.findall(r"'([^']*)'", rule) if item["type"] == "literal_error" else []
+            guess = did_you_mean(str(item["input"]), known)
+            lines.append(f"setting '{key}' is {item['input']!r}: {rule}.{guess}")
     return "\n".join(lines)
 
 

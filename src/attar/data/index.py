@@ -26,7 +26,7 @@ from attar.data.files import (
     without_credentials,
 )
 from attar.data.mapped import ArrowFile, cache_folder, open_cached
-from attar.errors import DataError
+from attar.errors import DataError, did_you_mean
 from attar.utils.io import new_folder, sha256_file, write_json
 from attar.utils.progress import counting
 
@@ -245,5 +245,6 @@ def _join(folder: str, name: str) -> str:
 def _nearest_parent(path: Path) -> str:
     for parent in path.parents:
         if parent.is_dir():
-            return f" The nearest folder that does is {parent}."
+            beside = [folder.name for folder in parent.glob("*/")] if parent == path.parent else []
+            return f"{did_you_mean(path.name, beside)} The nearest folder that does is {parent}."
     return ""

@@ -20,7 +20,7 @@ from attar.models.licences import licence_beside
 from attar.models.open_clip import load_open_clip
 from attar.models.open_clip_files import meant_here
 from attar.models.positions import PosEmbed
-from attar.models.references import Reference, parse_reference
+from attar.models.references import PLAYGROUND, Reference, parse_reference
 from attar.models.transformers_folder import is_transformers_folder, load_transformers
 from attar.models.weights import load_weights
 from attar.types import Statistics
@@ -103,7 +103,7 @@ def _timm_name(reference: Reference) -> str:
         _directory_config(name)
         return f"local-dir:{name}"
     if not timm.is_model(name):
-        guess = meant_here(name) or did_you_mean(name.split(".")[0], timm.list_models())
+        guess = meant_here(name) or did_you_mean(name.split(".")[0], [*timm.list_models(), PLAYGROUND])
         raise ModelReferenceError(
             f"no model '{name}' in timm {timm.__version__}.{guess} List them with timm.list_models()."
         )
