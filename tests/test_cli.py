@@ -253,6 +253,7 @@ def test_two_values_and_underscores(capsys):
             "no verb 'distil'. Did you mean 'distill'? Known: distill, distill-vl, transfer, predict,",
         ),
         (["--seed", "3"], "no verb '--seed'. Known: distill"),
+        (["plan", "distil", "--teacher", "x"], "no plan for 'distil'. Did you mean 'distill'? There is one for"),
         (["doctor", "--out", "x"], "unknown flag '--out'"),
         (["quickstart", "--ot", "x"], "unknown flag '--ot'. Did you mean '--out'?"),
         (["distill", "--batchsize", "3"], "unknown flag '--batchsize'. Did you mean '--batch-size'?"),

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell_launcher(error, debug=debug)
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("stopped by SIGINT.")
+        _complain("Interrupted: stopped by SIGINT while starting. The same command begins anew.")
         return 130
     except BrokenPipeError:  # the reader of our output has gone (attar ... | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
