@@ -229,8 +229,8 @@ def say_low_rate(log: Log, optim: OptimConfig, batch_size: int) -> None:
     """A line where nobody gave the learning rate, and a small batch makes it low."""
     if optim.lr is None and base_lr(optim, batch_size) < _LOW_RATE:
         log.say(
-            f"           that is low: {optim.lr_per_512:g} x {batch_size} / 512, made for large batches; a short run learns"
-            " little by it. Try --optim.lr 5e-4"
+            f"           that is low: {optim.lr_per_512:g} x {batch_size} / 512, made for large batches; a short run"
+            " learns little by it. Try --optim.lr 5e-4"
         )
 
 
