@@ -52,13 +52,13 @@ def lines(path):
 # --- console --------------------------------------------------------------------------------------------------------
 
 
-def test_the_console_says_every_so_many_steps_and_the_last(state, log):
+def test_the_console_says_the_first_step_every_so_many_and_the_last(state, log):
     console = ConsoleLog(log, total_steps=7, every=3)
     go(console, state, 7)
     console.on_exit()
     said = log.path.read_text().splitlines()
-    assert [line.split()[1] for line in said] == ["3", "6", "7"]
-    assert "loss 0.5 (hint 0.5)  lr 1.00e-03  16 img/s" in said[0]
+    assert [line.split()[1] for line in said] == ["1", "3", "6", "7"]
+    assert "loss 0.5 (hint 0.5)  lr 1.00e-03  16 img/s" in said[1]
     assert said[-1].endswith("eta 0 s")
 
 

@@ -36,7 +36,7 @@ class Speed:
 
     @property
     def unsteady(self) -> str:
-        """ " (unsteady)" where the machine did other work meanwhile, so that it can stand behind a figure, or nothing."""
+        """A word to stand behind figures where the machine did other work meanwhile, or nothing."""
         return "" if all(spread <= STEADY for spread in self.spreads.values()) else " (unsteady)"
 
     def per_second(self, images: int) -> float:
