@@ -35,6 +35,7 @@ from attar.recipes.quickstart import playground_teacher
 from attar.train.groups import embeddings_spared
 from attar.train.schedule import cosine_lr
 from attar.utils.io import write_json
+from attar.utils.progress import track
 from attar.utils.seeding import seeded_torch
 from machine import machine
 
@@ -104,7 +105,8 @@ def batch(seed: int, first: int, count: int) -> tuple[Tensor, list[str]]:
 
 def test_scenes(part: Part) -> tuple[Tensor, Tensor]:
     """uint8 (n, 3, H, W) of one thing each, and its class among the part's."""
-    scenes = [render_arrangement(TEST_SEED, row, part=part, things=1, size=IMG_SIZE) for row in range(TEST_SCENES)]
+    rows = track(range(TEST_SCENES), f"drawing {part} scenes", total=TEST_SCENES, unit="scenes")
+    scenes = [render_arrangement(TEST_SEED, row, part=part, things=1, size=IMG_SIZE) for row in rows]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2)
     return images.contiguous(), torch.tensor([scene.label for scene in scenes])
 
@@ -115,7 +117,8 @@ def judge(towers: TwoTowers) -> dict[str, dict[str, Any]]:
     found = {}
     for part in ("held_out", "seen"):
         images, labels = test_scenes(part)
-        features = torch.cat([towers.image.embed(chunk) for chunk in images.split(200)])
+        chunks = track(images.split(200), f"embedding {part} scenes", total=len(images), unit="scenes", size=len)
+        features = torch.cat([towers.image.embed(chunk) for chunk in chunks])
         everything = names[part] + names["seen" if part == "held_out" else "held_out"]
         for task, classes in ((part, names[part]), (f"{part}_among_all", everything)):
             logits = zero_shot_logits(features, text_classifier(towers.text.encode, classes, [TEMPLATE]))
