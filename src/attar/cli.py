@@ -383,10 +383,8 @@ def _plan(arguments: list[str]) -> int:
     verb, rest = arguments[0], arguments[1:]
     mode = next((word.partition("=")[0] for word in rest if word.partition("=")[0] == UNPLANNED.get(verb)), "")
     if verb not in PLANNED or mode:
-        asked = f"{verb} {mode}".strip()
-        raise ConfigError(
-            f"there is no plan for '{asked}'.{did_you_mean(asked, PLANNED)} There is one for {', '.join(PLANNED)}."
-        )
+        asked, guess = f"{verb} {mode}".strip(), "" if verb in VERBS else did_you_mean(verb, PLANNED)
+        raise ConfigError(f"there is no plan for '{asked}'.{guess} There is one for {', '.join(PLANNED)}.")
     own: dict[str, str] = {}
     for flag, name in PLAN_FLAGS.items():
         rest, value = _take(rest, flag)

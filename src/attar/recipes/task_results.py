@@ -237,6 +237,6 @@ def task_facts(config: TransferConfig) -> dict[str, str]:
     return facts
 
 
-def _percent(value: float | Tensor) -> str:
+def _percent(value: float) -> str:
     """In per cent; below one per cent with a digit more, or few and nothing would look alike."""
-    return f"{100 * float(value):.{2 if 0 < value < 0.01 else 1}f}"
+    return f"{100 * value:.{2 if 0 < value < 0.01 else 1}f}"
