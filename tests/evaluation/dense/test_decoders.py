@@ -41,7 +41,7 @@ def test_dpt_covers_the_image_and_stays_in_its_range(taps: list[Tap], size: int)
 
 def test_a_missing_library_is_said_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch.decoders.upernet.decoder", None)
-    with pytest.raises(ConfigError, match=r'which is not installed .*pip install "attar\[dense\]"'):
+    with pytest.raises(ConfigError, match=r'which is not installed .*pip install "\.\[dense\]"'):
         UPerNet(PLAIN, 3, channels=8)
 
 
