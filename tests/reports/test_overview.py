@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_rows_say_who_reaches_what_and_curves_share_a_frame(tmp_path: Path) -> N
     ends = [line["end"][1] for line in score["lines"]]
     assert ends[0] < ends[1]  # 60 stands above 40
     assert table["caution"] == ""
+    assert [row["judged"] for row in table["rows"]] == ["knn top1"] * 2
+
+
+def test_losses_of_other_methods_and_scores_of_other_tasks_share_no_frame(tmp_path: Path) -> None:
+    sections = [run_section(write_run(tmp_path / name, 0.5)) for name in ("one", "two", "three")]
+    sections[2] = replace(
+        sections[2],
+        content={**sections[2].content, "about": {"method": "DIME-FM"}},
+        figures={role: replace(found, task="zero_shot:a") for role, found in sections[2].figures.items()},
+    )
+    table = overview(["one", "two", "three"], sections)
+    assert [row["judged"] for row in table["rows"]] == ["knn top1", "knn top1", "zero_shot top1"]
+    assert [[line["name"] for line in frame["lines"]] for frame in table["curves"]] == [["one", "two"]] * 2
 
 
 def test_figures_of_other_images_are_not_to_be_compared(tmp_path: Path) -> None:

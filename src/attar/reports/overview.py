@@ -1,11 +1,11 @@
-"""Several runs side by side: a table of all, and their curves in one frame."""
+"""Several runs side by side: a table of all, and the curves of like ones in one frame."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from attar.reports.charts import chart
+from attar.reports.charts import Points, chart
 from attar.reports.results import Result
 from attar.reports.section import Section
 
@@ -28,6 +28,7 @@ def overview(names: Sequence[str], sections: Sequence[Section]) -> dict[str, Any
             "tone": section.tone,
             "verdict": section.verdict,
             "figures": [_figure(section.figures.get(column)) for column in _COLUMNS],
+            "judged": _judged(section),
             "share": _share(section),
             "cells": [section.cells.get(cell, "") for cell in cells],
         }
@@ -53,19 +54,26 @@ def _share(section: Section) -> str:
     return f"{student.value / teacher.value:.0%}" if student and teacher and teacher.value else ""
 
 
+def _judged(section: Section) -> str:
+    """What its figures count, as `knn top1`."""
+    student = section.figures.get("student")
+    return f"{student.task.partition(':')[0]} {student.metric}" if student else ""
+
+
 def _curves(names: Sequence[str], sections: Sequence[Section]) -> list[dict[str, Any]]:
-    """Loss and the student's score of all runs that have them; each run has its colour in both."""
-    curves = []
-    for what, title in (("loss", "loss"), ("student", "student on the selection half (%)")):
-        series = {
-            name: section.series[what]
-            for name, section in zip(names, sections, strict=True)
-            if len(section.series.get(what, ())) > 1
-        }
-        styles = {name: f"run-{number}" for number, name in enumerate(names, 1)}
-        if len(series) > 1:
-            curves.append(chart(title, series, styles=styles))
-    return curves
+    """Loss of runs with one method, and the student's score of runs judged alike; a run has one colour in all."""
+    styles = {name: f"run-{number}" for number, name in enumerate(names, 1)}
+    frames: dict[str, dict[str, Points]] = {}
+    for what in ("loss", "student"):
+        for name, section in zip(names, sections, strict=True):
+            if len(section.series.get(what, ())) > 1:
+                kind = f"loss of {_method(section)}" if what == "loss" else f"{_judged(section)} of the student (%)"
+                frames.setdefault(kind, {})[name] = section.series[what]
+    return [chart(title, series, styles=styles) for title, series in frames.items() if len(series) > 1]
+
+
+def _method(section: Section) -> str:
+    return str(section.content.get("about", {}).get("method", "the run"))
 
 
 def _maps(names: Sequence[str], sections: Sequence[Section]) -> list[dict[str, Any]]:
