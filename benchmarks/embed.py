@@ -1,6 +1,6 @@
 """How fast does attar embed a folder, against the loop that one writes with timm for it?
 
-    python benchmarks/embed.py --data SHARED/data --out benchmarks/results/2026-11-25-embed.json
+    python benchmarks/embed.py --data SHARED/data --out benchmarks/results/2026-11-26-embed.json
 
 The same photos (ImageNet-1000 and Caltech, one folder a class), model, batch and number of loader processes:
 
