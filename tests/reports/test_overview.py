@@ -55,7 +55,7 @@ def test_rows_say_who_reaches_what_and_curves_share_a_frame(tmp_path: Path) -> N
     ends = [line["end"][1] for line in score["lines"]]
     assert ends[0] < ends[1]  # 60 stands above 40
     assert table["caution"] == ""
-    assert [row["judged"] for row in table["rows"]] == ["knn top1"] * 2
+    assert [row["judged"] for row in table["rows"]] == ["k-NN top-1"] * 2
 
 
 def test_losses_of_other_methods_and_scores_of_other_tasks_share_no_frame(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_losses_of_other_methods_and_scores_of_other_tasks_share_no_frame(tmp_pa
         figures={role: replace(found, task="zero_shot:a") for role, found in sections[2].figures.items()},
     )
     table = overview(["one", "two", "three"], sections)
-    assert [row["judged"] for row in table["rows"]] == ["knn top1", "knn top1", "zero_shot top1"]
+    assert [row["judged"] for row in table["rows"]] == ["k-NN top-1", "k-NN top-1", "zero-shot top-1"]
     assert [[line["name"] for line in frame["lines"]] for frame in table["curves"]] == [["one", "two"]] * 2
 
 

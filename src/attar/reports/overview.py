@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from attar.reports.charts import Points, chart
-from attar.reports.results import Result
+from attar.reports.results import PROTOCOLS, Result
 from attar.reports.section import Section
 
 _COLUMNS = ("student", "teacher", "random")
+_METRICS = {"top1": "top-1", "mean_per_class": "mean per class", "miou": "mIoU"}
 _CELLS = ("views", "training", "images a second", "price")
 
 
@@ -55,9 +56,12 @@ def _share(section: Section) -> str:
 
 
 def _judged(section: Section) -> str:
-    """What its figures count, as `knn top1`."""
+    """What its figures count, as `k-NN top-1`."""
     student = section.figures.get("student")
-    return f"{student.task.partition(':')[0]} {student.metric}" if student else ""
+    if student is None:
+        return ""
+    task = student.task.partition(":")[0]
+    return f"{PROTOCOLS.get(task, task)} {_METRICS.get(student.metric, student.metric)}"
 
 
 def _curves(names: Sequence[str], sections: Sequence[Section]) -> list[dict[str, Any]]:

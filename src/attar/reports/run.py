@@ -17,7 +17,6 @@ from attar.utils.io import read_json, read_lines, sha256_file
 from attar.utils.progress import duration
 
 _SHOWN_BAD = 50
-METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
 
 
 def run_section(
