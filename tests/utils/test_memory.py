@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="as
 
 
 def alone(code: str) -> list[int]:
-    """Integers that a process of its own prints: what a long session holds, and what Linux takes from it, is not in them."""
+    """Integers that a process of its own prints, without what a long session holds and what Linux takes from it."""
     code = f"from attar.utils.memory import forget_peak, peak_resident\nBIG = {BIG}\n{code}"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return [int(word) for word in finished.stdout.split()]
