@@ -103,20 +103,20 @@ def batch(seed: int, first: int, count: int) -> tuple[Tensor, list[str]]:
     return images.float() / 255, [scene.caption for scene in scenes]
 
 
-def test_scenes(part: Part) -> tuple[Tensor, Tensor]:
-    """uint8 (n, 3, H, W) of one thing each, and its class among the part's."""
-    rows = track(range(TEST_SCENES), f"drawing {part} scenes", total=TEST_SCENES, unit="scenes")
+def test_scenes(part: Part, count: int) -> tuple[Tensor, Tensor]:
+    """uint8 (count, 3, H, W) of one thing each, and its class among the part's."""
+    rows = track(range(count), f"drawing {part} scenes", total=count, unit="scenes")
     scenes = [render_arrangement(TEST_SEED, row, part=part, things=1, size=IMG_SIZE) for row in rows]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2)
     return images.contiguous(), torch.tensor([scene.label for scene in scenes])
 
 
-def judge(towers: TwoTowers) -> dict[str, dict[str, Any]]:
+def judge(towers: TwoTowers, scenes: int = TEST_SCENES) -> dict[str, dict[str, Any]]:
     """Zero-shot of held-out combinations among themselves and among all, and of seen ones: value, interval, n."""
     names = {part: [" ".join(pair) for pair in COMBINATIONS[part]] for part in ("held_out", "seen")}
     found = {}
     for part in ("held_out", "seen"):
-        images, labels = test_scenes(part)
+        images, labels = test_scenes(part, scenes)
         chunks = track(images.split(200), f"embedding {part} scenes", total=len(images), unit="scenes", size=len)
         features = torch.cat([towers.image.embed(chunk) for chunk in chunks])
         everything = names[part] + names["seen" if part == "held_out" else "held_out"]
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/playground_clip"))
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--test-scenes", type=int, default=TEST_SCENES, help="of each part, to measure on")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
@@ -143,7 +144,7 @@ def main() -> None:
     scale = learn(towers, args)
     seconds = round(time.perf_counter() - started, 1)
     settings = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "weight_decay", "seed")}
-    results = judge(towers)
+    results = judge(towers, args.test_scenes)
     for task, result in results.items():
         print(f"  {task:20} {100 * result['value']:.1f} %", flush=True)
     write_two_towers(args.out, towers.image, towers.text, card=card(settings, results), scale=scale)

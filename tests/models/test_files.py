@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from attar.errors import WeightsError
-from attar.models import load_backbone
-from attar.models.files import not_fetched, read_checkpoint, read_state_dict
+from attar.models import files, load_backbone
+from attar.models.files import fetching, not_fetched, read_checkpoint, read_state_dict
 
 NAME = "vit_small_patch14_dinov2?depth=2&embed_dim=48&num_heads=3"
 
@@ -220,3 +221,19 @@ def test_a_checkpoint_without_one_state_dict_says_what_it_has(content, message, 
 def test_a_missing_file_names_the_choices(tmp_path):
     with pytest.raises(WeightsError, match=r"does not exist\. Give random, pretrained or the path of a file"):
         load_backbone(NAME, weights=tmp_path / "typo.pth", img_size=70)
+
+
+def test_a_long_download_is_told_of_and_what_goes_wrong_is_said_in_words(monkeypatch, capsys):
+    monkeypatch.setattr(files, "_PATIENCE_S", 0.01)
+
+    def fail() -> None:
+        with fetching("weights of 'x'", instead="a file"):
+            time.sleep(0.2)
+            raise ConnectionError("no route")
+
+    with pytest.raises(WeightsError, match=r"weights of 'x' could not be fetched from the model hub: .* give a file"):
+        fail()
+    assert "fetching weights of 'x' from the model hub; Ctrl-C stops" in capsys.readouterr().err
+    with fetching("weights of 'y'", instead="a file"):
+        pass  # done before anybody asks
+    assert capsys.readouterr().err == ""

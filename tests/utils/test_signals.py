@@ -9,7 +9,14 @@ import threading
 import pytest
 
 from attar.errors import Interrupted
-from attar.utils.signals import handlers_kept, polite_stop, signals_postponed, stop_if_requested, stop_requested
+from attar.utils.signals import (
+    handlers_kept,
+    polite_stop,
+    signals_postponed,
+    stop_if_requested,
+    stop_requested,
+    stopped_at_once,
+)
 from small_runs import environment
 
 both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -151,3 +158,17 @@ def test_handlers_that_a_library_sets_are_put_back():
     with handlers_kept():
         signal.signal(signal.SIGTERM, lambda number, frame: None)
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+@both
+def test_what_has_no_safe_point_is_stopped_at_once_and_later_work_is_polite_again(number):
+    def download() -> None:
+        with stopped_at_once("fetching x"):
+            signal.raise_signal(number)
+            raise AssertionError("the signal was only remembered")
+
+    with polite_stop():
+        with pytest.raises(Interrupted, match=f"stopped by {number.name} while fetching x. The same command goes on."):
+            download()
+        signal.raise_signal(number)
+        assert stop_requested() == number

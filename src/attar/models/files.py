@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import pickle
 import re
+import sys
+import threading
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.error import URLError
 
@@ -23,9 +27,12 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file
 from torch import Tensor
 
-from attar.errors import WeightsError
+from attar.errors import AttarError, WeightsError
+from attar.utils.signals import stopped_at_once
 
 StateDict = dict[str, Tensor]
+
+_PATIENCE_S = 2.0  # before a download is told of
 
 _WRAPPERS = ("model", "state_dict", "teacher", "student")
 _HUB_REASONS = (  # special ones first
@@ -174,6 +181,34 @@ def not_fetched(what: str, error: Exception, *, instead: str) -> WeightsError:
     known = next((reason for kind, reason in _HUB_REASONS if isinstance(error, kind)), None)
     reason = known or getattr(error, "strerror", None) or type(error).__name__
     return WeightsError(f"{what} could not be fetched from the model hub: {reason}. Without it, give {instead}.")
+
+
+@contextlib.contextmanager
+def fetching(what: str, *, instead: str) -> Iterator[None]:
+    """Around a download from the model hub: told once it takes a while, ended at once by a signal, errors in words.
+
+    Args:
+        what: Is fetched, as messages call it.
+        instead: What to give where the hub cannot be reached.
+
+    Raises:
+        WeightsError: If it does not arrive.
+        Interrupted: If SIGINT or SIGTERM comes.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its attempts: the error says what came of them
+    line = f"  fetching {what} from the model hub; Ctrl-C stops"
+    told = threading.Timer(_PATIENCE_S, lambda: print(line, file=sys.stderr, flush=True))
+    told.daemon = True
+    told.start()
+    try:
+        with stopped_at_once(f"fetching {what}"):
+            yield
+    except AttarError:
+        raise
+    except Exception as error:  # hub and web raise many kinds; each means that it did not arrive
+        raise not_fetched(what, error, instead=instead) from None
+    finally:
+        told.cancel()
 
 
 def noted(what: str, note: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 
 from attar.errors import ModelReferenceError, WeightsError, did_you_mean
 from attar.models.backbone import Backbone, Preprocess, Provenance
-from attar.models.files import not_fetched
+from attar.models.files import fetching
 from attar.models.layouts import Converted
 from attar.models.licences import licence_beside
 from attar.models.open_clip import load_open_clip
@@ -183,15 +182,9 @@ def _locate(reference: Reference, model: nn.Module, weights: str | Path) -> tupl
 
 
 def _download(repository: str, file: str, name: str) -> Path:
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
+    file_instead = "a weight file: --weights or --teacher-weights FILE (weights=FILE in Python)"
+    with fetching(f"pretrained weights of '{name}'", instead=file_instead):
         return Path(hf_hub_download(repository, file))
-    except Exception as error:  # the hub client raises many kinds; each means the file did not arrive
-        raise not_fetched(
-            f"pretrained weights of '{name}'",
-            error,
-            instead="a weight file: --weights or --teacher-weights FILE (weights=FILE in Python)",
-        ) from None
 
 
 def _provenance(reference: str, file: Path, converted: Converted, licence: str | None) -> Provenance:

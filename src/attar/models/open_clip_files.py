@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
 from attar.errors import ModelReferenceError, did_you_mean
-from attar.models.files import StateDict, not_fetched, read_checkpoint
+from attar.models.files import StateDict, fetching, read_checkpoint
 from attar.models.official import is_openai
 from attar.models.references import OPEN_CLIP_CONFIG, Reference
 from attar.utils.io import read_json
@@ -176,12 +175,6 @@ def _check_activation(library: Any, reference: Reference, *, is_quick: bool) -> 
 
 
 def _download(library: Any, name: str, tag: str) -> Path:
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its attempts: the error says what came of them
-    try:
+    file_instead = "a weight file: --weights or --teacher-weights FILE (weights=FILE in Python)"
+    with fetching(f"weights '{tag}' of open_clip:{name}", instead=file_instead):
         return Path(library.download_pretrained(library.get_pretrained_cfg(name, tag)))
-    except Exception as error:  # hub and web raise many kinds; each means the file did not arrive
-        raise not_fetched(
-            f"weights '{tag}' of open_clip:{name}",
-            error,
-            instead="a weight file: --weights or --teacher-weights FILE (weights=FILE in Python)",
-        ) from None

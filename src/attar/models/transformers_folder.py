@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from yaml import YAMLError
 
 from attar.errors import ModelReferenceError, WeightsError
 from attar.models.backbone import Backbone, Preprocess, Provenance
-from attar.models.files import not_fetched, noted, read_checkpoint, wrapper_of
+from attar.models.files import fetching, noted, read_checkpoint, wrapper_of
 from attar.models.licences import licence_beside
 from attar.models.positions import PosEmbed, resample_positions
 from attar.models.references import Reference
@@ -118,12 +117,9 @@ def folder_of(reference: Reference, weights: str | Path, *, also: Sequence[str] 
             f"model reference 'hf:{reference.name}' is no folder, and no OWNER/REPOSITORY of the model hub"
             " (or OWNER/REPOSITORY@REVISION)."
         )
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     wanted = [*_DESCRIPTIONS, *also] + (_WEIGHTS if weights == "pretrained" else [])
-    try:
+    with fetching(f"'hf:{reference.name}'", instead="a directory: hf:DIR"):
         return Path(snapshot_download(named[1], revision=named[2], allow_patterns=wanted))
-    except Exception as error:  # the hub client raises many kinds; each means the files did not arrive
-        raise not_fetched(f"'hf:{reference.name}'", error, instead="a directory: hf:DIR") from None
 
 
 def read_kind(folder: Path) -> str:

@@ -53,9 +53,9 @@ def comparison_table(
 ) -> str:
     """`compare` as Markdown."""
     table = compare(results, published=published, suites=suites)
-    lines = [_line(table.heading), "|" + "---|" * len(table.heading)]
-    for task, *cells in table.rows:
-        lines.append(_line([f"**{task}**" if task in table.suites else task, *cells]))
+    rows = [[f"**{task}**" if task in table.suites else task, *cells] for task, *cells in table.rows]
+    widths = [max(map(len, column)) for column in zip(table.heading, *rows, strict=True)]
+    lines = [_line(row, widths) for row in (table.heading, ["-" * width for width in widths], *rows)]
     notes = "\n\n" + "  \n".join(table.sources) if table.sources else ""
     told = f"\n\nNothing is published on these tasks of: {'; '.join(table.unknown)}." if table.unknown else ""
     return "\n".join(lines) + notes + told
@@ -143,8 +143,8 @@ def _headings(columns: Sequence[_Column]) -> list[str]:
     return [f"{name}, {column.mode}" for name, column in zip(names, columns, strict=True)]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |"
 
 
 def show(result: Result) -> str:

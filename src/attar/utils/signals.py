@@ -104,6 +104,26 @@ def signals_postponed() -> Iterator[None]:
         _is_postponed = False
 
 
+@contextlib.contextmanager
+def stopped_at_once(what: str) -> Iterator[None]:
+    """Within the block a signal waits for no safe point: what runs has none, such as a download, and nothing is lost.
+
+    Raises:
+        Interrupted: If a signal comes.
+    """
+    if not _is_polite or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(number, f"stopped by {signal.Signals(number).name} while {what}. {_remedy}")
+
+    with handlers_kept():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, leave)
+        yield
+
+
 def stop_if_requested(what: str) -> None:
     """A safe point in work that saves nothing itself.
 
