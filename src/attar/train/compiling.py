@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from attar.errors import first_line
 from attar.train.parallel import repeated_parts
 
 _BLOCKS = ("blocks", "resblocks")  # timm, open_clip
@@ -36,7 +37,7 @@ def compile_blocks(models: Sequence[nn.Module], device: torch.device) -> str | N
     try:
         torch.compile(_probe)(torch.zeros(8, device=device))
     except Exception as error:  # compilers raise many kinds, from no C compiler to no Triton
-        return f"torch cannot compile here ({str(error).strip().splitlines()[0]})"
+        return f"torch cannot compile here ({first_line(error)})"
     for block in blocks:
         block.compile(dynamic=False)
     return None
