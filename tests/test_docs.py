@@ -16,7 +16,6 @@ import yaml
 
 import attar
 from attar.cli import VERBS, main
-from attar.data.sources import open_source
 from documented import (
     CODE,
     PAGES,
@@ -143,16 +142,6 @@ def test_the_backbone_has_what_the_docs_say(reader):
     for code, shape in shapes:
         value = eval(code, names)
         assert tuple(getattr(value, "shape", value)) == ast.literal_eval(shape), code
-
-
-def test_shards_made_as_the_docs_say_have_classes(reader):
-    write_pictures(reader / "images/cat", 3)
-    for path in (reader / "images/cat").iterdir():
-        path.rename(path.with_suffix(".jpg"))  # what they are is told by their bytes
-    exec(python_of("data.md", "tarfile").text, {})
-    source = open_source("shards")
-    assert len(source) == 3
-    assert source.labels()[0].tolist() == [0, 0, 0]
 
 
 def test_a_pool_answers_as_the_docs_say(reader):

@@ -25,8 +25,8 @@ from pydantic.fields import FieldInfo
 
 from attar import cli
 
-MODES = {"curate": ("--sentences",), "transfer": ("--study",)}
-"""Verbs that have settings of another kind behind a flag."""
+MODES = {"curate": ("--sentences",), "transfer": ("--study",), "data": ("pack",)}
+"""Verbs that have settings of another kind behind a second word."""
 
 GUIDES = {
     "distill": "proteus",
@@ -38,6 +38,7 @@ GUIDES = {
     "curate": "curation",
     "curate --sentences": "sentences",
     "transfer --study": "transfer",
+    "data pack": "data",
     "quickstart": "start",
 }
 """Pages that explain a verb; for others a page of the verb's name, if there is one."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         EmbedConfig,
         EvaluateConfig,
         ExportConfig,
+        PackConfig,
         PlanConfig,
         PredictConfig,
         ReportConfig,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from attar.recipes.embed import embed
     from attar.recipes.evaluate import EvaluateReport, evaluate
     from attar.recipes.export import ExportReport, export
+    from attar.recipes.pack import PackReport, pack
     from attar.recipes.plan import plan
     from attar.recipes.planning.parts import Plan
     from attar.recipes.predict import predict
@@ -65,6 +67,8 @@ _HOMES = {
     "DistillReport": "attar.recipes.distill",
     "ExportConfig": "attar.config",
     "ExportReport": "attar.recipes.export",
+    "PackConfig": "attar.config",
+    "PackReport": "attar.recipes.pack",
     "Plan": "attar.recipes.planning.parts",
     "PlanConfig": "attar.config",
     "Pool": "attar.curation",
@@ -85,6 +89,7 @@ _HOMES = {
     "embed": "attar.recipes.embed",
     "evaluate": "attar.recipes.evaluate",
     "load_backbone": "attar.models",
+    "pack": "attar.recipes.pack",
     "plan": "attar.recipes.plan",
     "predict": "attar.recipes.predict",
     "quickstart": "attar.recipes.quickstart",
@@ -107,6 +112,8 @@ __all__ = [
     "EvaluateReport",
     "ExportConfig",
     "ExportReport",
+    "PackConfig",
+    "PackReport",
     "Plan",
     "PlanConfig",
     "Pool",
@@ -129,6 +136,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_backbone",
+    "pack",
     "plan",
     "predict",
     "quickstart",

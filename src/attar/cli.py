@@ -30,6 +30,7 @@ HELP = f"""attar {__version__}: distil vision foundation models into small ones.
   attar evaluate MODEL ...           how good a backbone or a run's student is, by the papers' benchmarks
   attar export RUN|MODEL ...         ONNX, int8, timm or transformers: proven on images, timed, with a card
   attar report RUN...                one page of a run or several: figures, curves, what teacher and student see
+  attar data pack ...                images scaled down once, into shards that are quick to decode
   attar embed ...                    a pool of image vectors, to choose training images from
   attar curate ...                   a transfer set: images of a pool that are like those of your task
   attar curate --sentences ...       of a corpus of text, the sentences that your images show
@@ -322,6 +323,22 @@ def _sentences(arguments: list[str]) -> int:
     return 0
 
 
+def _data(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(DATA_HELP, end="")
+        return 0
+    if arguments[0] != "pack":
+        raise ConfigError(f"no verb 'data {arguments[0]}'.{did_you_mean(arguments[0], ['pack'])} Known: data pack.")
+    from attar.config import PackConfig
+
+    config = _settings(arguments[1:], PackConfig, "attar data pack")
+    if config is not None:
+        from attar.recipes.pack import pack
+
+        pack(config)
+    return 0
+
+
 def _transfer(arguments: list[str]) -> int:
     if "--study" in arguments:
         return _study([word for word in arguments if word != "--study"])
@@ -496,6 +513,11 @@ PLAN_HELP = f"""attar plan VERB FLAGS OF THE VERB: a dry run; nothing is written
 attar plan VERB --help lists the settings of the verb.
 """
 
+DATA_HELP = """attar data pack ...: images scaled down once, into shards that are quick to copy, to list and to decode
+
+attar data pack --help lists its settings.
+"""
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "distill": _distill,
     "distill-vl": _distill_vl,
@@ -504,6 +526,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate,
     "export": _export,
     "report": _report,
+    "data": _data,
     "embed": _embed,
     "curate": _curate,
     "quickstart": _quickstart,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from attar.curation.embedding import Shards, embedded_batches, written_shards
+from attar.curation.embedding import embedded_batches, written_shards
 from attar.curation.pool import read_unreadable, shard_name
+from attar.data.shards import Shards
 from attar.data.sources import open_source
 from attar.data.views import EvaluationView
 from attar.errors import DataError

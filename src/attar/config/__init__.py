@@ -28,6 +28,7 @@ from attar.config.evaluate import (
     ZeroShotConfig,
 )
 from attar.config.export import ExportConfig
+from attar.config.pack import PackConfig
 from attar.config.plan import PlanConfig
 from attar.config.report import ReportConfig
 from attar.config.sentences import SentencesConfig
@@ -64,6 +65,7 @@ __all__ = [
     "LogitsConfig",
     "MonitorConfig",
     "OptimConfig",
+    "PackConfig",
     "ParallelConfig",
     "PlanConfig",
     "PredictConfig",

@@ -92,14 +92,16 @@ class EncodedImage:
         decoded: Image.Image | None = None,
     ) -> None:
         self.name = name
+        self.format = opened.format if opened is not None else None
+        """As Pillow calls it; None where pixels were given."""
         self._stored_size = stored_size
         self._data = data
         self._opened = opened
         self._orientation = orientation
         self._decoded = {1: decoded} if decoded is not None else {}
-        self._is_jpeg = opened is not None and opened.format in ("JPEG", "MPO")
+        self._is_jpeg = self.format in ("JPEG", "MPO")
         # Pillow decides what a JPEG's EXIF says, so another decoder gets only files that have none.
-        self._is_plain_jpeg = opened is not None and opened.format == "JPEG" and "exif" not in opened.info
+        self._is_plain_jpeg = opened is not None and self.format == "JPEG" and "exif" not in opened.info
 
     @property
     def size(self) -> Size:

@@ -16,6 +16,7 @@ from attar.data.index import FolderIndex, folder_index, known_index
 from attar.data.listed import ListedFiles
 from attar.data.mapped import CachedFiles
 from attar.data.merged import MergedSource, Part
+from attar.data.pack import class_names_beside
 from attar.data.pairs import PairSource
 from attar.data.parquet import parquet_rows
 from attar.data.references import shown, split_reference
@@ -233,6 +234,7 @@ class TarSource:
     """Tar shards in WebDataset's naming, in the order of their members."""
 
     def __init__(self, files: Sequence[File]) -> None:
+        self._class_names = class_names_beside(files)
         found = [shard_rows(file) for file in track(files, "indexing shards", total=len(files), unit="shards")]
         self.addresses = tuple(file.address for file in files)
         self._rows = CachedFiles([rows for rows, _ in found])
@@ -273,10 +275,16 @@ class TarSource:
     def labels(self) -> tuple[Labels, list[str]] | None:
         """The distinct numbers in `.cls` members are the classes, in order; None if there are none.
 
+        They are called by these numbers, those of packed images by the names they had before.
+
         Raises:
             DataError: If some samples have one and others have not.
         """
-        return _classes(self, self._rows)
+        found = _classes(self, self._rows)
+        if found is None or self._class_names is None:
+            return found
+        labels, numbers = found
+        return labels, [self._class_names[int(number)] for number in numbers]
 
 
 def _classes(source: Source, rows: CachedFiles) -> tuple[Labels, list[str]] | None:

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from attar.config import EmbedConfig
-from attar.curation.embedding import EmbeddedBatch, Shards, embedded_batches, written_shards
+from attar.curation.embedding import EmbeddedBatch, embedded_batches, written_shards
 from attar.curation.pool import Manifest, Pool, PoolModel, describe_shard, read_unreadable, shard_name
 from attar.data.base import Source
 from attar.data.loader import default_workers
 from attar.data.references import lasting
+from attar.data.shards import Shards
 from attar.data.sources import named_places, open_source
 from attar.data.views import VIEW_IMPLEMENTATION, EvaluationView
 from attar.errors import ConfigError, DataError, LostRankError, RunDirectoryError

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from attar.config import EmbedConfig
-from attar.curation.embedding import Shards
+from attar.data.shards import Shards
 from attar.errors import AttarError, ConfigError, DataError
 from attar.utils.progress import track
 from attar.utils.signals import handlers_kept

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attar.config import EmbedConfig, PlanConfig
-from attar.curation.embedding import EmbeddedBatch, Shards, written_shards
+from attar.curation.embedding import EmbeddedBatch, written_shards
 from attar.curation.pool import describe_shard, shard_name
 from attar.data.loader import default_workers
+from attar.data.shards import Shards
 from attar.data.sources import named_places
 from attar.recipes.assembly import check_damage
 from attar.recipes.describe import describe

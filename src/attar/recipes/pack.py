@@ -1,0 +1,209 @@
+"""`attar data pack`: images scaled down once, shard by shard, so that no run decodes the large ones again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar.config import PackConfig
+from attar.data.base import Labels, Source, lost_images
+from attar.data.files import File
+from attar.data.loader import default_workers
+from attar.data.pack import PACK_FILE, PackFile, Packing, packed_shards, shard_name
+from attar.data.references import lasting
+from attar.data.shards import Shards
+from attar.data.sources import open_source
+from attar.data.tar import shard_rows
+from attar.errors import ConfigError, DataError, DecodeError, RunDirectoryError
+from attar.recipes.assembly import check_damage
+from attar.recipes.describe import say_damage
+from attar.recipes.planning.parts import free_at, size_in_words
+from attar.train.callbacks import most_bad
+from attar.utils.distributed import launched_ranks
+from attar.utils.io import append_line, read_json, read_lines, write_json
+from attar.utils.progress import Log, track
+from attar.utils.run_directory import flat_changes, held_directory, refuse_changes
+from attar.utils.signals import polite_stop
+
+_BATCH = 32  # images that a worker packs at a time
+_SAMPLE = 48  # images that the size of all is guessed from
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What packing leaves behind.
+
+    Attributes:
+        out: The folder: a place that any verb's `--data` takes.
+        images: How many are in its shards.
+        unreadable: How many could not be read, and are not.
+        bytes: Of the shards.
+    """
+
+    out: Path
+    images: int
+    unreadable: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Images, how they are packed, and where."""
+
+    config: PackConfig
+    source: Source
+    folder: Path
+
+    @property
+    def packing(self) -> Packing:
+        return Packing(self.config.short_side, self.config.quality)
+
+    @property
+    def shards(self) -> Shards:
+        return Shards(len(self.source), self.config.shard_size, _BATCH)
+
+    @property
+    def bad_files(self) -> Path:
+        return self.folder / "bad_files.jsonl"
+
+    def plan(self) -> dict[str, Any]:
+        """What each shard depends on."""
+        settings = self.config.model_dump(mode="json", include={"short_side", "quality", "shard_size"})
+        places = [lasting(reference) for reference in self.config.data]
+        return {"places": places, "fingerprint": self.source.fingerprint, "count": len(self.source), **settings}
+
+
+def pack(config: PackConfig) -> PackReport:
+    """Pack images into a folder of tar shards, or go on with one; shards that are there are not made again.
+
+    Raises:
+        UserError: If images or folder do not work out, or the disk has no room for the shards.
+        Interrupted: If SIGINT or SIGTERM came; the same command goes on.
+
+    Example:
+        >>> import attar, tempfile
+        >>> config = attar.PackConfig(data="playground:0?n=20", out=tempfile.mkdtemp(), short_side=32, workers=0)
+        >>> attar.pack(config).images
+        20
+    """
+    if launched_ranks() > 1:
+        raise ConfigError(
+            f"{launched_ranks()} ranks were launched, and images are packed by one process and its --workers. On"
+            " several machines give each a part of the images and an --out of its own."
+        )
+    with polite_stop(), held_directory(Path(config.out)) as folder:
+        job = _Job(config, open_source(config.data, reindex=config.reindex), folder)
+        check_damage(job.source, config.max_bad_share)
+        classes = job.source.labels()
+        log, missing = Log(folder / "log.txt"), _start(job, classes[1] if classes else None)
+        if missing:
+            _say_start(job, log, missing)
+            _make(job, missing, classes[0] if classes else None)
+        return _finish(job, log, made=bool(missing))
+
+
+def _start(job: _Job, class_names: Sequence[str] | None) -> list[int]:
+    """Numbers of the shards that are missing."""
+    file = job.folder / PACK_FILE
+    if file.is_file():
+        changes = flat_changes(read_json(file)["plan"], job.plan())
+        causes = {key: values for key, values in changes.items() if key != "fingerprint"} or changes
+        remedy = "Choose a new --out, or give the settings and images of before."
+        refuse_changes(causes, f"--out {job.folder} holds images that were packed otherwise", remedy=remedy)
+    elif any(not entry.name.startswith(".") for entry in job.folder.iterdir()):
+        raise RunDirectoryError(f"--out {job.folder} is not empty and holds no packed images. Choose a new folder.")
+    missing = [n for n in range(len(job.shards)) if not (job.folder / shard_name(n)).is_file()]
+    if missing:  # without a number of images: nobody shall take a part for the whole
+        names = None if class_names is None else tuple(class_names)
+        write_json(file, PackFile(plan=job.plan(), class_names=names).model_dump(mode="json"))
+    return missing
+
+
+def _say_start(job: _Job, log: Log, missing: Sequence[int]) -> None:
+    """What is to be done and how much room it takes; refused where there is not so much.
+
+    Raises:
+        RunDirectoryError: If the disk is too small.
+    """
+    images = sum(len(job.shards.rows(number)) for number in missing)
+    needed, free = round(_bytes_of_one(job) * images), free_at(str(job.folder))
+    say_damage(log, job.source, job.bad_files)
+    log.say(
+        f"  pack     {images:,} images, short side {job.config.short_side} px at most, into {len(missing):,} shards:"
+        f" about {size_in_words(needed)}, {size_in_words(free)} are free"
+    )
+    if needed > free:
+        raise RunDirectoryError(
+            f"the packed images will take about {size_in_words(needed)}, and {size_in_words(free)} are free in"
+            f" {job.folder}. Try a smaller --short-side, or an --out on another disk."
+        )
+
+
+def _bytes_of_one(job: _Job) -> float:
+    """Of an image in a shard, guessed from some; a member takes its header and whole blocks of 512."""
+    rows = np.unique(np.linspace(0, len(job.source) - 1, min(_SAMPLE, len(job.source))).astype(int))
+    found = []
+    for row in track(rows.tolist(), "looking at images", total=len(rows), unit="images"):
+        try:
+            data, _ = job.packing(job.source.read(row), name=job.source.name(row))
+        except DecodeError:
+            continue
+        found.append(len(data) + 1.5 * 512 + 1024)
+    return float(np.mean(found)) if found else 0.0
+
+
+def _make(job: _Job, missing: Sequence[int], labels: Labels | None) -> None:
+    """Write the missing shards, and what cannot be read into `bad_files.jsonl`.
+
+    Raises:
+        DataError: If too many images cannot be read.
+    """
+    workers = default_workers() if job.config.workers is None else job.config.workers
+    made = packed_shards(job.source, labels, job.packing, job.shards, missing, job.folder, workers=workers)
+    images = sum(len(job.shards.rows(number)) for number in missing)
+    bad = _unreadable(job)
+    for image in track(made, "packing", total=images, unit="images"):
+        if image.bad is not None and image.row not in bad:
+            bad.add(image.row)
+            append_line(job.bad_files, {"sample": image.row, "path": image.name, "reason": image.bad.reason})
+            _check_bad(job, len(bad), image.bad.reason)
+
+
+def _unreadable(job: _Job) -> set[int]:
+    """Rows that could not be read, of this start and earlier ones."""
+    return {line["sample"] for line in read_lines(job.bad_files) if "sample" in line}
+
+
+def _check_bad(job: _Job, unreadable: int, reason: str) -> None:
+    lost = lost_images(job.source)
+    limit = most_bad(len(job.source) + lost, job.config.max_bad_share)
+    if unreadable + lost > limit:
+        raise DataError(
+            f"{unreadable:,} of {len(job.source):,} images cannot be read, more than the limit of {limit:,} (see"
+            f" {job.bad_files}). The last is {reason} Mend or remove them and choose a new --out, or raise"
+            " --max-bad-share."
+        )
+
+
+def _finish(job: _Job, log: Log, *, made: bool) -> PackReport:
+    """Count what is in the shards, which leaves their index in the cache for the first run, and write it down."""
+    paths = [job.folder / shard_name(number) for number in range(len(job.shards))]
+    rows = 0
+    for path in track(paths, "indexing shards", total=len(paths), unit="shards"):
+        found, problems = shard_rows(File(str(path)))
+        if problems:
+            raise DataError(f"{problems[0].reason} Remove that file, and give the same command again.")
+        rows += found.num_rows
+    unreadable, size = len(job.source) - rows, sum(path.stat().st_size for path in paths)
+    file = job.folder / PACK_FILE
+    about = PackFile.model_validate(read_json(file))
+    counted = about.model_copy(update={"images": rows, "bytes": size, "unreadable": unreadable})
+    write_json(file, counted.model_dump(mode="json"))
+    left_out = f", {unreadable:,} could not be read and are left out (bad_files.jsonl)" if unreadable else ""
+    log.say(f"  packed   {rows:,} images, {size_in_words(size)}{left_out}{'' if made else '  (all done before)'}")
+    log.say(f"           Take them with --data {job.folder}")
+    return PackReport(job.folder, rows, unreadable, size)
