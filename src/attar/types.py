@@ -47,11 +47,35 @@ class BadFile:
 
 
 @dataclass(frozen=True)
+class Erased:
+    """What random erasing has put into the views of a batch.
+
+    Attributes:
+        boxes: (image, top, left, height, width) of each box.
+        noise: Their values, one box after the other: (sum of 3 * height * width,) float32.
+    """
+
+    boxes: tuple[tuple[int, int, int, int, int], ...]
+    noise: Tensor
+
+    def fill(self, views: Tensor) -> None:
+        """Put it into views (B, 3, H, W) float32, in place."""
+        noise, start = self.noise.to(views.device, non_blocking=True), 0
+        for image, top, left, height, width in self.boxes:
+            end = start + 3 * height * width
+            views[image, :, top : top + height, left : left + width] = noise[start:end].view(3, height, width)
+            start = end
+
+
+@dataclass(frozen=True)
 class Batch:
     """Views of images for one step on one rank.
 
+    A loader makes views of bytes, a quarter of what floats would take on their way; on the device they are floats.
+
     Attributes:
-        views: (B, 3, H, W) float32, RGB in [0, 1] (noise from random erasing may leave the interval).
+        views: (B, 3, H, W), RGB: float32 in [0, 1] (noise from random erasing may leave the interval), or uint8 before
+            `to`.
         samples: (B,) int64, rows of the sorted index.
         view_ids: (B,) int64, which view of that sample this is.
         positions: (B,) int64, positions in the step's global batch; masks derive from them.
@@ -60,6 +84,7 @@ class Batch:
         names: File names of the samples, for messages.
         bad_files: Samples that could not be decoded and were replaced.
         labels: (B,) int64 classes of the samples or (B, H, W) of their pixels, None where the method wants none.
+        erased: What `to` puts into views of bytes.
     """
 
     views: Tensor
@@ -71,11 +96,32 @@ class Batch:
     names: tuple[str, ...] = ()
     bad_files: tuple[BadFile, ...] = ()
     labels: Tensor | None = None
+    erased: Erased | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with views and labels on `device`."""
+        """The batch with views, as floats, and labels on `device`."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return replace(self, views=self.views.to(device, non_blocking=True), labels=labels)
+        views = self.views.to(device, non_blocking=True)
+        if views.dtype == torch.uint8:
+            views = unit_interval(views)
+            if self.erased is not None:
+                self.erased.fill(views)
+        return replace(self, views=views, labels=labels, erased=None)
+
+    def pin_memory(self) -> Batch:
+        """For the loader: what a GPU fetches, where it need not wait for it."""
+        return replace(
+            self,
+            views=self.views.pin_memory(),
+            labels=None if self.labels is None else self.labels.pin_memory(),
+            erased=None if self.erased is None else replace(self.erased, noise=self.erased.noise.pin_memory()),
+        )
+
+
+def unit_interval(pixels: Tensor) -> Tensor:
+    """uint8 as float32 in [0, 1], the same numbers on every device."""
+    # by a tensor of the device: for a plain number a GPU multiplies by 1 / 255, which rounds otherwise
+    return pixels.float().div_(torch.full((), 255.0, device=pixels.device))
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ def test_labelled_crops_are_batches_of_the_same_places_on_any_number_of_ranks() 
     assert whole.labels.shape == (4, 16, 16)
     assert whole.labels.dtype == torch.int64
     pixels, numbers = stream[8]  # the first place of step 2
-    assert torch.equal(whole.views[0], pixels.float() / 255)
+    assert torch.equal(whole.views[0], pixels)
+    assert torch.equal(whole.to(torch.device("cpu")).views[0], pixels.float() / 255)
     assert torch.equal(whole.labels[0], numbers.long())
     assert torch.equal(second.views, whole.views[2:])
     assert torch.equal(second.labels, whole.labels[2:])

@@ -43,6 +43,12 @@ def dataset_of(folder, *, seed=3, repeats=1, config=None):
 
 
 def batches(dataset, *, start=0, stop=6, **options):
+    """As a device gets them."""
+    return [batch.to(torch.device("cpu")) for batch in sent_batches(dataset, start=start, stop=stop, **options)]
+
+
+def sent_batches(dataset, *, start=0, stop=6, **options):
+    """As a loader hands them over."""
     options = {"batch_size": BATCH} | options
     return list(training_batches(dataset, start_step=start, num_steps=stop, **options))
 
@@ -85,7 +91,23 @@ def test_each_view_is_that_of_its_sample_and_view_number(images):
     for view, sample, number in zip(batch.views, batch.samples.tolist(), batch.view_ids.tolist(), strict=True):
         image = open_image((images / f"{sample:03}.png").read_bytes(), name="x")
         expected = training_view(image, seed=3, sample=sample, view=number, img_size=SIZE, config=ViewsConfig())
-        assert torch.equal(view, expected)
+        assert torch.equal(view, expected.values())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_travel_as_bytes_and_erased_boxes_beside_them(images, workers):
+    dataset = dataset_of(images, config=ViewsConfig(erase=0.5))
+    for batch in sent_batches(dataset, workers=workers):
+        assert batch.views.dtype == torch.uint8
+        items = [dataset[batch.step * BATCH + place] for place in range(BATCH)]
+        assert torch.equal(batch.views, torch.stack([item.view.pixels for item in items]))
+        assert [box[0] for box in batch.erased.boxes] == [n for n, item in enumerate(items) if item.view.erased]
+        there = batch.to(torch.device("cpu"))
+        assert there.erased is None
+        assert torch.equal(there.views, torch.stack([item.view.values() for item in items]))
+        assert there.to(torch.device("cpu")).views is there.views
+    plain = dataset_of(images, config=ViewsConfig(erase=0))
+    assert all(batch.erased is None for batch in sent_batches(plain, workers=workers))
 
 
 def test_a_batch_may_be_larger_than_the_folder(images):
@@ -233,7 +255,7 @@ def test_a_replacement_is_a_view_of_the_image_it_names(with_broken):
     for view, sample, number in zip(batch.views, batch.samples.tolist(), batch.view_ids.tolist(), strict=True):
         image = open_image((with_broken / f"{sample:03}.png").read_bytes(), name="x")
         expected = training_view(image, seed=3, sample=sample, view=number, img_size=SIZE, config=ViewsConfig())
-        assert torch.equal(view, expected)
+        assert torch.equal(view, expected.values())
 
 
 def test_replacements_are_the_same_each_time_and_in_workers(with_broken):

@@ -474,7 +474,8 @@ def views_of(reference, workers=0):
     source = open_source(reference)
     dataset = ViewDataset(source, ViewOrder(len(source), seed=3), ViewsConfig(), 24)
     batches = training_batches(dataset, batch_size=4, start_step=0, num_steps=6, workers=workers)
-    return [(batch.views.numpy().tobytes(), batch.samples.tolist(), batch.view_ids.tolist()) for batch in batches]
+    floats = (batch.to(torch.device("cpu")) for batch in batches)
+    return [(batch.views.numpy().tobytes(), batch.samples.tolist(), batch.view_ids.tolist()) for batch in floats]
 
 
 def test_the_same_images_give_the_same_views_wherever_they_lie(places):

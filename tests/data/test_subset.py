@@ -127,7 +127,7 @@ def test_crops_are_rows_of_one_image(folder):
 def test_each_row_of_one_image_is_cropped_in_its_own_way():
     source = open_source("playground:0?n=3&crops=4&image=2")
     dataset = ViewDataset(source, ViewOrder(len(source), seed=0), ViewsConfig(), 32)
-    views = [dataset[place].view.numpy().tobytes() for place in range(4)]
+    views = [dataset[place].view.values().numpy().tobytes() for place in range(4)]
     assert len(set(views)) == 4
 
 

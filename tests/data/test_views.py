@@ -42,7 +42,7 @@ MEAN, STD = np.array(timm.data.IMAGENET_DEFAULT_MEAN), np.array(timm.data.IMAGEN
 
 def view_of(pixels=SCENE, *, seed=0, sample=0, view=0, img_size=32, config=DEIT):
     image = open_image(pixels, name="scene")
-    return training_view(image, seed=seed, sample=sample, view=view, img_size=img_size, config=config)
+    return training_view(image, seed=seed, sample=sample, view=view, img_size=img_size, config=config).values()
 
 
 def digest(values):
@@ -83,7 +83,8 @@ def test_a_view_depends_on_seed_sample_and_view_and_on_nothing_else(keys, order)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     shared = open_image(SCENE, name="scene")
     first = {
-        key: training_view(shared, seed=key[0], sample=key[1], view=key[2], img_size=24, config=DEIT) for key in keys
+        key: training_view(shared, seed=key[0], sample=key[1], view=key[2], img_size=24, config=DEIT).values()
+        for key in keys
     }
     order.shuffle(keys)
     for seed, sample, view in keys:
@@ -111,7 +112,7 @@ def test_another_process_makes_the_same_views():
         random.seed(), numpy.random.seed(), torch.seed()
         image = open_image(render_scene(0, 4, size=64).image, name="scene")
         for view in (5, 0, 3):
-            values = training_view(image, seed=0, sample=0, view=view, img_size=32, config=ViewsConfig())
+            values = training_view(image, seed=0, sample=0, view=view, img_size=32, config=ViewsConfig()).values()
             print(hashlib.blake2b(values.numpy().tobytes(), digest_size=8).hexdigest())
         """
     )
@@ -312,6 +313,14 @@ def test_randaugment_is_distributed_as_in_timm(global_seeds):
 # --- random erasing ----------------------------------------------------------------------------------------------
 
 
+def erase(values, rng, *, probability):
+    """A view's values with what is drawn put in, in place."""
+    found = random_erase(values.shape[:0:-1], rng, probability=probability)
+    if found is not None:
+        top, left, noise = found
+        values[:, top : top + noise.shape[1], left : left + noise.shape[2]] = noise
+
+
 def erased_boxes(erase, number, size=48):
     """(area, log aspect, left, top) of each erased box; asserts that a box is one full rectangle."""
     boxes = []
@@ -330,7 +339,7 @@ def erased_boxes(erase, number, size=48):
 
 def test_random_erasing_is_distributed_as_in_timm(global_seeds):
     rng, reference = numpy_generator(0, "erase"), RandomErasing(0.25, mode="pixel", device="cpu")
-    ours = erased_boxes(lambda values: random_erase(values, rng, probability=0.25), 6000)
+    ours = erased_boxes(lambda values: erase(values, rng, probability=0.25), 6000)
     theirs = erased_boxes(lambda values: reference(torch.from_numpy(values)), 6000)
     assert len(ours) / 6000 == pytest.approx(0.25, abs=0.017)  # three standard errors
     assert len(theirs) / 6000 == pytest.approx(0.25, abs=0.017)
@@ -341,7 +350,7 @@ def test_random_erasing_is_distributed_as_in_timm(global_seeds):
 def test_erased_pixels_are_standard_normal_after_normalisation_and_unclipped():
     values = np.full((3, 300, 300), 50.0, np.float32)
     for view in range(40):
-        random_erase(values, numpy_generator(view), probability=1.0)
+        erase(values, numpy_generator(view), probability=1.0)
     noise = ((values[:, (values != 50).all(0)] - MEAN[:, None]) / STD[:, None]).T  # (pixels, 3)
     assert len(noise) > 40_000
     np.testing.assert_allclose(noise.mean(0), 0, atol=0.02)
@@ -354,7 +363,7 @@ def test_erased_pixels_are_standard_normal_after_normalisation_and_unclipped():
 def test_an_erased_box_never_spans_the_whole_height_or_width():
     """timm draws again where the box is as long as the image; at 8 pixels that is often enough to see."""
     rng = numpy_generator(0, "span")
-    boxes = erased_boxes(lambda values: random_erase(values, rng, probability=1.0), 2000, size=8)
+    boxes = erased_boxes(lambda values: erase(values, rng, probability=1.0), 2000, size=8)
     sides = [
         (round(math.sqrt(area * math.exp(aspect))), round(math.sqrt(area / math.exp(aspect))))
         for area, aspect, *_ in boxes
@@ -363,8 +372,8 @@ def test_an_erased_box_never_spans_the_whole_height_or_width():
 
 
 def test_erasing_is_off_at_probability_0_and_certain_at_1():
-    assert erased_boxes(lambda values: random_erase(values, numpy_generator(1), probability=0.0), 50) == []
-    assert len(erased_boxes(lambda values: random_erase(values, numpy_generator(1), probability=1.0), 50)) == 50
+    assert erased_boxes(lambda values: erase(values, numpy_generator(1), probability=0.0), 50) == []
+    assert len(erased_boxes(lambda values: erase(values, numpy_generator(1), probability=1.0), 50)) == 50
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------

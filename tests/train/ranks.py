@@ -96,7 +96,8 @@ def batches(*, start: int = 0, stop: int = STEPS, micro_batches: int = MICRO_BAT
         rank=rank(),
         world_size=world_size(),
     )
-    return (replace(batch, views=batch.views.double()) for batch in stream)
+    floats = (batch.to(torch.device("cpu")) for batch in stream)
+    return (replace(batch, views=batch.views.double()) for batch in floats)
 
 
 def together(own: Result) -> Result:

@@ -17,6 +17,7 @@ from attar.data.decode import EncodedImage
 from attar.data.geometry import Geometry
 from attar.data.loader import Item
 from attar.data.pairs import VOID, Pair, PairSource
+from attar.data.views import View
 from attar.errors import DataError
 from attar.types import IMAGENET
 from attar.utils.seeding import numpy_generator
@@ -109,7 +110,7 @@ class LabelledCrops:
         if isinstance(found, DataError):
             return found
         row, (pixels, classes) = self.stream.row(place), found
-        return Item(pixels.float() / 255, place, row, place, self.source.name(row), (), classes.long())
+        return Item(View(pixels), place, row, place, self.source.name(row), (), classes.long())
 
 
 def crop_batches(stream: CropStream, *, batch_size: int, steps: range, workers: int) -> Iterator[Crop]:

@@ -17,9 +17,9 @@ from attar.data.decode import open_image
 from attar.data.labelled import Rows
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Labels, Source
-from attar.data.views import training_view
+from attar.data.views import View, training_view
 from attar.errors import DataError, DecodeError
-from attar.types import BadFile, Batch
+from attar.types import BadFile, Batch, Erased
 from attar.utils.distributed import ranks_on_this_machine
 from attar.utils.seeding import derive
 from attar.utils.signals import leave_signals_to_parent
@@ -32,7 +32,7 @@ _REPLACEMENTS = 20  # other samples tried in place of an unreadable one before g
 class Item:
     """One view on its way into a batch."""
 
-    view: Tensor
+    view: View
     place: int
     sample: int
     view_id: int
@@ -108,7 +108,7 @@ class ViewDataset(Dataset[Item | DataError]):
         """Another sample for each view, so that none comes much more often because one is unreadable."""
         return derive(self.order.seed, "replace", wanted, view_id, attempt) % len(self.source)
 
-    def _view(self, sample: int, view_id: int, name: str) -> Tensor:
+    def _view(self, sample: int, view_id: int, name: str) -> View:
         image = open_image(self.source.read(sample), name=name)
         return training_view(
             image, seed=self.order.seed, sample=sample, view=view_id, img_size=self.img_size, config=self.config
@@ -178,7 +178,7 @@ def batches_ahead(size: int, img_size: int, workers: int) -> int:
 
 
 def _bytes(size: int, img_size: int) -> int:
-    return size * 3 * img_size**2 * 4
+    return size * 3 * img_size**2
 
 
 def _prefetch(batch_bytes: int, workers: int) -> int:
@@ -210,7 +210,7 @@ class _Collate:
             return next(item for item in found if isinstance(item, DataError))
         places = torch.tensor([item.place for item in items])
         return Batch(
-            views=torch.stack([item.view for item in items]),
+            views=torch.stack([item.view.pixels for item in items]),
             samples=torch.tensor([item.sample for item in items]),
             view_ids=torch.tensor([item.view_id for item in items]),
             positions=places % self.batch_size,
@@ -219,7 +219,17 @@ class _Collate:
             names=tuple(item.name for item in items),
             bad_files=tuple(bad for item in items for bad in item.bad_files),
             labels=_together([item.label for item in items if item.label is not None]),
+            erased=_erased([item.view for item in items]),
         )
+
+
+def _erased(views: list[View]) -> Erased | None:
+    """In one tensor: each that a worker hands over costs a file descriptor."""
+    found = [(number, *view.erased) for number, view in enumerate(views) if view.erased is not None]
+    if not found:
+        return None
+    boxes = tuple((number, top, left, *noise.shape[1:]) for number, top, left, noise in found)
+    return Erased(boxes, torch.cat([noise.flatten() for *_, noise in found]))
 
 
 def _together(labels: list[int | Tensor]) -> Tensor | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attar.config.distill import ViewsConfig
 from attar.data.decode import Box, EncodedImage, Size, open_image
-from attar.types import IMAGENET
+from attar.types import IMAGENET, unit_interval
 from attar.utils.seeding import numpy_generator
 
 VIEW_IMPLEMENTATION = "pil-1"
@@ -32,9 +32,30 @@ _FILL = tuple(round(255 * mean) for mean in _MEAN)
 _ERASE_AREA, _ERASE_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)
 
 
+@dataclass(frozen=True)
+class View:
+    """One view as bytes.
+
+    Attributes:
+        pixels: (3, S, S) uint8, RGB.
+        erased: What random erasing puts into it: (top, left, values (3, h, w) float32), or nothing.
+    """
+
+    pixels: Tensor
+    erased: tuple[int, int, Tensor] | None = None
+
+    def values(self) -> Tensor:
+        """(3, S, S) float32, RGB in [0, 1], except for the unclipped noise in an erased box."""
+        values = unit_interval(self.pixels)
+        if self.erased is not None:
+            top, left, noise = self.erased
+            values[:, top : top + noise.shape[1], left : left + noise.shape[2]] = noise
+        return values
+
+
 def training_view(
     image: EncodedImage, *, seed: int, sample: int, view: int, img_size: int, config: ViewsConfig
-) -> Tensor:
+) -> View:
     """Random crop, flip, RandAugment and random erasing, as in DeiT.
 
     Args:
@@ -44,9 +65,6 @@ def training_view(
         view: Which view of that image.
         img_size: Height and width S of the view, in pixels.
         config: Which steps happen, and their ranges.
-
-    Returns:
-        (3, S, S) float32, RGB in [0, 1], except for the unclipped noise in an erased box.
 
     Raises:
         DecodeError: If the pixels cannot be decoded.
@@ -61,11 +79,13 @@ def training_view(
         pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if config.randaugment:
         pixels = rand_augment(pixels, stream("randaugment"))
-    values = np.asarray(pixels).transpose(2, 0, 1).astype(np.float32, order="C")
-    values /= 255
-    if config.erase:
-        random_erase(values, stream("erase"), probability=config.erase)
-    return torch.from_numpy(values)
+    erased = random_erase((img_size, img_size), stream("erase"), probability=config.erase) if config.erase else None
+    return View(_planes(pixels), erased)
+
+
+def _planes(pixels: Image.Image) -> Tensor:
+    """(3, H, W) uint8."""
+    return torch.from_numpy(np.array(np.asarray(pixels).transpose(2, 0, 1), order="C"))  # PIL's memory is read-only
 
 
 @dataclass(frozen=True)
@@ -103,7 +123,7 @@ class EvaluationView:
         pixels = image.resized(self._box(image.size, row), (self.img_size, self.img_size))
         if self.number is not None and self._stream(row, "flip").random() < 0.5:
             pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(np.asarray(pixels).transpose(2, 0, 1), order="C"))  # PIL's memory is read-only
+        return _planes(pixels)
 
     def _box(self, size: Size, row: int) -> Box:
         if self.number is not None:
@@ -247,27 +267,27 @@ _NAMES = tuple(OPERATIONS)
 # --- random erasing ----------------------------------------------------------------------------------------------
 
 
-def random_erase(values: NDArray[np.float32], rng: np.random.Generator, *, probability: float) -> None:
-    """Fill one random box of `values` with noise, in place (timm's RandomErasing in mode `pixel`).
+def random_erase(size: Size, rng: np.random.Generator, *, probability: float) -> tuple[int, int, Tensor] | None:
+    """One random box filled with noise (timm's RandomErasing in mode `pixel`): top, left and (3, h, w) float32.
 
     The noise is ImageNet's mean + std * N(0, 1) for each value, unclipped: N(0, 1) after normalisation.
 
     Args:
-        values: (3, H, W) float32, RGB in [0, 1].
+        size: (width, height) of the view, in pixels.
         rng: Its stream.
         probability: How often a box is erased.
     """
     if rng.random() >= probability:
-        return
-    height, width = values.shape[1:]
+        return None
+    width, height = size
     for _ in range(_ATTEMPTS):
         area = rng.uniform(*_ERASE_AREA) * height * width
         aspect = math.exp(rng.uniform(math.log(_ERASE_ASPECT[0]), math.log(_ERASE_ASPECT[1])))
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if h < height and w < width:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-            values[:, top : top + h, left : left + w] = _noise(rng, h, w)
-            return
+            return top, left, torch.from_numpy(_noise(rng, h, w))
+    return None
 
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:

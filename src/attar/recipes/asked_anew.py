@@ -70,7 +70,7 @@ class ImageTeacher:
         """(n, E): what it says of views now."""
         device = self.teacher.mean.device
         with self.asking():
-            answers = [ask_embedding(self.teacher.eval(), item.view[None].to(device)).cpu() for item in items]
+            answers = [ask_embedding(self.teacher.eval(), item.view.values()[None].to(device)).cpu() for item in items]
         return torch.cat(answers)
 
     def asking(self) -> contextlib.AbstractContextManager[Any]:

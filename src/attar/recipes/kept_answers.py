@@ -160,7 +160,7 @@ class _Asker:
         """Answers (m, ...), on the CPU."""
         device = self.teacher.teacher.mean.device
         with self.teacher.asking():
-            found = [self.method.ask(item.view[None].to(device)) for item in items]
+            found = [self.method.ask(item.view.values()[None].to(device)) for item in items]
         return tuple(torch.cat(parts).float().cpu() for parts in zip(*found, strict=True))
 
     def views(self, start: int, count: int) -> list[Item]:
