@@ -214,3 +214,29 @@ def test_two_ranks_make_the_student_of_one_process(folder, tmp_path):
         students.append(load_file(tmp_path / f"{ranks}/student-last/model.safetensors"))
     for name, tensor in students[0].items():
         torch.testing.assert_close(students[1][name], tensor, rtol=1e-3, atol=1e-4)  # int8 may round to either side
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_all_views_can_be_asked_about_before_the_first_step(folder, tmp_path, monkeypatch, before):
+    asked = []
+    ask = Proteus.ask
+    monkeypatch.setattr(Proteus, "ask", lambda self, views: asked.append(len(views)) or ask(self, views))
+    shared = {"folder": str(tmp_path / "shared"), "beforehand": True}
+    if before:  # three steps of another run, of 24 views
+        attar.distill(config_of(folder, tmp_path / "first", cache=shared | {"beforehand": False}, max_steps=before))
+    plain = attar.distill(config_of(folder, tmp_path / "plain"))
+    asked.clear()
+    report = attar.distill(config_of(folder, tmp_path / "out", cache=shared))
+    compared = sum(1 for views in asked if views == 1)  # at the start, one by one
+    assert sum(asked) - compared == 24 - 8 * before
+    one, other = (load_file(run.student / "model.safetensors") for run in (plain, report))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_asking(folder, tmp_path):
+    config = config_of(folder, tmp_path / "out", cache={"beforehand": True}, max_steps=1)
+    assert "asking" not in run_on_ranks("distill", config, 2)  # done in a blink, so that no progress is shown
+    whole = assemble(config, torch.device("cpu"))
+    kept = keep_answers(whole, views_of(whole), tmp_path / "out" / "teacher_cache")
+    assert kept.cache.num_kept() == 24

@@ -139,6 +139,9 @@ class CacheConfig(Config):
         description="folder of the answers, which runs with the same teacher, images and views may share; by default"
         " in out",
     )
+    beforehand: bool = Field(
+        False, description="ask about all views before the first step, not as they come; ranks share the work"
+    )
 
     @model_validator(mode="after")
     def _known_format(self) -> Self:
@@ -308,7 +311,16 @@ class DistillConfig(Config):
 VOLATILE = frozenset(
     {
         *("out", "device", "workers", "log_every", "tensorboard", "reindex", "resume_anyway", "recipe"),
-        *("max_bad_share", "checkpoint", "compile", "parallel", "features", "timeout_s", "cache.folder"),
+        *(
+            "max_bad_share",
+            "checkpoint",
+            "compile",
+            "parallel",
+            "features",
+            "timeout_s",
+            "cache.folder",
+            "cache.beforehand",
+        ),
     }
 )
 """Settings that may differ between a run and its resumption: they do not change what is learned."""

@@ -18,7 +18,7 @@ from attar.recipes.assembly import Assembly, assemble, load_student
 from attar.recipes.describe import binding, card, facts, places_in_words, say_damage, say_header, say_results
 from attar.recipes.judging import is_unjudged, judge, judge_baselines, watch
 from attar.recipes.kept import keep, take_back
-from attar.recipes.kept_answers import check_room, keep_answers
+from attar.recipes.kept_answers import ask_beforehand, check_room, keep_answers
 from attar.recipes.training import Training, resume, train
 from attar.reports import Result, read_results, verdict, write_page
 from attar.train import TrainState, build_state
@@ -110,6 +110,8 @@ def _train(
         from_main(lambda: check_room(kept))
         log.say("  answers  " + str(kept).replace("\n", "\n           "))
         state.notes["teacher's answers"] = str(kept).replace("\n", "; ")
+        if built.config.cache.beforehand:
+            ask_beforehand(built, views_of(built), kept.cache)
     train(training_of(built), built.config, run, state, log, identity=identity, judges=judges)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from attar.config import CacheConfig
 from attar.curation.feature_store import FRESH
-from attar.data.loader import Item, ViewDataset
+from attar.data.loader import Item, ViewDataset, training_batches
+from attar.data.sampler import ListedViews
 from attar.data.views import VIEW_IMPLEMENTATION
 from attar.errors import DataError, RunDirectoryError, WeightsError
 from attar.methods.answer_formats import PLAIN_FORMATS, AnswerFormat, Components, strongest_components
@@ -23,9 +25,10 @@ from attar.methods.teacher_cache import Answers, TeacherCache
 from attar.recipes.asked_anew import ImageTeacher, kept_views
 from attar.recipes.assembly import Assembly
 from attar.recipes.planning.parts import free_at, size_in_words
-from attar.utils.distributed import PATIENCE_S, from_main, uses_bf16
+from attar.utils.distributed import PATIENCE_S, from_main, rank, uses_bf16, wait_for_all, world_size
 from attar.utils.io import given_by, new_file, sha256_file, sha256_text
 from attar.utils.locks import alone_at
+from attar.utils.progress import track
 from attar.utils.run_directory import flat_changes, refuse_changes
 
 _SAMPLE = 256  # views whose patch tokens the components are fitted to
@@ -140,6 +143,34 @@ def check_room(kept: KeptAnswers) -> None:
             f" {size_in_words(free)} are free there. Try a smaller --cache.format (float16, int8, pca:256), fewer"
             " --cached-views, or a --cache.folder on another disk."
         )
+
+
+def ask_beforehand(built: Assembly, stream: ViewDataset, cache: TeacherCache) -> None:
+    """Ask the teacher about all views that nothing is known of; ranks call together and share them.
+
+    A view of an image that cannot be read stays unanswered: another image stands for it, as in training.
+
+    Raises:
+        DataError: If image after image cannot be read.
+        Interrupted: If SIGINT or SIGTERM came; what was answered stays.
+    """
+    missing = from_main(cache.missing, patience_s=PATIENCE_S)
+    asker, size = _Asker.of(built, stream), built.config.batch_size // built.config.optim.accumulate
+    order = ListedViews(len(stream.source), stream.order.seed, numbers=missing, num_views=cache.num_views)
+    steps = math.ceil(len(missing) / size)
+    batches = training_batches(
+        ViewDataset(stream.source, order, stream.config, stream.img_size),
+        batch_size=size,
+        start_step=0,
+        num_steps=steps,
+        rank=rank(),
+        world_size=world_size(),
+        workers=built.workers,
+    )
+    for batch in track(batches, "asking the teacher", total=steps, unit="batches"):
+        with asker.teacher.asking():
+            cache(batch.to(built.device), asker.method.ask)
+    wait_for_all()
 
 
 @dataclass(frozen=True)
