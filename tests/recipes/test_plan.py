@@ -143,6 +143,18 @@ def test_the_price_of_kept_answers_is_what_the_run_then_pays(tmp_path):
     assert planned.disk["teacher's answers"] == sum(sizes)
 
 
+def test_answers_that_are_asked_for_beforehand_are_priced_apart(tmp_path):
+    changes = {"max_steps": 5, "cached_views": 2, "cache": {"beforehand": True}, "monitor": None}
+    config = distillation(tmp_path, **changes)
+    planned = attar.plan(config, QUICK)
+    counted = times(planned)
+    assert counted["batches, teacher asked beforehand"] == pytest.approx(10)  # 40 images, 2 views, by 8: all of them
+    assert counted["training steps, answers read"] == pytest.approx(5)
+    report = attar.distill(config)
+    sizes = [(report.run / "teacher_cache" / name).stat().st_size for name in ("values.f32", "sums.u32")]
+    assert planned.disk["teacher's answers"] == sum(sizes)
+
+
 def test_a_plan_leaves_a_folder_of_answers_alone_and_says_when_it_is_of_no_use(tmp_path):
     changes = {"max_steps": 5, "cached_views": 2, "cache": {"folder": str(tmp_path / "answers")}, "monitor": None}
     planned = attar.plan(distillation(tmp_path, **changes), QUICK)

@@ -64,7 +64,7 @@ class KeptAnswers:
     Attributes:
         cache: To be read and filled.
         bytes_per_view: On disk.
-        views: Different ones that the run will show, about.
+        views: Different ones that the run will show, about; all of them, where they are asked about beforehand.
         before: Answers that were there already.
         losses: By name of an answer, how near what is read comes to what the teacher says.
     """
@@ -77,7 +77,7 @@ class KeptAnswers:
 
     @property
     def bytes(self) -> int:
-        """On disk, once the run has shown all of its views."""
+        """On disk, once all of these views are answered."""
         return round(self.bytes_per_view * max(self.views, self.before))
 
     def __str__(self) -> str:
@@ -126,7 +126,8 @@ def keep_answers(built: Assembly, stream: ViewDataset, folder: Path) -> KeptAnsw
         )
         shapes, before, losses = from_main(lambda: _compared(asker, cache), patience_s=PATIENCE_S)
     asker.method.cache = cache
-    views = stream.order.distinct(built.total_steps * built.config.batch_size)
+    shown = stream.order.distinct(built.total_steps * built.config.batch_size)
+    views = float(cache.num_samples * cache.num_views) if built.config.cache.beforehand else shown
     return KeptAnswers(cache, cache.bytes_per_view(shapes), views, before, losses)
 
 

@@ -81,16 +81,18 @@ def _trained(
     here = replace(built, config=config.replace(cache={"folder": None}))  # nothing is written into a folder of others
     opening, kept = timed(lambda: keep_answers(here, views_of(built), folder / "teacher_cache"))
     steps = probe(training_of(built), config, state, folder / "run", probe_steps=settings.probe_steps)
-    asking = min(float(total), kept.views / config.batch_size)
-    parts = [
-        Part("teacher asked anew, loader, cold steps", opening + steps.start),
-        Part("training steps, teacher asked", steps.seconds, asking, steps.known),
-    ]
-    if asking < total:
-        state.step = 0  # the same views again, whose answers are there by now
-        again = probe(training_of(built), config, state, folder / "again", probe_steps=settings.probe_steps)
-        parts.append(Part("training steps, answers read", again.seconds, total - asking, again.known))
-    return steps, parts, kept
+    asking, beforehand = kept.views / config.batch_size, config.cache.beforehand
+    start = Part("teacher asked anew, loader, cold steps", opening + steps.start)
+    if asking >= total and not beforehand:
+        return steps, [start, Part("training steps, teacher asked", steps.seconds, total, steps.known)], kept
+    state.step = 0  # the same views again, whose answers are there by now
+    again = probe(training_of(built), config, state, folder / "again", probe_steps=settings.probe_steps)
+    if beforehand:
+        asked = Part("batches, teacher asked beforehand", max(0.0, steps.seconds - again.seconds), asking, steps.known)
+    else:
+        asked = Part("training steps, teacher asked", steps.seconds, asking, steps.known)
+    read = Part("training steps, answers read", again.seconds, total if beforehand else total - asking, again.known)
+    return steps, [start, asked, read], kept
 
 
 def _judged(built: Assembly, state: TrainState) -> tuple[list[Part], list[Part], int]:
