@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for what benchmarks share
 
-from benchmarks.faults import damage, harness, kills
+from benchmarks.faults import damage, embedding, harness, kills, numbers, signals
 from benchmarks.faults.harness import Trial
 
 from machine import machine
@@ -26,6 +26,10 @@ GROUPS: dict[str, Group] = {
     "kills": kills.random_kills,
     "writes": kills.at_each_event,
     "damage": damage.damaged_checkpoints,
+    "signals": signals.asked_to_stop,
+    "two": signals.two_at_once,
+    "numbers": numbers.not_finite,
+    "embedding": embedding.killed_embedding,
 }
 
 
