@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for what benchmarks share
 
-from benchmarks.faults import damage, embedding, harness, kills, numbers, signals
+from benchmarks.faults import cost, damage, embedding, harness, kills, mutations, numbers, ranks, signals
 from benchmarks.faults.harness import Trial
 
 from machine import machine
@@ -30,6 +30,9 @@ GROUPS: dict[str, Group] = {
     "two": signals.two_at_once,
     "numbers": numbers.not_finite,
     "embedding": embedding.killed_embedding,
+    "ranks": ranks.lost_rank,
+    "mutations": mutations.removed_protection,
+    "cost": cost.cost_of_safety,
 }
 
 

@@ -1,0 +1,126 @@
+"""Mutations: each piece of the protection is taken out of a copy of attar, and a group of faults must notice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.faults.harness import Trial
+
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A line of the package, what takes its place, and what must turn red.
+
+    Attributes:
+        removes: What protection that is.
+        file: Below `src/attar`.
+        line: As it stands there.
+        instead: As it stands in the copy.
+        notices: Arguments of a group of faults, or of pytest.
+    """
+
+    removes: str
+    file: str
+    line: str
+    instead: str
+    notices: tuple[str, ...]
+
+
+MUTATIONS = (
+    Mutation(
+        "manifest",
+        "train/checkpoint.py",
+        'return bool(read_json(path / "manifest.json")["files"] == _describe(path))',
+        'return (path / "manifest.json").exists()',
+        ("--group", "damage", "--trials", "40"),
+    ),
+    Mutation(
+        "hash",
+        "train/checkpoint.py",
+        '"sha256": sha256_file(path)}',
+        '"sha256": ""}',
+        ("--group", "damage", "--trials", "40"),
+    ),
+    Mutation(
+        "rename",
+        "train/checkpoint.py",
+        "        with new_folder(target) as temporary:",
+        "        target.mkdir(parents=True, exist_ok=True)\n        for temporary in (target,):",
+        ("--group", "writes", "--trials", "120"),
+    ),
+    Mutation(
+        "fsync",
+        "utils/io.py",
+        "        os.fsync(descriptor)",
+        "        pass",
+        ("tests/utils/test_io.py",),
+    ),
+    Mutation(
+        "lock",
+        "utils/run_directory.py",
+        "            if not take_lock(file):",
+        "            if False:",
+        ("--group", "two", "--trials", "6"),
+    ),
+    Mutation(
+        "guard of the loss",
+        "train/loop.py",
+        "    if not math.isfinite(loss):",
+        "    if False:",
+        ("--group", "numbers", "--trials", "6"),
+    ),
+    Mutation(
+        "guard of the gradient",
+        "train/loop.py",
+        "    if not (math.isfinite(largest) and math.isfinite(smallest)):",
+        "    if False:",
+        ("--group", "numbers", "--trials", "6"),
+    ),
+)
+
+
+def removed_protection(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[Trial]:
+    """Manifest, hash, rename, sync, lock, guards: one by one they are taken out of a copy of the package, and the group
+    of faults or the tests that rest on it must fail (check k)."""
+    for number, mutation in enumerate(MUTATIONS):
+        if only not in (None, number):
+            continue
+        began = time.monotonic()
+        copy = folder / f"copy-{number}"
+        shutil.copytree(_ROOT / "src" / "attar", copy / "attar")
+        file = copy / "attar" / mutation.file
+        text = file.read_text()
+        assert text.count(mutation.line) == 1, f"{mutation.file} has not the one line {mutation.line!r}"
+        file.write_text(text.replace(mutation.line, mutation.instead))
+        notices = mutation.notices
+        tool = (
+            ["-m", "benchmarks.faults"]
+            if notices[0].startswith("--")
+            else ["-m", "pytest", "-x", "-p", "no:cacheprovider"]
+        )
+        done = subprocess.run(
+            [sys.executable, *tool, *notices],
+            cwd=_ROOT,
+            env=os.environ | {"PYTHONPATH": str(copy)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        noticed = done.returncode == 1 and "Error: " not in done.stdout[-200:]
+        detail = (
+            ""
+            if noticed
+            else f"nothing noticed it: exit code {done.returncode}, {done.stdout[-300:]}{done.stderr[-300:]}"
+        )
+        verdict = "recovered" if noticed else "wrong"
+        yield Trial(number, f"without the {mutation.removes}", verdict, detail, time.monotonic() - began)
+        shutil.rmtree(copy)
