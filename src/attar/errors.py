@@ -8,6 +8,7 @@ AttarError
 │   ├── ShapeError            tensors or grids that must agree do not
 │   ├── DataError             a folder, file or split is missing, empty or unusable
 │   │   ├── DecodeError       one file is no readable image (recorded, replaced, counted)
+│   │   ├── DamagedFileError  a file is not what attar wrote
 │   │   └── MissingDatasetError  a data set of a suite is not below --data-root; it is skipped, loudly
 │   ├── RunDirectoryError     the output directory is in use, another run's, or cannot be written
 │   └── CheckpointError       a checkpoint is damaged or does not belong to this run
@@ -60,6 +61,10 @@ class DataError(UserError):
 
 class DecodeError(DataError):
     """One file is not a readable image."""
+
+
+class DamagedFileError(DataError, ValueError):
+    """A file is not what attar wrote; who can do without it takes it for a ValueError."""
 
 
 class MissingDatasetError(DataError):

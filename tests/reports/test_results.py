@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from attar.errors import DamagedFileError
 from attar.evaluation import wilson_interval
 from attar.reports import Result, caution, markdown_table, read_results, verdict, write_result
 
@@ -68,3 +72,23 @@ def test_table_has_a_row_for_each_result() -> None:
     assert len(lines) == 5
     assert lines[2] == "| student | small | 81.0 | 78.0 – 84.0 | 1,000 |"
     assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields.pop("ci95"),
+        lambda fields: fields.update(ci95=[0.1]),
+        lambda fields: fields.update(ci95="ab"),
+        lambda fields: fields.update(value="much"),
+        lambda fields: fields.update(moeel="x"),
+        lambda fields: fields.pop("task"),
+    ],
+)
+def test_a_result_file_that_was_changed_is_named(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    write_result(tmp_path, "student", STUDENT)
+    fields = json.loads((tmp_path / "student.json").read_text())
+    change(fields)
+    (tmp_path / "student.json").write_text(json.dumps(fields))
+    with pytest.raises(DamagedFileError, match=r"student\.json is damaged: it is no result"):
+        read_results(tmp_path)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from attar.errors import RunDirectoryError
+from attar.errors import DamagedFileError, RunDirectoryError
 from attar.utils.io import (
     _put_in_place,
     cache_dir,
@@ -283,3 +283,11 @@ def test_the_cache_is_where_the_variable_says(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_dir().name == "attar"
     assert cache_dir().is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1,}', b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_json_is_named_and_may_be_taken_for_a_value_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "about.json").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"about\.json is damaged: it holds no JSON"):
+        read_json(tmp_path / "about.json")
+    assert issubclass(DamagedFileError, ValueError)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from attar.errors import DamagedFileError
 from attar.utils.io import read_json, write_json
 
 Role = Literal["student", "teacher", "random", "model"]
@@ -66,11 +67,28 @@ def write_result(folder: Path, name: str, result: Result) -> None:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """All results of a run, student first."""
+    """All results of a run, student first.
+
+    Raises:
+        DamagedFileError: If a file in the folder is no result.
+    """
     order = {"student": 0, "model": 1, "teacher": 2, "random": 3}
-    loaded = [read_json(path) for path in folder.glob("*.json")]
-    found = [Result(**fields | {"ci95": tuple(fields["ci95"])}) for fields in loaded]
+    found = map(_read_result, folder.glob("*.json"))
     return sorted(found, key=lambda result: (result.task, order.get(result.role, 9)))
+
+
+def _read_result(path: Path) -> Result:
+    try:
+        fields = read_json(path)
+        result = Result(**fields | {"ci95": tuple(map(float, fields["ci95"]))})
+        is_sound = isinstance(result.value, float | int) and isinstance(result.task, str) and len(result.ci95) == 2
+    except (TypeError, KeyError, ValueError) as error:
+        if isinstance(error, DamagedFileError):
+            raise
+        is_sound = False
+    if not is_sound:
+        raise DamagedFileError(f"{path} is damaged: it is no result of attar. Remove it, and measure again.")
+    return result
 
 
 def protocol_of(results: Sequence[Result]) -> str:

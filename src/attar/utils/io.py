@@ -18,7 +18,7 @@ from typing import Any
 from platformdirs import user_cache_dir
 from safetensors import SafetensorError
 
-from attar.errors import RunDirectoryError
+from attar.errors import DamagedFileError, RunDirectoryError, first_line
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 50  # to be the one who renames, when several processes make the same folder
@@ -81,8 +81,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        OSError: If it cannot be read.
+        DamagedFileError: If it holds no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(
+            f"{path} is damaged: it holds no JSON ({first_line(error)}). Restore it, or remove it and give the command"
+            " that made it again."
+        ) from None
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
