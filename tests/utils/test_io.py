@@ -286,7 +286,7 @@ def test_the_cache_is_where_the_variable_says(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1,}', b"\xff\xfe", b"[" * 100_000])
-def test_what_is_no_json_is_named_and_may_be_taken_for_a_value_error(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_json_is_named_and_may_be_taken_for_a_value_error(tmp_path, content):
     (tmp_path / "about.json").write_bytes(content)
     with pytest.raises(DamagedFileError, match=r"about\.json is damaged: it holds no JSON"):
         read_json(tmp_path / "about.json")
