@@ -361,6 +361,7 @@ SETTINGS = [
 CONFIG_FILES = [
     Row("config absent", flags("--config", "nowhere.yaml"), 2, ("config file nowhere.yaml", "No such file")),
     Row("config is a folder", lambda folder: ["--config", str(folder)], 2, ("config file", "directory")),
+    Row("config of 2 MB", config("teacher: " + "a" * 2_000_000), 2, ("has 2,000,009 bytes", "the limit is 1,048,576")),
     Row("config broken", config("optim: [1, 2"), 2, ("no valid YAML", "line 1")),
     Row("config in no encoding", config("data: \udcff"), 2, ("no valid YAML", "utf-8")),
     Row("config a list", config("- teacher\n- student\n"), 2, ("holds a list", "'key: value' lines")),

@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for what benchmarks share
 
-from benchmarks.faults import cost, damage, embedding, fuzz, harness, kills, mutations, numbers, ranks, signals
+from benchmarks.faults import cost, damage, embedding, fuzz, harness, hostile, kills, mutations, numbers, ranks, signals
 from benchmarks.faults.harness import Trial
 
 from machine import machine
@@ -31,6 +31,7 @@ GROUPS: dict[str, Group] = {
     "numbers": numbers.not_finite,
     "embedding": embedding.killed_embedding,
     "ranks": ranks.lost_rank,
+    "hostile": hostile.met,
     "fuzz": fuzz.fuzzed,
     "mutations": mutations.removed_protection,
     "cost": cost.cost_of_safety,

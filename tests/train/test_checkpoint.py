@@ -12,6 +12,7 @@ from attar.errors import CheckpointError
 from attar.methods.proteus import ProteusLearner
 from attar.models import load_backbone
 from attar.train import TrainState, build_state, load_checkpoint, save_checkpoint
+from attar.train.checkpoint import saved_notes
 
 IDENTITY = {"run_id": "a", "data_fingerprint": "b"}
 
@@ -85,6 +86,13 @@ def test_damage_anywhere_is_noticed_and_the_older_one_used(tmp_path: Path, name:
         content[len(content) // 2] ^= 0x10  # one bit
         path.write_bytes(bytes(content))
     assert loaded_step(tmp_path) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"notes"'])
+def test_notes_of_damaged_checkpoints_are_passed_over(tmp_path: Path, content: bytes) -> None:
+    saved(tmp_path, 1, 2)
+    (tmp_path / "step-00000002/state.json").write_bytes(content)
+    assert len(saved_notes(tmp_path)) == 1
 
 
 def test_half_written_folder_is_not_seen(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import yaml
 from attar.config.base import Config
 from attar.errors import ConfigError
 
+_LARGEST = 1 << 20  # bytes: settings take some thousand, and YAML is slow to read
+
 
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML without aliases and repeated keys."""
@@ -46,6 +48,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         ConfigError: If the file is missing, no YAML, or no mapping at the top.
     """
     try:
+        if (size := path.stat().st_size) > _LARGEST:
+            raise ConfigError(
+                f"config file {path} has {size:,} bytes, the limit is {_LARGEST:,}. Name folders or patterns in place of"
+                " single files."
+            )
         with path.open(encoding="utf-8") as file:
             settings = yaml.load(file, _StrictLoader)  # a SafeLoader
     except OSError as error:

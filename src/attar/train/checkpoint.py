@@ -117,7 +117,7 @@ def saved_notes(folder: Path) -> list[dict[str, Any]]:
     """Notes of all checkpoints in a folder: a run may go back to any of them, should newer ones be damaged."""
     found = []
     for path in _numbered(folder):
-        with contextlib.suppress(OSError, ValueError):  # a damaged one
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one
             found.append(read_json(path / "state.json")["notes"])
     return found
 

@@ -1,0 +1,75 @@
+"""Hostile files: none runs code, writes outside, takes long or much memory, or ends in an error that is not ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.faults.harness import Trial
+from benchmarks.faults.readers import READERS
+from benchmarks.faults.specimens import Specimen, all_specimens
+
+_SECONDS, _MEGABYTES = 1.0, 300.0
+
+
+def met(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[Trial]:
+    """Each of the specimens before the reader it is meant for: none runs code, writes outside of its folder, takes more
+    than a second or 300 MB, or ends in another error than attar's (check g)."""
+    specimens = all_specimens()
+    for number, specimen in enumerate(specimens):
+        if only not in (None, number):
+            continue
+        place = folder / f"specimen-{number}"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        canary = folder / f"canary-{number}"
+        specimen.write(place, canary)
+        before = set(folder.iterdir()) | {folder / "result"}
+        problem = _in_fork(specimen, place, folder / "result")
+        new = [path.name for path in set(folder.iterdir()) - before if path.name != "cache"]
+        if canary.exists():
+            problem = f"its code ran. {problem}"
+        elif new:
+            problem = f"it wrote {new}. {problem}"
+        yield Trial(number, f"{specimen.name} ({specimen.reader})", "wrong" if problem else "refused", problem)
+        shutil.rmtree(place)
+
+
+def _in_fork(specimen: Specimen, place: Path, result: Path) -> str:
+    """What is wrong; nothing where all is well."""
+    result.unlink(missing_ok=True)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            result.write_text(_read(specimen, place))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return result.read_text() if result.exists() else f"the process ended with status {status}"
+
+
+def _read(specimen: Specimen, place: Path) -> str:
+    from attar.errors import AttarError
+
+    Path("/proc/self/clear_refs").write_text("5")
+    memory, began, said = _megabytes("VmRSS"), time.monotonic(), ""
+    try:
+        READERS[specimen.reader].read(place)
+    except AttarError:
+        pass
+    except BaseException as error:
+        said = f"{type(error).__name__}: {str(error)[:200]}. "
+    seconds, more = time.monotonic() - began, _megabytes("VmHWM") - memory
+    if seconds > _SECONDS:
+        said += f"It took {seconds:.1f} s. "
+    if more > _MEGABYTES:
+        said += f"It took {more:.0f} MB. "
+    return said
+
+
+def _megabytes(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith(f"{field}:"))
