@@ -73,9 +73,9 @@ def warm_up() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in ("recipes.distill", "recipes.judging", "recipes.report", "recipes.embed", "data.captions", "data.lists"):
-        __import__(f"attar.{name}")
-    for name in ("sentences", "sources"):
+    for name in ("distill", "judging", "report", "embed"):
+        __import__(f"attar.recipes.{name}")
+    for name in ("captions", "lists", "sentences", "sources"):
         __import__(f"attar.data.{name}")
 
 

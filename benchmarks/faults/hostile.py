@@ -54,6 +54,11 @@ def _in_fork(specimen: Specimen, place: Path, result: Path) -> str:
 def _read(specimen: Specimen, place: Path) -> str:
     from attar.errors import AttarError
 
+    sound = place.parent / f"{place.name}-sound"  # read first: libraries that wake up are not the specimen's doing
+    sound.mkdir()
+    READERS[specimen.reader].make(sound)
+    READERS[specimen.reader].read(sound)
+    shutil.rmtree(sound)
     Path("/proc/self/clear_refs").write_text("5")
     memory, began, said = _megabytes("VmRSS"), time.monotonic(), ""
     try:

@@ -50,8 +50,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > _LARGEST:
             raise ConfigError(
-                f"config file {path} has {size:,} bytes, the limit is {_LARGEST:,}. Name folders or patterns in place of"
-                " single files."
+                f"config file {path} has {size:,} bytes, the limit is {_LARGEST:,}."
+                " Name folders or patterns, not single files."
             )
         with path.open(encoding="utf-8") as file:
             settings = yaml.load(file, _StrictLoader)  # a SafeLoader
