@@ -25,14 +25,14 @@ def flip(path: Path, rng: random.Random) -> str:
 def cut(path: Path, rng: random.Random) -> str:
     """The end is missing."""
     data = path.read_bytes()
-    kept = rng.randrange(len(data))
+    kept = rng.randrange(len(data.rstrip()))  # white space behind JSON means nothing
     path.write_bytes(data[:kept])
     return f"{path.name} cut to {kept} of {len(data)} bytes"
 
 
 def extend(path: Path, rng: random.Random) -> str:
     """Something follows."""
-    more = rng.randbytes(rng.randint(1, 64))
+    more = b"x" + rng.randbytes(rng.randint(0, 63))
     path.write_bytes(path.read_bytes() + more)
     return f"{len(more)} bytes behind {path.name}"
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.faults.harness import Trial
 from benchmarks.faults.readers import READERS
-from benchmarks.faults.specimens import Specimen, all_specimens
+from benchmarks.faults.specimens import ABSOLUTE, Specimen, all_specimens
 
-_SECONDS, _MEGABYTES = 1.0, 300.0
+_SECONDS, _MEGABYTES, _HANG_S = 1.0, 300.0, 60
 
 
 def met(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[Trial]:
@@ -22,20 +23,24 @@ def met(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[T
     for number, specimen in enumerate(specimens):
         if only not in (None, number):
             continue
-        place = folder / f"specimen-{number}"
-        shutil.rmtree(place, ignore_errors=True)
+        outside = folder / "outside"
+        shutil.rmtree(outside, ignore_errors=True)
+        place = outside / "a" / "b" / "c"  # so deep that what climbs out of it is seen
         place.mkdir(parents=True)
-        canary = folder / f"canary-{number}"
+        canary = outside / "canary"
         specimen.write(place, canary)
-        before = set(folder.iterdir()) | {folder / "result"}
+        before = _files_of(outside) | _files_of(ABSOLUTE.parent)
         problem = _in_fork(specimen, place, folder / "result")
-        new = [path.name for path in set(folder.iterdir()) - before if path.name != "cache"]
+        new = sorted(map(str, (_files_of(outside) | _files_of(ABSOLUTE.parent)) - before))
         if canary.exists():
             problem = f"its code ran. {problem}"
         elif new:
             problem = f"it wrote {new}. {problem}"
         yield Trial(number, f"{specimen.name} ({specimen.reader})", "wrong" if problem else "refused", problem)
-        shutil.rmtree(place)
+
+
+def _files_of(folder: Path) -> set[Path]:
+    return set(folder.rglob("*")) if folder.is_dir() else set()
 
 
 def _in_fork(specimen: Specimen, place: Path, result: Path) -> str:
@@ -43,6 +48,7 @@ def _in_fork(specimen: Specimen, place: Path, result: Path) -> str:
     result.unlink(missing_ok=True)
     pid = os.fork()
     if pid == 0:
+        signal.alarm(_HANG_S)  # which ends it
         try:
             result.write_text(_read(specimen, place))
         finally:
@@ -54,7 +60,7 @@ def _in_fork(specimen: Specimen, place: Path, result: Path) -> str:
 def _read(specimen: Specimen, place: Path) -> str:
     from attar.errors import AttarError
 
-    sound = place.parent / f"{place.name}-sound"  # read first: libraries that wake up are not the specimen's doing
+    sound = place.parents[3] / "sound"  # read first: libraries that wake up are not the specimen's doing
     sound.mkdir()
     READERS[specimen.reader].make(sound)
     READERS[specimen.reader].read(sound)

@@ -8,7 +8,7 @@ AttarError
 │   ├── ShapeError            tensors or grids that must agree do not
 │   ├── DataError             a folder, file or split is missing, empty or unusable
 │   │   ├── DecodeError       one file is no readable image (recorded, replaced, counted)
-│   │   ├── DamagedFileError  a file is not what attar wrote
+│   │   ├── DamagedFileError  a file is not what was written
 │   │   └── MissingDatasetError  a data set of a suite is not below --data-root; it is skipped, loudly
 │   ├── RunDirectoryError     the output directory is in use, another run's, or cannot be written
 │   └── CheckpointError       a checkpoint is damaged or does not belong to this run
@@ -64,7 +64,7 @@ class DecodeError(DataError):
 
 
 class DamagedFileError(DataError, ValueError):
-    """A file is not what attar wrote; who can do without it takes it for a ValueError."""
+    """A file holds no JSON, or not what was written to it; who can do without it takes it for a ValueError."""
 
 
 class MissingDatasetError(DataError):

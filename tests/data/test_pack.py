@@ -100,6 +100,7 @@ def test_the_same_images_make_the_same_shard(tmp_path):
 
 
 def beside(folder: Path, **about: object) -> list[File]:
+    folder.mkdir(exist_ok=True)
     write_json(folder / PACK_FILE, PackFile(plan={}, **about).model_dump(mode="json"))
     return [File(str(folder / shard_name(0)))]
 
@@ -111,9 +112,32 @@ def test_names_of_classes_are_those_beside_the_shards(tmp_path):
     assert class_names_beside(beside(tmp_path, images=3)) is None
 
 
+def test_shards_that_count_other_classes_are_not_taken_for_one(tmp_path):
+    one = beside(tmp_path / "a", images=3, class_names=("cat", "dog"))
+    assert class_names_beside([*one, *beside(tmp_path / "b", images=3, class_names=("cat", "dog"))]) == ["cat", "dog"]
+    for other in (beside(tmp_path / "c", images=3, class_names=("dog", "cat")), [File(str(tmp_path / "x.tar"))]):
+        with pytest.raises(DataError, match=r"count other classes. Give them as two places"):
+            class_names_beside([*one, *other])
+
+
+def test_a_class_that_nobody_has_named_is_told(tmp_path):
+    source, shards = open_source("playground:0?n=4"), Shards(4, 4, 4)
+    list(packed_shards(source, np.array([0, 1, 2, 1]), Packing(16, 95), shards, [0], tmp_path))
+    packed = open_source(beside(tmp_path, images=4, class_names=("cat", "dog"))[0].address)
+    with pytest.raises(DataError, match=r"000000002\.jpg is of class 2, and attar-pack\.json names 2"):
+        packed.labels()
+
+
 def test_a_part_is_not_taken_for_the_whole(tmp_path):
     with pytest.raises(DataError, match="not packed to its end"):
         class_names_beside(beside(tmp_path, class_names=("cat",)))
-    (tmp_path / PACK_FILE).write_text("{")
-    with pytest.raises(DataError, match="damaged"):
-        class_names_beside([File(str(tmp_path / shard_name(0)))])
+    for content in ("{", "[]", "{}"):
+        (tmp_path / PACK_FILE).write_text(content)
+        with pytest.raises(DataError, match=r"damaged\. Pack the images once more"):
+            class_names_beside([File(str(tmp_path / shard_name(0)))])
+
+
+def test_a_strip_that_is_too_long_for_jpeg_becomes_a_png():
+    data, ending = Packing(16, 95)(encoded((20, 90_000), "PNG"), name="strip")
+    assert ending == ".png"
+    assert open_image(data, name="strip").size == (16, 72_000)

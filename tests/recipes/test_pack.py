@@ -115,6 +115,47 @@ def test_too_many_unreadable_images_stop_it(tmp_path):
         attar.pack(config(tmp_path))
 
 
+def test_repeating_the_command_is_no_way_past_the_limit(tmp_path):
+    photos = write_photos(tmp_path / "photos", broken=(1, 2, 3))
+    for _ in range(4):
+        with pytest.raises(DataError, match="more than the limit of 1"):
+            attar.pack(config(tmp_path))
+    for number in (1, 2):
+        picture(number, (90, 60)).save(photos / f"class-{number % 3}/{number:03}.jpg")  # mended in place
+    assert attar.pack(config(tmp_path)).unreadable == 1
+
+
+def test_settings_may_change_while_nothing_is_packed(tmp_path, monkeypatch):
+    write_photos(tmp_path / "photos")
+    with monkeypatch.context() as patch:
+        patch.setattr("attar.recipes.pack.free_at", lambda out: 1000)
+        with pytest.raises(RunDirectoryError, match="Try a smaller --short-side"):
+            attar.pack(config(tmp_path))
+    assert attar.pack(config(tmp_path, short_side=24)).images == 10
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    write_photos(tmp_path / "photos")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed/.images-000001.tar.abc").write_bytes(b"half")
+    out = attar.pack(config(tmp_path)).out
+    assert [path.name for path in out.glob(".*")] == []
+
+
+def test_several_places_keep_their_names_and_classes(tmp_path, capsys):
+    write_photos(tmp_path / "photos", 4)
+    write_photos(tmp_path / "more", 7)
+    report = attar.pack(config(tmp_path, data=[str(tmp_path / "photos"), str(tmp_path / "more")]))
+    assert "11 images of 3 classes" in capsys.readouterr().out
+    source = open_source(str(report.out))
+    assert source.name(0) == "images-000000.tar/photos/class-0/000.jpg/000000000.jpg"
+    assert source.labels()[1] == ["class-0", "class-1", "class-2"]
+    (tmp_path / "more/loose.png").write_bytes((tmp_path / "more/class-0/000.jpg").read_bytes())
+    unlabelled = attar.pack(config(tmp_path, data=str(tmp_path / "more"), out=str(tmp_path / "other"), reindex=True))
+    assert "8 images without classes" in capsys.readouterr().out
+    assert open_source(str(unlabelled.out)).labels() is None
+
+
 def test_a_disk_that_is_too_small_is_told_before(tmp_path, monkeypatch):
     write_photos(tmp_path / "photos")
     monkeypatch.setattr("attar.recipes.pack.free_at", lambda out: 1000)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -87,7 +88,10 @@ class ViewDataset(Dataset[Item | DataError]):
 
     def __getitem__(self, place: int) -> Item | DataError:
         samples, views = self.order.at(np.array([place], dtype=np.int64))
-        wanted, view_id = int(samples[0]), int(views[0])
+        return self.item(place, int(samples[0]), int(views[0]))
+
+    def item(self, place: int, wanted: int, view_id: int) -> Item | DataError:
+        """A view of an image, or of another one where it cannot be read, as it stands at a place."""
         bad: list[BadFile] = []
         for attempt in range(_REPLACEMENTS):
             sample = wanted if attempt == 0 else self._replacement(wanted, view_id, attempt)
@@ -113,6 +117,24 @@ class ViewDataset(Dataset[Item | DataError]):
         return training_view(
             image, seed=self.order.seed, sample=sample, view=view_id, img_size=self.img_size, config=self.config
         )
+
+
+class ListedViews(Dataset[Item | DataError]):
+    """Given views of a stream, one after the other; behind the last one the first ones come again.
+
+    Args:
+        stream: Makes them.
+        numbers: (m,) which, one at least: sample * num_views + view.
+        num_views: Views that an image has.
+    """
+
+    def __init__(self, stream: ViewDataset, numbers: NDArray[np.int64], num_views: int) -> None:
+        self.stream, self.numbers, self.num_views = stream, numbers, num_views
+        self.source, self.img_size, self.epoch_length = stream.source, stream.img_size, len(numbers)
+
+    def __getitem__(self, place: int) -> Item | DataError:
+        sample, view = divmod(int(self.numbers[place % len(self.numbers)]), self.num_views)
+        return self.stream.item(place, sample, view)
 
 
 def is_readable(source: Source, row: int) -> bool:

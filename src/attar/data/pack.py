@@ -2,14 +2,14 @@
 
 A member is called `PATH OF THE IMAGE/000000017.jpg`: in WebDataset's naming the number alone is a sample's key, and
 messages still say which image it was. Its class stands beside it as `.cls`; the names of classes, which that format has
-no place for, stand in `pack.json`.
+no place for, stand in `attar-pack.json`.
 """
 
 from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ from attar.types import BadFile
 from attar.utils.io import new_file, read_json
 from attar.utils.signals import leave_signals_to_parent
 
-PACK_FILE = "pack.json"
+PACK_FILE = "attar-pack.json"
+_LONGEST_JPEG = 65_500  # pixels of a side
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 
 
 class PackFile(BaseModel):
-    """What `pack.json` says of the shards beside it.
+    """What `attar-pack.json` says of the shards beside it.
 
     Attributes:
         plan: What they are made of and how; shards of another plan do not belong to them.
@@ -85,6 +86,8 @@ class Packing:
             return _encoded(pixels, "PNG"), ".png"
         width, height = (max(self.short_side, round(scale * side)) for side in image.size)
         pixels = image.resized(None, (width, height))
+        if max(width, height) > _LONGEST_JPEG:
+            return _encoded(pixels, "PNG"), ".png"
         return _encoded(pixels, "JPEG", quality=self.quality, subsampling=0), ".jpg"
 
 
@@ -115,6 +118,10 @@ def packed_shards(
         numbers: Which shards to make.
         folder: Where.
         workers: Processes that decode and encode.
+
+    Raises:
+        RunDirectoryError: If the folder cannot be written or the disk is full.
+        DataError: If the system gives no room for the processes.
     """
     loader = DataLoader(
         _Rows(source, packing),
@@ -124,7 +131,7 @@ def packed_shards(
         generator=torch.Generator(),  # else the loader draws a number from the global one
         worker_init_fn=leave_signals_to_parent,
     )
-    images = (image for batch in loader for image in batch)
+    images = _one_by_one(loader, workers)
     for number in numbers:
         with new_file(folder / shard_name(number)) as temporary, tarfile.open(temporary, "w") as tar:
             for row in shards.rows(number):
@@ -133,6 +140,15 @@ def packed_shards(
                 if image.bad is None:
                     _add(tar, image, None if labels is None else int(labels[row]))
                 yield image
+
+
+def _one_by_one(loader: Iterable[list[Packed]], workers: int) -> Iterator[Packed]:
+    """Images of a loader; its own trouble with the system is not that of the file which is being written."""
+    try:
+        for batch in loader:
+            yield from batch
+    except OSError as error:
+        raise DataError(f"{workers} processes cannot read and pack images ({error}). Try fewer --workers.") from None
 
 
 @dataclass(frozen=True)
@@ -179,20 +195,31 @@ def _encoded(pixels: Any, kind: str, **settings: Any) -> bytes:
     return file.getvalue()
 
 
+def read_pack_file(folder: Path) -> PackFile:
+    """What is said of the packed images in a folder.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    try:
+        return PackFile.model_validate(read_json(folder / PACK_FILE))
+    except (OSError, ValueError):
+        raise DataError(f"{folder / PACK_FILE} is damaged. Pack the images once more, into a new folder.") from None
+
+
 def class_names_beside(files: Sequence[File]) -> list[str] | None:
     """Names of the classes that `attar data pack` wrote beside its shards; None of other shards, or behind a URL.
 
     Raises:
-        DataError: If not all images have been packed yet.
+        DataError: If not all images have been packed yet, or the shards are of several packs with other classes.
     """
-    about = {Path(file.address).parent / PACK_FILE for file in files if not is_url(file.address)}
-    file = about.pop() if len(about) == 1 else None
-    if file is None or not file.is_file():
-        return None
-    try:
-        found = PackFile.model_validate(read_json(file))
-    except (OSError, ValueError):
-        raise DataError(f"{file} is damaged. Give the attar data pack command that made it once more.") from None
-    if found.images is None:
-        raise DataError(f"{file.parent} is not packed to its end. Give its attar data pack command once more.")
-    return list(found.class_names) if found.class_names is not None else None
+    folders = dict.fromkeys(Path(file.address).parent for file in files if not is_url(file.address))
+    packs = {folder: read_pack_file(folder) for folder in folders if (folder / PACK_FILE).is_file()}
+    for folder, pack in packs.items():
+        if pack.images is None:
+            raise DataError(f"{folder} is not packed to its end. Give its attar data pack command once more.")
+    names = [packs[folder].class_names if folder in packs else None for folder in folders]
+    if packs and any(other != names[0] for other in names):
+        one, *_, other = folders
+        raise DataError(f"shards in {one} and {other} count other classes. Give them as two places of --data.")
+    return list(names[0]) if names and names[0] is not None else None

@@ -7,7 +7,7 @@ epoch they fall into. So a resume needs a step number only, and a folder of 50 i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,29 +81,6 @@ class ViewOrder:
             samples[here] = permute(slot[here], self.num_samples, derive(self.seed, "order", int(number)))
         views = epoch * self.views_per_sample + repeat
         return samples, views if self.cycle is None else views % self.cycle
-
-
-@dataclass(frozen=True)
-class ListedViews(ViewOrder):
-    """Given views in their order, each once; behind the last one the first ones come again.
-
-    Attributes:
-        numbers: (m,) which views: sample * num_views + view.
-        num_views: Views that an image has.
-    """
-
-    numbers: Places = field(default_factory=lambda: np.empty(0, np.int64), compare=False)
-    num_views: int = 1
-
-    @property
-    def epoch_length(self) -> int:
-        """Places in which each comes once."""
-        return len(self.numbers)
-
-    def at(self, places: Places) -> tuple[Places, Places]:
-        """(samples, views) at places of the stream, each (n,) int64."""
-        samples, views = np.divmod(self.numbers[places % len(self.numbers)], self.num_views)
-        return samples, views
 
 
 def permute(positions: Places, size: int, key: int) -> Places:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -27,11 +27,9 @@ class Shards:
         """Rows of a shard."""
         return range(number * self.size, min((number + 1) * self.size, self.count))
 
-    def batches(self, numbers: Sequence[int]) -> list[list[int]]:
+    def batches(self, numbers: Sequence[int]) -> Iterator[list[int]]:
         """Rows of each batch of these shards, in order."""
-        spans = [self.rows(number) for number in numbers]
-        return [
-            list(span[start : start + self.batch_size])
-            for span in spans
-            for start in range(0, len(span), self.batch_size)
-        ]
+        for number in numbers:
+            span = self.rows(number)
+            for start in range(0, len(span), self.batch_size):
+                yield list(span[start : start + self.batch_size])

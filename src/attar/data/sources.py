@@ -16,7 +16,7 @@ from attar.data.index import FolderIndex, folder_index, known_index
 from attar.data.listed import ListedFiles
 from attar.data.mapped import CachedFiles
 from attar.data.merged import MergedSource, Part
-from attar.data.pack import class_names_beside
+from attar.data.pack import PACK_FILE, class_names_beside
 from attar.data.pairs import PairSource
 from attar.data.parquet import parquet_rows
 from attar.data.references import shown, split_reference
@@ -284,6 +284,12 @@ class TarSource:
         if found is None or self._class_names is None:
             return found
         labels, numbers = found
+        if (largest := max(map(int, numbers))) >= len(self._class_names):
+            first = int((labels == len(numbers) - 1).argmax())
+            raise DataError(
+                f"{self.name(first)} is of class {largest}, and {PACK_FILE} names {len(self._class_names)}. Take shards"
+                " of other images out of that folder."
+            )
         return labels, [self._class_names[int(number)] for number in numbers]
 
 

@@ -99,12 +99,12 @@ class TeacherCache:
         files = self._known_files()
         return 0 if files is None else int(np.count_nonzero(files.sums))
 
-    def missing(self) -> NDArray[np.int64]:
-        """(m,) numbers of views that nothing is known of: sample * K + view, in ascending order."""
+    def are_kept(self) -> NDArray[np.bool_]:
+        """(n * K,) whether the view sample * K + view was answered."""
         files = self._known_files()
         if files is None:
-            return np.arange(self.num_samples * self.num_views)
-        return np.flatnonzero(files.sums == 0)
+            return np.zeros(self.num_samples * self.num_views, np.bool_)
+        return np.asarray(files.sums != 0)
 
     def kept(self, sample: int, view_id: int) -> Answers | None:
         """The answer to one view, (1, ...) each, on the CPU; None if it is not there. Any rank may call it alone."""

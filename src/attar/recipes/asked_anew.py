@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attar.curation.feature_store import FRESH
 from attar.data.base import Source
-from attar.data.loader import EvaluationDataset, Item, ViewDataset, evaluation_batches
+from attar.data.loader import EvaluationDataset, Item, ListedViews, ViewDataset, evaluation_batches
 from attar.data.views import EvaluationView
 from attar.evaluation.outputs import fingerprint
 from attar.methods.teacher import ask_embedding
@@ -85,10 +85,12 @@ def some(count: int, is_of_use: Callable[[int], bool] = lambda row: True) -> NDA
 
 
 def kept_views(cache: TeacherCache, stream: ViewDataset) -> list[tuple[Item, Answers]]:
-    """Views of the stream that were answered, with the answers: the stream fills a cache from its front."""
+    """Some of the views that were answered, with the answers."""
     found: list[tuple[Item, Answers]] = []
-    for place in _drawn(cache.num_kept()):
-        item = stream[place]
+    kept = np.flatnonzero(cache.are_kept())
+    listed = ListedViews(stream, kept, cache.num_views)
+    for place in _drawn(len(kept)):
+        item = listed[place]
         if isinstance(item, Item) and (answer := cache.kept(item.sample, item.view_id)) is not None:
             found.append((item, answer))
             if len(found) == FRESH:

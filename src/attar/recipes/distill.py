@@ -19,7 +19,7 @@ from attar.recipes.describe import binding, card, facts, places_in_words, say_da
 from attar.recipes.judging import is_unjudged, judge, judge_baselines, watch
 from attar.recipes.kept import keep, take_back
 from attar.recipes.kept_answers import ask_beforehand, check_room, keep_answers
-from attar.recipes.training import Training, resume, train
+from attar.recipes.training import Training, bad_files_of, memory_in_words, resume, train
 from attar.reports import Result, read_results, verdict, write_page
 from attar.train import TrainState, build_state
 from attar.utils.distributed import (
@@ -105,14 +105,18 @@ def _train(
 ) -> None:
     keep_best = partial(_keep_best, built, run, state)
     judges = partial(watch, built, state, log, evaluator=built.monitor, beside=beside, keep_best=keep_best)
+    training = training_of(built)
     if built.config.cached_views is not None:
         kept = keep_answers(built, views_of(built), run.path / "teacher_cache")
         from_main(lambda: check_room(kept))
         log.say("  answers  " + str(kept).replace("\n", "\n           "))
         state.notes["teacher's answers"] = str(kept).replace("\n", "; ")
         if built.config.cache.beforehand:
-            ask_beforehand(built, views_of(built), kept.cache)
-    train(training_of(built), built.config, run, state, log, identity=identity, judges=judges)
+            bad_files = bad_files_of(built.source, built.config.max_bad_share, run, log)
+            bad_files.on_start(state)
+            with memory_in_words(training):
+                ask_beforehand(built, views_of(built), kept.cache, bad_files.add)
+    train(training, built.config, run, state, log, identity=identity, judges=judges)
 
 
 def training_of(built: Assembly) -> Training:

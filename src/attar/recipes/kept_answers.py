@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attar.config import CacheConfig
 from attar.curation.feature_store import FRESH
-from attar.data.loader import Item, ViewDataset, training_batches
-from attar.data.sampler import ListedViews
+from attar.data.loader import Item, ListedViews, ViewDataset, training_batches
 from attar.data.views import VIEW_IMPLEMENTATION
 from attar.errors import DataError, RunDirectoryError, WeightsError
 from attar.methods.answer_formats import PLAIN_FORMATS, AnswerFormat, Components, strongest_components
@@ -25,7 +25,8 @@ from attar.methods.teacher_cache import Answers, TeacherCache
 from attar.recipes.asked_anew import ImageTeacher, kept_views
 from attar.recipes.assembly import Assembly
 from attar.recipes.planning.parts import free_at, size_in_words
-from attar.utils.distributed import PATIENCE_S, from_main, rank, uses_bf16, wait_for_all, world_size
+from attar.types import BadFile
+from attar.utils.distributed import PATIENCE_S, from_main, gather, is_main, rank, uses_bf16, world_size
 from attar.utils.io import given_by, new_file, sha256_file, sha256_text
 from attar.utils.locks import alone_at
 from attar.utils.progress import track
@@ -146,21 +147,36 @@ def check_room(kept: KeptAnswers) -> None:
         )
 
 
-def ask_beforehand(built: Assembly, stream: ViewDataset, cache: TeacherCache) -> None:
-    """Ask the teacher about all views that nothing is known of; ranks call together and share them.
+def ask_beforehand(
+    built: Assembly,
+    stream: ViewDataset,
+    cache: TeacherCache,
+    bad_files: Callable[[Sequence[BadFile]], None],
+    *,
+    most: int | None = None,
+) -> None:
+    """Ask the teacher about all views that nothing is known of; ranks call together, and share them.
 
     A view of an image that cannot be read stays unanswered: another image stands for it, as in training.
 
+    Args:
+        built: The run's parts.
+        stream: Its views.
+        cache: Of the answers, in one folder for all ranks.
+        bad_files: Told of images that cannot be read, on the main rank.
+        most: Batches after which it is enough.
+
     Raises:
-        DataError: If image after image cannot be read.
+        DataError: If too many images cannot be read.
         Interrupted: If SIGINT or SIGTERM came; what was answered stays.
     """
-    missing = from_main(cache.missing, patience_s=PATIENCE_S)
-    asker, size = _Asker.of(built, stream), built.config.batch_size // built.config.optim.accumulate
-    order = ListedViews(len(stream.source), stream.order.seed, numbers=missing, num_views=cache.num_views)
-    steps = math.ceil(len(missing) / size)
+    packed = from_main(lambda: np.packbits(cache.are_kept()).tobytes(), patience_s=PATIENCE_S)
+    total = cache.num_samples * cache.num_views
+    missing = np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8), count=total) == 0)
+    size = built.config.batch_size // built.config.optim.accumulate
+    steps = min(math.ceil(len(missing) / size), total if most is None else most)
     batches = training_batches(
-        ViewDataset(stream.source, order, stream.config, stream.img_size),
+        ListedViews(stream, missing, cache.num_views),
         batch_size=size,
         start_step=0,
         num_steps=steps,
@@ -168,10 +184,13 @@ def ask_beforehand(built: Assembly, stream: ViewDataset, cache: TeacherCache) ->
         world_size=world_size(),
         workers=built.workers,
     )
+    asker = _Asker.of(built, stream)
     for batch in track(batches, "asking the teacher", total=steps, unit="batches"):
         with asker.teacher.asking():
             cache(batch.to(built.device), asker.method.ask)
-    wait_for_all()
+        found = [bad for own in gather(batch.bad_files) for bad in own]  # which keeps the ranks in step, too
+        if is_main():
+            bad_files(found)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from attar.config import PackConfig
 from attar.data.base import Labels, Source, lost_images
 from attar.data.files import File
 from attar.data.loader import default_workers
-from attar.data.pack import PACK_FILE, PackFile, Packing, packed_shards, shard_name
+from attar.data.pack import PACK_FILE, PackFile, Packing, packed_shards, read_pack_file, shard_name
 from attar.data.references import lasting
 from attar.data.shards import Shards
 from attar.data.sources import open_source
@@ -24,7 +25,7 @@ from attar.recipes.describe import say_damage
 from attar.recipes.planning.parts import free_at, size_in_words
 from attar.train.callbacks import most_bad
 from attar.utils.distributed import launched_ranks
-from attar.utils.io import append_line, read_json, read_lines, write_json
+from attar.utils.io import append_line, read_lines, write_json
 from attar.utils.progress import Log, track
 from attar.utils.run_directory import flat_changes, held_directory, refuse_changes
 from attar.utils.signals import polite_stop
@@ -101,29 +102,32 @@ def pack(config: PackConfig) -> PackReport:
         classes = job.source.labels()
         log, missing = Log(folder / "log.txt"), _start(job, classes[1] if classes else None)
         if missing:
-            _say_start(job, log, missing)
+            _say_start(job, log, missing, f"of {len(classes[1]):,} classes" if classes else "without classes")
             _make(job, missing, classes[0] if classes else None)
         return _finish(job, log, made=bool(missing))
 
 
 def _start(job: _Job, class_names: Sequence[str] | None) -> list[int]:
     """Numbers of the shards that are missing."""
-    file = job.folder / PACK_FILE
-    if file.is_file():
-        changes = flat_changes(read_json(file)["plan"], job.plan())
+    if (job.folder / PACK_FILE).is_file():
+        changes = flat_changes(read_pack_file(job.folder).plan, json.loads(json.dumps(job.plan())))
         causes = {key: values for key, values in changes.items() if key != "fingerprint"} or changes
-        remedy = "Choose a new --out, or give the settings and images of before."
-        refuse_changes(causes, f"--out {job.folder} holds images that were packed otherwise", remedy=remedy)
+        if any(job.folder.glob("*.tar")):  # else nothing is lost
+            remedy = "Choose a new --out, or give the settings and images of before."
+            refuse_changes(causes, f"--out {job.folder} holds images that were packed otherwise", remedy=remedy)
     elif any(not entry.name.startswith(".") for entry in job.folder.iterdir()):
         raise RunDirectoryError(f"--out {job.folder} is not empty and holds no packed images. Choose a new folder.")
-    missing = [n for n in range(len(job.shards)) if not (job.folder / shard_name(n)).is_file()]
+    for leftover in job.folder.glob(".images-*"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
+    missing = [number for number in range(len(job.shards)) if not (job.folder / shard_name(number)).is_file()]
     if missing:  # without a number of images: nobody shall take a part for the whole
         names = None if class_names is None else tuple(class_names)
-        write_json(file, PackFile(plan=job.plan(), class_names=names).model_dump(mode="json"))
+        about = PackFile(plan=job.plan(), class_names=names)
+        write_json(job.folder / PACK_FILE, about.model_dump(mode="json"))
     return missing
 
 
-def _say_start(job: _Job, log: Log, missing: Sequence[int]) -> None:
+def _say_start(job: _Job, log: Log, missing: Sequence[int], classes: str) -> None:
     """What is to be done and how much room it takes; refused where there is not so much.
 
     Raises:
@@ -133,8 +137,8 @@ def _say_start(job: _Job, log: Log, missing: Sequence[int]) -> None:
     needed, free = round(_bytes_of_one(job) * images), free_at(str(job.folder))
     say_damage(log, job.source, job.bad_files)
     log.say(
-        f"  pack     {images:,} images, short side {job.config.short_side} px at most, into {len(missing):,} shards:"
-        f" about {size_in_words(needed)}, {size_in_words(free)} are free"
+        f"  pack     {images:,} images {classes}, short side {job.config.short_side} px at most, into"
+        f" {len(missing):,} shards: about {size_in_words(needed)}, {size_in_words(free)} are free"
     )
     if needed > free:
         raise RunDirectoryError(
@@ -165,16 +169,19 @@ def _make(job: _Job, missing: Sequence[int], labels: Labels | None) -> None:
     workers = default_workers() if job.config.workers is None else job.config.workers
     made = packed_shards(job.source, labels, job.packing, job.shards, missing, job.folder, workers=workers)
     images = sum(len(job.shards.rows(number)) for number in missing)
-    bad = _unreadable(job)
+    known, again = _unreadable(job), {number * job.shards.size for number in missing}
+    bad = {row for row in known if row - row % job.shards.size not in again}  # others may be mended
     for image in track(made, "packing", total=images, unit="images"):
-        if image.bad is not None and image.row not in bad:
-            bad.add(image.row)
+        if image.bad is None:
+            continue
+        if image.row not in known:
             append_line(job.bad_files, {"sample": image.row, "path": image.name, "reason": image.bad.reason})
-            _check_bad(job, len(bad), image.bad.reason)
+        bad.add(image.row)
+        _check_bad(job, len(bad), image.bad.reason)
 
 
 def _unreadable(job: _Job) -> set[int]:
-    """Rows that could not be read, of this start and earlier ones."""
+    """Rows that could not be read, in this start or an earlier one."""
     return {line["sample"] for line in read_lines(job.bad_files) if "sample" in line}
 
 
@@ -182,8 +189,9 @@ def _check_bad(job: _Job, unreadable: int, reason: str) -> None:
     lost = lost_images(job.source)
     limit = most_bad(len(job.source) + lost, job.config.max_bad_share)
     if unreadable + lost > limit:
+        more = f" and about {lost:,} are lost in damaged shards" if lost else ""
         raise DataError(
-            f"{unreadable:,} of {len(job.source):,} images cannot be read, more than the limit of {limit:,} (see"
+            f"{unreadable:,} of {len(job.source):,} images cannot be read{more}, more than the limit of {limit:,} (see"
             f" {job.bad_files}). The last is {reason} Mend or remove them and choose a new --out, or raise"
             " --max-bad-share."
         )
@@ -199,10 +207,11 @@ def _finish(job: _Job, log: Log, *, made: bool) -> PackReport:
             raise DataError(f"{problems[0].reason} Remove that file, and give the same command again.")
         rows += found.num_rows
     unreadable, size = len(job.source) - rows, sum(path.stat().st_size for path in paths)
-    file = job.folder / PACK_FILE
-    about = PackFile.model_validate(read_json(file))
-    counted = about.model_copy(update={"images": rows, "bytes": size, "unreadable": unreadable})
-    write_json(file, counted.model_dump(mode="json"))
+    if unreadable:
+        _check_bad(job, unreadable, f"in {job.bad_files.name}.")
+    counted = {"images": rows, "bytes": size, "unreadable": unreadable}
+    about = read_pack_file(job.folder).model_copy(update=counted)
+    write_json(job.folder / PACK_FILE, about.model_dump(mode="json"))
     left_out = f", {unreadable:,} could not be read and are left out (bad_files.jsonl)" if unreadable else ""
     log.say(f"  packed   {rows:,} images, {size_in_words(size)}{left_out}{'' if made else '  (all done before)'}")
     log.say(f"           Take them with --data {job.folder}")

@@ -173,7 +173,7 @@ def train(
     schedule = Schedule(base, training.total_steps, training.steps_per_epoch, training.optim)
     stream = batches(start_step=state.step, num_steps=training.total_steps)
     callbacks = _callbacks(training, settings, run, log, identity, judges)
-    with _memory_in_words(training), compiled_in_steps() if compiled else contextlib.nullcontext():
+    with memory_in_words(training), compiled_in_steps() if compiled else contextlib.nullcontext():
         fit(training.method, state, stream, schedule, loop, callbacks)
 
 
@@ -200,7 +200,7 @@ def _callbacks(
     callbacks: list[Callback] = []
     if is_main():
         callbacks += [
-            _bad_files(training.stream.source, settings.max_bad_share, run, log),
+            bad_files_of(training.stream.source, settings.max_bad_share, run, log),
             ConsoleLog(log, total_steps=total, every=log_every),
             metrics,
         ]
@@ -223,7 +223,8 @@ def check_every(every: int | None, total_steps: int, *, times: int = 10) -> int:
     return every or max(1, math.ceil(total_steps / times))
 
 
-def _bad_files(source: Source, max_share: float, run: RunDirectory, log: Log) -> BadFiles:
+def bad_files_of(source: Source, max_share: float, run: RunDirectory, log: Log) -> BadFiles:
+    """Who counts a run's unreadable files; a mended one counts no longer."""
     lost = lost_images(source)
     return BadFiles(
         run.bad_files,
@@ -236,7 +237,7 @@ def _bad_files(source: Source, max_share: float, run: RunDirectory, log: Log) ->
 
 
 @contextlib.contextmanager
-def _memory_in_words(training: Training) -> Iterator[None]:
+def memory_in_words(training: Training) -> Iterator[None]:
     """Name the setting to turn when a step does not fit into the device's memory."""
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from attar.models import Backbone
 from attar.train.checkpoint import save_checkpoint
 from attar.train.loop import StepRecord
 from attar.train.state import TrainState
-from attar.types import Evaluator
+from attar.types import BadFile, Evaluator
 from attar.utils.distributed import from_main, is_main
 from attar.utils.io import append_line, read_lines, write_text
 from attar.utils.progress import Log, duration, progress_bar
@@ -169,8 +169,16 @@ class BadFiles(NoEffect):
         self.seen = {line["sample"] for line in known if self.is_bad(line["sample"], line["path"])}
 
     def on_step(self, state: TrainState, record: StepRecord) -> None:
-        """Write down new ones; too many end the run."""
-        for bad in record.bad_files:
+        """See `add`."""
+        self.add(record.bad_files)
+
+    def add(self, found: Sequence[BadFile]) -> None:
+        """Write down new ones.
+
+        Raises:
+            DataError: If there are too many.
+        """
+        for bad in found:
             if bad.sample in self.seen:
                 continue
             self.seen.add(bad.sample)

@@ -91,8 +91,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(
-            f"{path} is damaged: it holds no JSON ({first_line(error)}). Restore it, or remove it and give the command"
-            " that made it again."
+            f"{path} is damaged: it holds no JSON ({first_line(error)}). Restore it, or have it made anew."
         ) from None
 
 
