@@ -13,7 +13,7 @@ from attar import PackConfig, cli
 from attar.data.decode import open_image
 from attar.data.pack import shard_name
 from attar.data.sources import open_source
-from attar.errors import DataError, Interrupted, RunDirectoryError
+from attar.errors import ConfigError, DataError, Interrupted, RunDirectoryError
 from small_runs import distill_words, picture
 
 
@@ -43,7 +43,9 @@ def test_what_is_packed_is_a_place_like_any_other(tmp_path, capsys):
     said = capsys.readouterr().out
     assert (report.images, report.unreadable, len(tars(report.out))) == (9, 1, 3)
     assert f"--data {report.out}" in said
-    assert "1 could not be read" in said
+    assert "1 more could not be read" in said
+    assert "remove their shard, such as images-000001.tar" in said
+    assert "9 encoded anew, 0 copied as they are" in said
     (bad,) = [json.loads(line) for line in (report.out / "bad_files.jsonl").read_text().splitlines()]
     assert (bad["path"], bad["sample"]) == ("class-1/004.jpg", 5)
     source = open_source(str(report.out))
@@ -140,6 +142,54 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / "packed/.images-000001.tar.abc").write_bytes(b"half")
     out = attar.pack(config(tmp_path)).out
     assert [path.name for path in out.glob(".*")] == []
+
+
+def test_a_mended_image_is_tried_again_when_its_shard_is_removed(tmp_path):
+    photos = write_photos(tmp_path / "photos", broken=(0, 8))
+    out = attar.pack(config(tmp_path, max_bad_share=0.5)).out
+    for number in (0, 8):
+        picture(number, (90, 60)).save(photos / f"class-{number % 3}/{number:03}.jpg")
+    (out / shard_name(0)).unlink()
+    assert attar.pack(config(tmp_path, max_bad_share=0.5)).unreadable == 1
+    (bad,) = [json.loads(line) for line in (out / "bad_files.jsonl").read_text().splitlines()]
+    assert bad["path"] == "class-2/008.jpg"
+
+
+def test_a_copy_that_is_not_whole_is_refused(tmp_path):
+    write_photos(tmp_path / "photos")
+    out = attar.pack(config(tmp_path)).out
+    assert len(open_source(str(out / "images-{000000..000001}.tar"))) == 8  # a choice
+    (out / shard_name(2)).unlink()
+    with pytest.raises(DataError, match="holds 2 of 3 packed shards"):
+        open_source(str(out))
+    (out / "attar-pack.json").unlink()
+    assert len(open_source(str(out))) == 8
+
+
+def test_images_beside_packed_shards_are_told(tmp_path):
+    write_photos(tmp_path / "photos")
+    out = attar.pack(config(tmp_path)).out
+    picture().save(out / "thumbnail.png")
+    with pytest.raises(DataError, match="other images or folders beside their shards"):
+        open_source(str(out))
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("s3://key:secret@bucket/x", r"--out s3://bucket/x is a URL"),
+        ("photos", "lies in --data"),
+        ("photos/deep/packed", "lies in --data"),
+    ],
+)
+def test_a_place_that_shards_cannot_lie_in_is_refused_before_anything_is_made(tmp_path, out, says):
+    write_photos(tmp_path / "photos")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=says):
+        attar.pack(config(tmp_path, out=out if "//" in out else str(tmp_path / out)))
+    with pytest.raises(DataError, match="does not exist"):
+        attar.pack(config(tmp_path, data=str(tmp_path / "nowhere")))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_several_places_keep_their_names_and_classes(tmp_path, capsys):

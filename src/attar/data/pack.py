@@ -39,6 +39,7 @@ class PackFile(BaseModel):
     Attributes:
         plan: What they are made of and how; shards of another plan do not belong to them.
         class_names: Of the numbers in `.cls`, None where the images have no labels.
+        shards: How many there are.
         images: In all shards; None until all are there.
         bytes: Of all shards.
         unreadable: Images that could not be read, and are in none.
@@ -46,6 +47,7 @@ class PackFile(BaseModel):
 
     plan: dict[str, Any]
     class_names: tuple[str, ...] | None = None
+    shards: int | None = None
     images: int | None = None
     bytes: int | None = None
     unreadable: int | None = None
@@ -153,12 +155,14 @@ def _one_by_one(loader: Iterable[list[Packed]], workers: int) -> Iterator[Packed
 
 @dataclass(frozen=True)
 class Packed:
-    """One image on its way into a shard; `bad` says why it is left out."""
+    """One image on its way into a shard, with its size where it came from; `bad` says why it is left out."""
 
     row: int
     name: str
     data: bytes = b""
     ending: str = ""
+    bytes_before: int = 0
+    is_copy: bool = False
     bad: BadFile | None = None
 
 
@@ -171,7 +175,10 @@ class _Rows(Dataset[Packed]):
     def __getitem__(self, row: int) -> Packed:
         name = self.source.name(row)
         try:
-            return Packed(row, name, *self.packing(self.source.read(row), name=name))
+            found = self.source.read(row)
+            data, ending = self.packing(found, name=name)
+            before = len(found) if isinstance(found, bytes) else found.nbytes
+            return Packed(row, name, data, ending, before, is_copy=data is found)
         except DecodeError as error:
             return Packed(row, name, bad=BadFile(row, name, str(error)))
 
@@ -211,13 +218,20 @@ def class_names_beside(files: Sequence[File]) -> list[str] | None:
     """Names of the classes that `attar data pack` wrote beside its shards; None of other shards, or behind a URL.
 
     Raises:
-        DataError: If not all images have been packed yet, or the shards are of several packs with other classes.
+        DataError: If not all images have been packed yet, or not all shards are there where all of a folder are meant,
+            or the shards are of several packs with other classes.
     """
     folders = dict.fromkeys(Path(file.address).parent for file in files if not is_url(file.address))
     packs = {folder: read_pack_file(folder) for folder in folders if (folder / PACK_FILE).is_file()}
     for folder, pack in packs.items():
         if pack.images is None:
             raise DataError(f"{folder} is not packed to its end. Give its attar data pack command once more.")
+        own = [file for file in files if Path(file.address).parent == folder]
+        if len(own) == len(list(folder.glob("*.tar"))) < (pack.shards or 0):  # all that is there, not a choice
+            raise DataError(
+                f"{folder} holds {len(own):,} of {pack.shards:,} packed shards. Copy the others, or give its attar data"
+                f" pack command once more; without {PACK_FILE} those that are there will do."
+            )
     names = [packs[folder].class_names if folder in packs else None for folder in folders]
     if packs and any(other != names[0] for other in names):
         one, *_, other = folders

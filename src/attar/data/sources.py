@@ -149,6 +149,10 @@ def _open_place(place: str, *, reindex: bool) -> Source:
     if not is_url(place) and is_transfer_set(folder := local_path(place)):
         return open_transfer_set(folder, functools.partial(open_source, reindex=reindex))
     files = find_files(place)
+    if files is None and not is_url(place) and (local_path(place) / PACK_FILE).is_file():
+        raise DataError(
+            f"{place} holds packed images, and other images or folders beside their shards. Take these out of it."
+        )
     if files is None:
         return FolderSource(folder_index(place, reindex=reindex))
     return ParquetSource(files) if files[0].name.lower().endswith(".parquet") else TarSource(files)

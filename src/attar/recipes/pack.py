@@ -12,10 +12,10 @@ import numpy as np
 
 from attar.config import PackConfig
 from attar.data.base import Labels, Source, lost_images
-from attar.data.files import File
+from attar.data.files import File, is_url, local_path, without_credentials
 from attar.data.loader import default_workers
 from attar.data.pack import PACK_FILE, PackFile, Packing, packed_shards, read_pack_file, shard_name
-from attar.data.references import lasting
+from attar.data.references import lasting, split_reference
 from attar.data.shards import Shards
 from attar.data.sources import open_source
 from attar.data.tar import shard_rows
@@ -25,7 +25,7 @@ from attar.recipes.describe import say_damage
 from attar.recipes.planning.parts import free_at, size_in_words
 from attar.train.callbacks import most_bad
 from attar.utils.distributed import launched_ranks
-from attar.utils.io import append_line, read_lines, write_json
+from attar.utils.io import append_line, read_lines, write_json, write_text
 from attar.utils.progress import Log, track
 from attar.utils.run_directory import flat_changes, held_directory, refuse_changes
 from attar.utils.signals import polite_stop
@@ -96,15 +96,36 @@ def pack(config: PackConfig) -> PackReport:
             f"{launched_ranks()} ranks were launched, and images are packed by one process and its --workers. On"
             " several machines give each a part of the images and an --out of its own."
         )
-    with polite_stop(), held_directory(Path(config.out)) as folder:
-        job = _Job(config, open_source(config.data, reindex=config.reindex), folder)
-        check_damage(job.source, config.max_bad_share)
-        classes = job.source.labels()
-        log, missing = Log(folder / "log.txt"), _start(job, classes[1] if classes else None)
-        if missing:
-            _say_start(job, log, missing, f"of {len(classes[1]):,} classes" if classes else "without classes")
-            _make(job, missing, classes[0] if classes else None)
-        return _finish(job, log, made=bool(missing))
+    with polite_stop():
+        _check_place(config)
+        source = open_source(config.data, reindex=config.reindex)
+        check_damage(source, config.max_bad_share)
+        classes = source.labels()
+        with held_directory(Path(config.out)) as folder:
+            job = _Job(config, source, folder)
+            log, missing = Log(folder / "log.txt"), _start(job, classes[1] if classes else None)
+            done = "all done before"
+            if missing:
+                _say_start(job, log, missing, f"of {len(classes[1]):,} classes" if classes else "without classes")
+                done = _make(job, missing, classes[0] if classes else None)
+            return _finish(job, log, done)
+
+
+def _check_place(config: PackConfig) -> None:
+    """Refuse an --out that is no folder here, or one that would become a part of the images.
+
+    Raises:
+        ConfigError: With the place that it lies in.
+    """
+    if is_url(config.out):
+        raise ConfigError(
+            f"--out {without_credentials(config.out)} is a URL. Pack into a folder here, and copy it there."
+        )
+    out = local_path(config.out)
+    for reference in config.data:
+        place = split_reference(reference)[0]
+        if not is_url(place) and not place.startswith("playground") and local_path(place) in (out, *out.parents):
+            raise ConfigError(f"--out {config.out} lies in --data {place}, whose images it would join. Choose another.")
 
 
 def _start(job: _Job, class_names: Sequence[str] | None) -> list[int]:
@@ -113,8 +134,11 @@ def _start(job: _Job, class_names: Sequence[str] | None) -> list[int]:
         changes = flat_changes(read_pack_file(job.folder).plan, json.loads(json.dumps(job.plan())))
         causes = {key: values for key, values in changes.items() if key != "fingerprint"} or changes
         if any(job.folder.glob("*.tar")):  # else nothing is lost
-            remedy = "Choose a new --out, or give the settings and images of before."
-            refuse_changes(causes, f"--out {job.folder} holds images that were packed otherwise", remedy=remedy)
+            remedy = (
+                "Choose a new --out, or give the settings and images of before. New images can be packed apart: --data"
+                " takes several places."
+            )
+            refuse_changes(causes, f"--out {job.folder} holds other images, or packed otherwise", remedy=remedy)
     elif any(not entry.name.startswith(".") for entry in job.folder.iterdir()):
         raise RunDirectoryError(f"--out {job.folder} is not empty and holds no packed images. Choose a new folder.")
     for leftover in job.folder.glob(".images-*"):  # of a process that was killed
@@ -122,7 +146,7 @@ def _start(job: _Job, class_names: Sequence[str] | None) -> list[int]:
     missing = [number for number in range(len(job.shards)) if not (job.folder / shard_name(number)).is_file()]
     if missing:  # without a number of images: nobody shall take a part for the whole
         names = None if class_names is None else tuple(class_names)
-        about = PackFile(plan=job.plan(), class_names=names)
+        about = PackFile(plan=job.plan(), class_names=names, shards=len(job.shards))
         write_json(job.folder / PACK_FILE, about.model_dump(mode="json"))
     return missing
 
@@ -136,9 +160,11 @@ def _say_start(job: _Job, log: Log, missing: Sequence[int], classes: str) -> Non
     images = sum(len(job.shards.rows(number)) for number in missing)
     needed, free = round(_bytes_of_one(job) * images), free_at(str(job.folder))
     say_damage(log, job.source, job.bad_files)
+    before = len(job.source) - images
     log.say(
         f"  pack     {images:,} images {classes}, short side {job.config.short_side} px at most, into"
-        f" {len(missing):,} shards: about {size_in_words(needed)}, {size_in_words(free)} are free"
+        f" {len(missing):,} {'shard' if len(missing) == 1 else 'shards'}: about {size_in_words(needed)},"
+        f" {size_in_words(free)} are free{f' ({before:,} images were done before)' if before else ''}"
     )
     if needed > free:
         raise RunDirectoryError(
@@ -160,8 +186,8 @@ def _bytes_of_one(job: _Job) -> float:
     return float(np.mean(found)) if found else 0.0
 
 
-def _make(job: _Job, missing: Sequence[int], labels: Labels | None) -> None:
-    """Write the missing shards, and what cannot be read into `bad_files.jsonl`.
+def _make(job: _Job, missing: Sequence[int], labels: Labels | None) -> str:
+    """Write the missing shards, and what cannot be read into `bad_files.jsonl`; say what was done, in words.
 
     Raises:
         DataError: If too many images cannot be read.
@@ -169,20 +195,28 @@ def _make(job: _Job, missing: Sequence[int], labels: Labels | None) -> None:
     workers = default_workers() if job.config.workers is None else job.config.workers
     made = packed_shards(job.source, labels, job.packing, job.shards, missing, job.folder, workers=workers)
     images = sum(len(job.shards.rows(number)) for number in missing)
-    known, again = _unreadable(job), {number * job.shards.size for number in missing}
-    bad = {row for row in known if row - row % job.shards.size not in again}  # others may be mended
+    unreadable, scaled, copied, before, after = _forget(job, missing), 0, 0, 0, 0
     for image in track(made, "packing", total=images, unit="images"):
         if image.bad is None:
+            scaled, copied = scaled + (not image.is_copy), copied + image.is_copy
+            before, after = before + image.bytes_before, after + len(image.data)
             continue
-        if image.row not in known:
-            append_line(job.bad_files, {"sample": image.row, "path": image.name, "reason": image.bad.reason})
-        bad.add(image.row)
-        _check_bad(job, len(bad), image.bad.reason)
+        append_line(job.bad_files, {"sample": image.row, "path": image.name, "reason": image.bad.reason})
+        unreadable += 1
+        _check_bad(job, unreadable, image.bad.reason)
+    return (
+        f"{scaled:,} encoded anew, {copied:,} copied as they are: {size_in_words(before)} of images are"
+        f" {size_in_words(after)} now"
+    )
 
 
-def _unreadable(job: _Job) -> set[int]:
-    """Rows that could not be read, in this start or an earlier one."""
-    return {line["sample"] for line in read_lines(job.bad_files) if "sample" in line}
+def _forget(job: _Job, missing: Sequence[int]) -> int:
+    """How many images cannot be read; what is written down of shards that are to be made is forgotten first."""
+    lines, again = read_lines(job.bad_files), set(missing)
+    kept = [line for line in lines if "sample" not in line or line["sample"] // job.shards.size not in again]
+    if kept != lines:
+        write_text(job.bad_files, "".join(json.dumps(line) + "\n" for line in kept))
+    return sum("sample" in line for line in kept)
 
 
 def _check_bad(job: _Job, unreadable: int, reason: str) -> None:
@@ -197,22 +231,28 @@ def _check_bad(job: _Job, unreadable: int, reason: str) -> None:
         )
 
 
-def _finish(job: _Job, log: Log, *, made: bool) -> PackReport:
+def _finish(job: _Job, log: Log, done: str) -> PackReport:
     """Count what is in the shards, which leaves their index in the cache for the first run, and write it down."""
     paths = [job.folder / shard_name(number) for number in range(len(job.shards))]
-    rows = 0
-    for path in track(paths, "indexing shards", total=len(paths), unit="shards"):
+    rows, lacking = 0, ""
+    for number, path in enumerate(track(paths, "indexing shards", total=len(paths), unit="shards")):
         found, problems = shard_rows(File(str(path)))
         if problems:
             raise DataError(f"{problems[0].reason} Remove that file, and give the same command again.")
         rows += found.num_rows
+        if found.num_rows < len(job.shards.rows(number)):
+            lacking = lacking or path.name
     unreadable, size = len(job.source) - rows, sum(path.stat().st_size for path in paths)
     if unreadable:
         _check_bad(job, unreadable, f"in {job.bad_files.name}.")
     counted = {"images": rows, "bytes": size, "unreadable": unreadable}
     about = read_pack_file(job.folder).model_copy(update=counted)
     write_json(job.folder / PACK_FILE, about.model_dump(mode="json"))
-    left_out = f", {unreadable:,} could not be read and are left out (bad_files.jsonl)" if unreadable else ""
-    log.say(f"  packed   {rows:,} images, {size_in_words(size)}{left_out}{'' if made else '  (all done before)'}")
+    log.say(f"  packed   {rows:,} images, {size_in_words(size)} ({done})")
+    if unreadable:
+        log.say(
+            f"           {unreadable:,} more could not be read and are left out (bad_files.jsonl). To try them again"
+            f" remove their shard, such as {lacking}, and give the same command."
+        )
     log.say(f"           Take them with --data {job.folder}")
     return PackReport(job.folder, rows, unreadable, size)
