@@ -61,6 +61,12 @@ def deployed(run: Path, out: Path) -> attar.ExportReport:
     return attar.export(attar.ExportConfig(model=str(run), out=str(out / "onnx"), repeats=3, workers=0))
 
 
+def packed_images(out: Path) -> attar.PackReport:
+    """attar data pack: images scaled down once, into shards that any verb takes."""
+    settings = {"data": str(out / "task" / "train"), "out": str(out / "packed"), "short_side": 48, "workers": 0}
+    return attar.pack(attar.PackConfig.build(settings))
+
+
 def pool_of_vectors(out: Path) -> attar.Pool:
     """attar embed: images once, to be searched for any number of tasks."""
     return attar.embed(
@@ -220,6 +226,7 @@ def main() -> None:
     print(judged(backbone.run, out).table)
     print(page(backbone.run))
     print(deployed(backbone.run, out).out)
+    print(packed_images(out).images, "images packed")
     print(len(pool_of_vectors(out)), "vectors")
     print(transfer_set(out).images, "images in the set")
     print(model_for_a_task(out).verdict)

@@ -101,6 +101,7 @@ def test_the_example_of_every_verb_calls_every_verb():
 @pytest.mark.timeout(900)
 def test_every_verb_runs(tmp_path):
     said = started(sys.executable, str(EXAMPLES / "every_verb.py"), "--out", "out", cwd=tmp_path)
+    assert "28 images packed" in said
     assert "120 vectors" in said
     assert "40 sentences" in said
     assert (tmp_path / "out" / "small-clip" / "student" / "open_clip_config.json").exists()
