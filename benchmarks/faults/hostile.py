@@ -31,7 +31,8 @@ def met(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[T
         specimen.write(place, canary)
         before = _files_of(outside) | _files_of(ABSOLUTE.parent)
         problem = _in_fork(specimen, place, folder / "result")
-        new = sorted(map(str, (_files_of(outside) | _files_of(ABSOLUTE.parent)) - before))
+        after = _files_of(outside) | _files_of(ABSOLUTE.parent)
+        new = sorted(str(path) for path in after - before if place not in path.parents)
         if canary.exists():
             problem = f"its code ran. {problem}"
         elif new:

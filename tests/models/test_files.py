@@ -55,6 +55,27 @@ def test_a_text_in_place_of_weights_is_told_by_what_it_is(suffix, text, says, tm
         read_state_dict(file)
 
 
+def damaged_zip(file, place, value):
+    """Weights whose first entry in the zip's list of contents has another byte."""
+    torch.save(random_state(dim=48), file)
+    content = bytearray(file.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 9] |= 0x08  # names are UTF-8
+    content[entry + place] = value
+    file.write_bytes(content)
+
+
+def test_a_zip_with_a_name_that_is_no_text_is_told_in_words(tmp_path):
+    damaged_zip(tmp_path / "x.pth", 46, 0x82)
+    with pytest.raises(WeightsError, match=r"x\.pth cannot be read"):
+        read_state_dict(tmp_path / "x.pth")
+
+
+def test_a_zip_of_a_later_version_is_read_if_torch_can(tmp_path):
+    damaged_zip(tmp_path / "x.pth", 6, 206)
+    assert read_state_dict(tmp_path / "x.pth").keys() == random_state(dim=48).keys()
+
+
 class Command:
     """Unpickling it makes a file."""
 

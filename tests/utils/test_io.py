@@ -16,6 +16,7 @@ from attar.utils.io import (
     cache_dir,
     new_folder,
     read_json,
+    remove_half_written,
     sha256_file,
     storage_errors,
     write_json,
@@ -291,3 +292,12 @@ def test_what_is_no_json_is_named_and_may_be_taken_for_a_value_error(tmp_path, c
     with pytest.raises(DamagedFileError, match=r"about\.json is damaged: it holds no JSON"):
         read_json(tmp_path / "about.json")
     assert issubclass(DamagedFileError, ValueError)
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    kept = (".attar-lock", "run.json", ".git", "metrics.jsonl", ".hidden.longer_than_eight", ".hidden.UPPER123")
+    for name in (*kept, ".run.json.o3r5_6b5", ".config.yaml.abcdefgh"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".folder.abcdefgh").mkdir()
+    remove_half_written(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((*kept, ".folder.abcdefgh"))

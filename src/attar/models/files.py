@@ -133,7 +133,7 @@ def _is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:  # another kind of file, or a damaged one: reading it will tell
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # of another kind, or damaged: reading it will tell
         return False
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,13 @@ def new_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove the temporary files that killed writers have left in a folder, which nobody else may be writing to."""
+    for path in folder.glob(".*"):
+        if path.is_file() and re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TextIO
 from attar.config import VOLATILE, Config
 from attar.config.files import read_settings, to_yaml
 from attar.errors import ConfigError, RunDirectoryError, UserError
-from attar.utils.io import read_json, storage_errors, write_json, write_text
+from attar.utils.io import read_json, remove_half_written, storage_errors, write_json, write_text
 from attar.utils.locks import take_lock
 
 _WORTH_KEEPING = ("checkpoints/step-*", "*/checkpoints/step-*", "*/done.json")  # of a run, and of one in stages
@@ -162,6 +162,8 @@ def start_run(run: RunDirectory) -> RunDirectory:
     """Write who the run is, once everything it needs is known to work; remove what a killed writer left behind."""
     for leftover in (*run.path.glob(".student*"), *run.best.glob(".step-*"), *run.checkpoints.glob(".step-*")):
         shutil.rmtree(leftover, ignore_errors=True)
+    for folder in (run.path, run.results):
+        remove_half_written(folder)
     if run.is_new:
         for leftover in (run.metrics, run.bad_files, run.log):
             leftover.unlink(missing_ok=True)
