@@ -108,7 +108,7 @@ def unit_rows(args: argparse.Namespace, name: str, count: int) -> Tensor:
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
-    corpus = Corpus(args.folder, rows_of_shards(args), {}, "synthetic")
+    corpus = Corpus(args.folder, rows_of_shards(args), {}, "synthetic", hashes=())
     queries = torch.from_numpy(np.load(args.folder / "images.npy"))
     watch = Watch()
     found = search(vector_blocks(corpus, args.folder), queries, k=args.k)
