@@ -22,11 +22,10 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from attar.data.rgbx import IN_ONE_PIECE, array_of, image_of
+from attar.data.rgbx import PixelBox, Size, image_of, part_of, scaled
 from attar.errors import DecodeError
 from attar.utils.seeding import numpy_generator
 
@@ -37,8 +36,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are read; MPO, the JPEG of phones and stereo cameras, is opened as JPEG."""
 
 Box = tuple[float, float, float, float]
-PixelBox = tuple[int, int, int, int]
-Size = tuple[int, int]
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -154,8 +151,7 @@ class EncodedImage:
         turned = (size[1], size[0]) if self._orientation >= 5 else size
         reduction = self._reduction(stored, turned)
         left, top, right, bottom = (round(edge / reduction) for edge in stored)
-        part = _cut(self._pixels(reduction), (left, top, right, bottom))
-        pixels = image_of(_scaled(part, turned))
+        pixels = image_of(scaled(part_of(self._pixels(reduction), (left, top, right, bottom)), turned))
         return pixels.transpose(_TURNS[self._orientation]) if self._orientation in _TURNS else pixels
 
     def _stored_box(self, box: Box) -> Box:
@@ -305,29 +301,6 @@ def _resample(image: Image.Image, box: Box, size: Size) -> Image.Image:
     rows = image if last - first == image.height else image.crop((0, first, image.width, last))
     rows = rows.resize((width, last - first), Image.Resampling.BICUBIC, box=(left, 0, right, last - first))
     return rows.resize(size, Image.Resampling.BICUBIC, box=(0, top - first, width, bottom - first))
-
-
-def _cut(image: Image.Image, box: PixelBox) -> NDArray[np.uint8]:
-    """(h, w, 4) uint8, a copy: of the box alone, since copying all of a large image takes longer than the rest."""
-    if image.mode != "RGB" or image.width * image.height > IN_ONE_PIECE:
-        return array_of(image.crop(box).convert("RGB")).copy()
-    left, top, right, bottom = box
-    return array_of(image)[top:bottom, left:right].copy()
-
-
-def _scaled(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Antialiased bicubic resize of (H, W, 4) uint8 to (width, height), within a level of Pillow's."""
-    scaled = torch.empty(size[1], size[0], 4, dtype=torch.uint8)
-    source, target = _channels_last(torch.from_numpy(pixels)), _channels_last(scaled)
-    # what interpolate(mode="bicubic", antialias=True) calls; but that has no `out`, and what it makes is planes, which
-    # take as long again to become pixels
-    torch.ops.aten._upsample_bicubic2d_aa.out(source, [size[1], size[0]], False, None, None, out=target)
-    return scaled.numpy()
-
-
-def _channels_last(pixels: torch.Tensor) -> torch.Tensor:
-    """(1, C, H, W) of (H, W, C), in the memory that they are in."""
-    return pixels.permute(2, 0, 1)[None]
 
 
 @contextlib.contextmanager

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from attar.config.distill import ViewsConfig
-from attar.data.decode import Box, EncodedImage, PixelBox, Size, open_image
+from attar.data.decode import Box, EncodedImage, open_image
 from attar.data.randaugment import rand_augment
-from attar.data.rgbx import array_of
+from attar.data.rgbx import PixelBox, Size, array_of
 from attar.types import IMAGENET, unit_interval
 from attar.utils.seeding import numpy_generator
 
