@@ -1,23 +1,26 @@
 """How fast does attar embed a folder, against the loop that one writes with timm for it?
 
-    python benchmarks/embed.py --data SHARED/data --out benchmarks/results/2026-11-26-embed.json
+    python benchmarks/embed.py --data SHARED/data --precision fp32 bf16 --repeats 5 --out FILE
 
 The same photos (ImageNet-1000 and Caltech, one folder a class), model, batch and number of loader processes:
 
 - attar: `attar.embed` from opening the folder, whose index is not cached, to the manifest; shards synced and hashed;
+  with `--precision fp32 bf16` under bf16 autocast too, for a CPU that has it (avx512_bf16, amx_bf16);
 - timm: `ImageFolder`, timm's own transform, a `DataLoader`, `forward_features` and `forward_head(pre_logits=True)`
-  in inference mode, vectors of length 1 as float16, `numpy.save`.
+  in inference mode and fp32, vectors of length 1 as float16, `numpy.save`.
 
 Two models: the real teacher at 64 px, where the loader is the limit, and a ViT-Tiny with random weights at 224 px,
-where the model is. Each run is a fresh process, imports not counted; the two sides take turns, and the order within a
-turn alternates; medians. The vectors of both are compared, too: attar decodes large JPEGs at reduced scale, so they are
-close, not equal. About twelve minutes on two cores.
+where the model is. Each run is a fresh process, imports not counted; the ways take turns, and the order within a turn
+alternates; medians of images a second, and of the ratios of each turn with the lowest and highest. The vectors of both
+are compared, too: attar decodes large JPEGs at reduced scale, so they are close, not equal. About twelve minutes on two
+cores, twenty with bf16.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import platform
@@ -31,6 +34,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from machine import given
+
 ROWS = {  # name: (model, weights, pixels, folders of photos)
     "teacher, 64 px": ("teachers/resnet10t_64", "pretrained", 64, ("imagenet_1000", "caltech_51")),
     "ViT-Tiny, 224 px": ("vit_tiny_patch16_224", "random", 224, ("imagenet_1000", "caltech_51")),
@@ -43,6 +48,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"], help="attar's")
+    parser.add_argument("--images", type=int, help="photos at most, evenly spread; by default all")
+    parser.add_argument("--row", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--measure", choices=sorted(MEASURES), help=argparse.SUPPRESS)  # what a fresh process does
     parser.add_argument("--settings", type=json.loads, help=argparse.SUPPRESS)
@@ -50,10 +58,11 @@ def main() -> None:
     if args.measure:
         print(json.dumps(MEASURES[args.measure](**args.settings)))
         return
+    ways = [WAYS[precision] for precision in dict.fromkeys(args.precision)] + ["timm"]
     record = {
         "benchmark": "embed",
         "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/embed.py --data SHARED/data --workers {args.workers} --repeats {args.repeats}",
+        "command": f"python benchmarks/embed.py --data SHARED/data {given(args)}",
         "machine": {
             "cpu": cpu_name(),
             "cores": len(os.sched_getaffinity(0)),
@@ -61,7 +70,7 @@ def main() -> None:
             **{name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "pyarrow")},
         },
         "settings": {"batch_size": BATCH_SIZE, "shard_size": SHARD_SIZE, "workers": args.workers},
-        "results": [compare(args.data.resolve(), name, args.workers, args.repeats) for name in ROWS],
+        "results": [compare(args, name, ways) for name in args.row],
     }
     text = json.dumps(record, indent=2)
     print(text)
@@ -70,33 +79,46 @@ def main() -> None:
         args.out.write_text(text + "\n")
 
 
-def compare(data: Path, name: str, workers: int, repeats: int) -> dict[str, Any]:
-    """Both ways over the same photos in turns."""
+def compare(args: argparse.Namespace, name: str, ways: list[str]) -> dict[str, Any]:
+    """All ways over the same photos in turns."""
+    data = args.data.resolve()
     model, weights, img_size, folders = ROWS[name]
     with tempfile.TemporaryDirectory() as temporary:
         images = Path(temporary) / "images"
-        images.mkdir()
-        for folder in folders:
-            for photos in sorted((data / folder).iterdir()):
-                (images / f"{folder}-{photos.name}").symlink_to(photos)
+        link_photos([data / folder for folder in folders], images, args.images)
         reference = str(data / model) if (data / model).is_dir() else model
-        found: dict[str, list[dict[str, Any]]] = {way: [] for way in MEASURES}
-        for turn in range(repeats):
-            for way in list(MEASURES)[:: 1 if turn % 2 == 0 else -1]:
-                settings = {"model": reference, "weights": weights, "img_size": img_size, "workers": workers}
+        found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+        for turn in range(args.repeats):
+            for way in ways[:: 1 if turn % 2 == 0 else -1]:
+                settings = {"model": reference, "weights": weights, "img_size": img_size, "workers": args.workers}
                 settings |= {"images": str(images), "out": f"{temporary}/{way}-{turn}"}
-                found[way].append(measure(way, settings, cache=f"{temporary}/cache-{turn}"))
-        cosines = compare_vectors(f"{temporary}/attar-0", f"{temporary}/timm-0")
-    rates = {way: statistics.median(run["images_per_s"] for run in runs) for way, runs in found.items()}
+                found[way].append(measure(way, settings, cache=f"{temporary}/cache-{way}-{turn}"))
+        cosines = {way: compare_vectors(f"{temporary}/{way}-0", f"{temporary}/timm-0") for way in ways if way != "timm"}
     return {
         "row": name,
-        "images": found["attar"][0]["images"],
-        "images_per_s": rates,
-        "attar_over_timm": round(rates["attar"] / rates["timm"], 3),
+        "images": found["timm"][0]["images"],
+        "images_per_s": {way: statistics.median(run["images_per_s"] for run in runs) for way, runs in found.items()},
+        **{f"{way}_over_timm": ratio(found[way], found["timm"]) for way in cosines},
         "peak_memory_mb": {way: max(run["peak_mb"] for run in runs) for way, runs in found.items()},
         "cosine_between_them": cosines,
         "runs": found,
     }
+
+
+def link_photos(folders: list[Path], images: Path, most: int | None) -> None:
+    """A folder a class, with links to all photos or to so many of them, evenly spread."""
+    photos = [photo for folder in folders for photo in sorted(folder.glob("*/*"))]
+    count = min(most or len(photos), len(photos))
+    for photo in (photos[number * len(photos) // count] for number in range(count)):
+        place = images / f"{photo.parts[-3]}-{photo.parts[-2]}" / photo.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(photo)
+
+
+def ratio(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, float]:
+    """How many times as fast: median, lowest and highest of the turns."""
+    turns = [round(mine["images_per_s"] / other["images_per_s"], 3) for mine, other in zip(ours, theirs, strict=True)]
+    return {"median": statistics.median(turns), "lowest": min(turns), "highest": max(turns)}
 
 
 def measure(way: str, settings: dict[str, Any], *, cache: str) -> dict[str, Any]:
@@ -106,7 +128,9 @@ def measure(way: str, settings: dict[str, Any], *, cache: str) -> dict[str, Any]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def with_attar(model: str, weights: str, img_size: int, workers: int, images: str, out: str) -> dict[str, Any]:
+def with_attar(
+    model: str, weights: str, img_size: int, workers: int, images: str, out: str, *, precision: Any = "fp32"
+) -> dict[str, Any]:
     """`attar.embed` from folder to manifest."""
     import attar
     import attar.recipes.embed  # imports are not what is measured
@@ -120,7 +144,7 @@ def with_attar(model: str, weights: str, img_size: int, workers: int, images: st
         out=out,
         batch_size=BATCH_SIZE,
         shard_size=SHARD_SIZE,
-        precision="fp32",
+        precision=precision,
         device="cpu",
     )
     began = time.perf_counter()
@@ -191,7 +215,12 @@ def cpu_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-MEASURES: dict[str, Callable[..., dict[str, Any]]] = {"attar": with_attar, "timm": with_timm}
+WAYS = {"fp32": "attar", "bf16": "attar_bf16"}  # attar's, by precision
+MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
+    "attar": with_attar,
+    "attar_bf16": functools.partial(with_attar, precision="bf16"),
+    "timm": with_timm,
+}
 
 if __name__ == "__main__":
     main()

@@ -306,6 +306,71 @@ def test_torchcodec_and_pillow_give_the_same_pixels(mode, subsampling, progressi
     np.testing.assert_array_equal(all_pixels(opened(data)), expected)
 
 
+# --- cut for training --------------------------------------------------------------------------------------------
+
+
+PHOTO = encode(photo(500, 375), "PNG")
+
+
+def cut_by_pillow(data, box, size):
+    return Image.open(io.BytesIO(data)).convert("RGB").crop(box).resize(size, Image.Resampling.BICUBIC)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    left=st.integers(0, 490),
+    top=st.integers(0, 365),
+    width=st.integers(1, 500),
+    height=st.integers(1, 375),
+    size=st.tuples(st.integers(1, 224), st.integers(1, 224)),
+)
+def test_a_cut_is_pillows_crop_and_resize_within_rounding(left, top, width, height, size):
+    box = (left, top, min(left + width, 500), min(top + height, 375))
+    found = opened(PHOTO).cut(box, size)
+    assert (found.mode, found.size) == ("RGB", size)
+    expected = cut_by_pillow(PHOTO, box, size)
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(expected)).max() <= 2
+    assert difference(found, expected) < 0.3
+
+
+def test_a_cut_of_a_jpeg_at_reduced_scale_is_where_it_should_be():
+    data = encode(photo(1200, 900), "JPEG", quality=92)
+    rng = np.random.default_rng(0)
+    gaps, shifted = [], []
+    for _ in range(12):
+        width, height = rng.integers(460, 1000), rng.integers(460, 880)
+        left, top = rng.integers(4, 1200 - width), rng.integers(4, 900 - height)
+        box = tuple(map(int, (left, top, left + width, top + height)))
+        found = opened(data).cut(box, (224, 224))
+        gaps.append(difference(found, cut_by_pillow(data, box, (224, 224))))
+        aside = tuple(edge - 4 for edge in box)
+        shifted.append(difference(found, cut_by_pillow(data, aside, (224, 224))))
+    assert np.mean(gaps) < 4
+    assert np.mean(gaps) < 0.6 * np.mean(shifted)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_cuts_of_turned_images_are_turned(orientation):
+    data = encode(Image.fromarray(SCENE), "PNG", exif=exif(orientation))
+    found = opened(data).cut((5, 9, 31, 44), (26, 35))  # at its own scale: a plain cut
+    np.testing.assert_array_equal(np.asarray(found), UPRIGHT[orientation](SCENE)[9:44, 5:31])
+
+
+def test_a_cut_of_a_grey_image_is_grey_in_three_channels():
+    data = encode(photo(90, 70).convert("L"), "PNG")
+    found = np.asarray(opened(data).cut((10, 5, 80, 60), (32, 32))).astype(int)
+    assert (found == found[..., :1]).all()
+    assert np.abs(found - np.asarray(cut_by_pillow(data, (10, 5, 80, 60), (32, 32)))).max() <= 2
+
+
+def test_what_was_cut_before_does_not_change_what_is_cut():
+    shared = opened(PHOTO)
+    first = np.asarray(shared.cut((20, 10, 300, 200), (64, 64))).copy()
+    shared.cut((0, 0, 500, 375), (500, 375))
+    shared.resized(None, (32, 32))
+    np.testing.assert_array_equal(np.asarray(shared.cut((20, 10, 300, 200), (64, 64))), first)
+
+
 # --- files that are no image -------------------------------------------------------------------------------------
 
 JPEG = encode(photo(120, 90), "JPEG")

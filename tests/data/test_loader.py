@@ -94,6 +94,15 @@ def test_each_view_is_that_of_its_sample_and_view_number(images):
         assert torch.equal(view, expected.values())
 
 
+def test_views_of_several_places_are_those_of_each(images):
+    dataset = dataset_of(images, repeats=2)
+    places = [3, 49, 50, 51, 120]
+    for place, item in zip(places, dataset.__getitems__(places), strict=True):
+        alone = dataset[place]
+        assert (item.place, item.sample, item.view_id) == (place, alone.sample, alone.view_id)
+        assert torch.equal(item.view.values(), alone.view.values())
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_views_travel_as_bytes_and_erased_boxes_beside_them(images, workers):
     dataset = dataset_of(images, config=ViewsConfig(erase=0.5))

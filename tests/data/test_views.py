@@ -22,12 +22,12 @@ from torchvision import transforms
 from attar.config.distill import ViewsConfig
 from attar.data.decode import open_image
 from attar.data.playground import render_scene
+from attar.data.randaugment import OPERATIONS, rand_augment
 from attar.data.views import (
-    OPERATIONS,
-    VIEW_IMPLEMENTATION,
+    EVALUATION_VIEWS,
+    TRAINING_VIEWS,
     EvaluationView,
     centre_crop_box,
-    rand_augment,
     random_crop_box,
     random_erase,
     training_view,
@@ -120,12 +120,19 @@ def test_another_process_makes_the_same_views():
     assert found.stdout.split() == [digest(view_of(view=view)) for view in (5, 0, 3)]
 
 
-def test_pixels_change_only_together_with_the_name_of_the_implementation():
-    """Caches and resumed runs rely on these; if this fails for a reason, change VIEW_IMPLEMENTATION too."""
+def test_training_pixels_change_only_together_with_the_name_of_their_implementation():
+    """Caches and resumed runs rely on these; if this fails for a reason, change TRAINING_VIEWS too."""
     values = torch.stack([view_of(sample=3, view=view, img_size=48) for view in range(8)])
     levels = (values.double() * 255).round().to(torch.int16)
-    found = hashlib.blake2b(levels.numpy().tobytes(), digest_size=8).hexdigest()
-    assert (VIEW_IMPLEMENTATION, found) == ("pil-1", "391b82a5c350cda7")
+    assert (TRAINING_VIEWS, digest(levels)) == ("torch-1", "854b6626ff0ab044")
+
+
+def test_evaluation_pixels_change_only_together_with_the_name_of_their_implementation():
+    """Stored features and embeddings rely on these; if this fails for a reason, change EVALUATION_VIEWS too."""
+    image = open_image(SCENE, name="scene")
+    views = [EvaluationView(48, 0.875), EvaluationView(80), *(EvaluationView(32, number=n, seed=1) for n in range(6))]
+    found = torch.cat([view(image, row=3).flatten() for view in views])
+    assert (EVALUATION_VIEWS, digest(found)) == ("pil-1", "7471e70edd63d99d")
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -133,23 +140,26 @@ def test_pixels_change_only_together_with_the_name_of_the_implementation():
 
 def test_with_every_step_off_a_view_is_the_resized_crop():
     box = random_crop_box((64, 64), numpy_generator(7, "view", 2, 9, "crop"), scale=(0.08, 1), ratio=(3 / 4, 4 / 3))
-    expected = np.asarray(open_image(SCENE, name="scene").resized(box, (32, 32)))
+    expected = np.asarray(open_image(SCENE, name="scene").cut(box, (32, 32)))
     found = view_of(seed=7, sample=2, view=9, config=PLAIN)
     np.testing.assert_array_equal(found.numpy(), (expected / np.float32(255)).transpose(2, 0, 1))
 
 
-def test_a_crop_has_the_pixels_of_torchvisions_resized_crop_but_for_its_rim():
-    image, size = Image.fromarray(render_scene(1, 3, size=300).image), 64
-    for view in range(5):
+@pytest.mark.parametrize("img_size", [64, 224])  # of 300 pixels: reduced, and mostly enlarged
+def test_a_crop_has_the_pixels_of_torchvisions_resized_crop_to_its_rim(img_size):
+    """Pass by pass: Pillow 13 picks their order by the shape, and each clips, which shows beside hard edges."""
+    image, gaps = Image.fromarray(render_scene(1, 3, size=300).image), []
+    bicubic = transforms.InterpolationMode.BICUBIC
+    for view in range(40):
         rng = numpy_generator(0, "view", 0, view, "crop")
-        left, top, right, bottom = random_crop_box(image.size, rng, scale=(0.3, 1), ratio=(3 / 4, 4 / 3))
-        found = view_of(np.asarray(image), view=view, img_size=size, config=PLAIN.replace(crop_scale=(0.3, 1.0)))
-        expected = transforms.functional.resized_crop(
-            image, top, left, bottom - top, right - left, [size, size], transforms.InterpolationMode.BICUBIC
-        )
-        gap = (found - transforms.functional.to_tensor(expected)).abs() * 255
-        assert gap[:, 2:-2, 2:-2].max() <= 2.01  # rounding between two passes
-        assert gap.mean() < 0.3
+        left, top, right, bottom = random_crop_box(image.size, rng, scale=(0.02, 1), ratio=(3 / 4, 4 / 3))
+        found = view_of(np.asarray(image), view=view, img_size=img_size, config=PLAIN.replace(crop_scale=(0.02, 1.0)))
+        height, width = bottom - top, right - left
+        rows = transforms.functional.resized_crop(image, top, left, height, width, [height, img_size], bicubic)
+        expected = transforms.functional.resize(rows, [img_size, img_size], bicubic)
+        gaps.append((found - transforms.functional.to_tensor(expected)).abs() * 255)
+    assert torch.stack(gaps).max() <= 2.01
+    assert torch.stack(gaps).mean() < 0.01
 
 
 def test_the_flip_mirrors_the_view_and_happens_as_often_as_asked():
@@ -251,22 +261,48 @@ def test_randaugment_has_timms_operations_and_settings():
         assert (op.prob, op.magnitude, op.magnitude_std, op.magnitude_max) == (0.5, 9, 0.5, None)
 
 
+COMPUTED = ("SharpnessIncreasing", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")  # here, not by Pillow
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("level", [0.0, 2.6, 9.0, 9.73])
-def test_each_operation_has_timms_pixels(name, level, global_seeds):
+@pytest.mark.parametrize("level", [0.0, 2.6, 9.0, 9.73, 10.0])
+@pytest.mark.parametrize("size", [(50, 40), (31, 77), (3, 3), (2, 5), (1, 1)])
+def test_each_operation_has_timms_pixels(name, level, size, global_seeds):
     operation = next(op for op in timm_randaugment().ops if op.name == name)
     operation.prob, operation.magnitude, operation.magnitude_std = 1.0, level, 0
-    image = Image.fromarray(render_scene(2, 6, size=50).image[:40])  # not square: width and height differ
+    if (name, level) == ("PosterizeIncreasing", 10.0):
+        pytest.skip("timm fails, see below")
+    image = Image.fromarray(render_scene(2, 6, size=80).image[: size[1], : size[0]])
     image = image.point(lambda v: 20 + v // 2)  # not full range: autocontrast has something to do
     seen = set()
     for seed in range(8):
         random.seed(seed)
         sign = -1 if random.random() > 0.5 else 1  # timm's first draw, when it draws a sign
         random.seed(seed)
-        expected = operation(image)
-        np.testing.assert_array_equal(np.asarray(OPERATIONS[name](image, level, sign)), np.asarray(expected))
+        expected = np.asarray(operation(image)).astype(int)
+        gap = np.abs(np.asarray(OPERATIONS[name](image, level, sign)) - expected)
+        assert gap.max() <= (name in COMPUTED)  # float32 rounds otherwise than double
+        assert gap.mean() < 5e-3
         seen.add(sign)
     assert seen == {-1, 1}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_what_is_computed_here_has_pillows_pixels_at_any_level(name, global_seeds):
+    """Noise shows the weight of each neighbour; a flat image stays flat to the last bit."""
+    noise = np.random.default_rng(0).integers(0, 256, (56, 48, 3), dtype=np.uint8)
+    operation = next(op for op in timm_randaugment().ops if op.name == name)
+    operation.prob, operation.magnitude_std = 1.0, 0
+    for pixels, most in [(noise, 1), (np.full_like(noise, 200), 0)]:
+        for level in np.linspace(0.03, 9.97, 30):
+            operation.magnitude = level
+            random.seed(int(level * 100))
+            sign = -1 if random.random() > 0.5 else 1
+            random.seed(int(level * 100))
+            expected = np.asarray(operation(Image.fromarray(pixels))).astype(int)
+            gap = np.abs(np.asarray(OPERATIONS[name](Image.fromarray(pixels), level, sign)) - expected)
+            assert gap.max() <= most
+            assert gap.mean() < 1e-3
 
 
 def test_at_the_highest_level_posterize_leaves_black():

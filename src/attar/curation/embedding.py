@@ -26,7 +26,7 @@ from attar.data.views import EvaluationView
 from attar.errors import DataError, DecodeError
 from attar.models import Backbone
 from attar.types import BadFile
-from attar.utils.signals import leave_signals_to_parent
+from attar.utils.workers import begin_worker
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def embedded_batches(
         collate_fn=_collate,
         pin_memory=backbone.mean.is_cuda,
         generator=torch.Generator(),  # else the loader draws a number from the global one
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=begin_worker,
     )
     for batch in loader:
         vectors = np.zeros((len(batch.ids), width), dtype=np.float16)

@@ -21,7 +21,7 @@ from attar.data.views import View
 from attar.errors import DataError
 from attar.types import IMAGENET
 from attar.utils.seeding import numpy_generator
-from attar.utils.signals import leave_signals_to_parent
+from attar.utils.workers import begin_worker
 
 Crop = tuple[Tensor, Tensor]
 """(3, S, S) uint8 pixels and their (S, S) annotation; with a batch in front of both."""
@@ -126,7 +126,7 @@ def crop_batches(stream: CropStream, *, batch_size: int, steps: range, workers: 
         num_workers=workers,
         collate_fn=_collate,
         generator=torch.Generator(),  # else the loader draws a number from the global one
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=begin_worker,
     )
     for batch in loader:
         if isinstance(batch, DataError):

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from attar.data.rgbx import PixelBox, Size, image_of, part_of, scaled
 from attar.errors import DecodeError
 from attar.utils.seeding import numpy_generator
 
@@ -35,7 +36,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are read; MPO, the JPEG of phones and stereo cameras, is opened as JPEG."""
 
 Box = tuple[float, float, float, float]
-Size = tuple[int, int]
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -133,6 +133,26 @@ class EncodedImage:
         if self._orientation in _TURNS:
             pixels = pixels.transpose(_TURNS[self._orientation])
         return pixels if pixels.mode == "RGB" else pixels.convert("RGB")
+
+    def cut(self, box: PixelBox, size: Size) -> Image.Image:
+        """The part of the image in `box`, scaled to `size` by torch, in mode RGB: for training views, several times as
+        fast as `resized`, and as crop and resize of torchvision, whose filter sees nothing outside of the box either.
+
+        Where a JPEG is decoded at reduced scale (as in `resized`), the box is rounded to whole pixels of that scale.
+
+        Args:
+            box: (left, top, right, bottom) in whole pixels of the oriented image.
+            size: (width, height) of the result in pixels.
+
+        Raises:
+            DecodeError: If the pixels cannot be decoded.
+        """
+        stored = self._stored_box(box)
+        turned = (size[1], size[0]) if self._orientation >= 5 else size
+        reduction = self._reduction(stored, turned)
+        left, top, right, bottom = (round(edge / reduction) for edge in stored)
+        pixels = image_of(scaled(part_of(self._pixels(reduction), (left, top, right, bottom)), turned))
+        return pixels.transpose(_TURNS[self._orientation]) if self._orientation in _TURNS else pixels
 
     def _stored_box(self, box: Box) -> Box:
         """`box` in the coordinates of the pixels as the file stores them."""

@@ -23,7 +23,7 @@ from attar.errors import DataError, DecodeError
 from attar.types import BadFile, Batch, Erased
 from attar.utils.distributed import ranks_on_this_machine
 from attar.utils.seeding import derive
-from attar.utils.signals import leave_signals_to_parent
+from attar.utils.workers import begin_worker
 
 _IN_FLIGHT = 2 << 30  # bytes of views made ahead by all workers
 _REPLACEMENTS = 20  # other samples tried in place of an unreadable one before giving up
@@ -89,6 +89,11 @@ class ViewDataset(Dataset[Item | DataError]):
     def __getitem__(self, place: int) -> Item | DataError:
         samples, views = self.order.at(np.array([place], dtype=np.int64))
         return self.item(place, int(samples[0]), int(views[0]))
+
+    def __getitems__(self, places: list[int]) -> list[Item | DataError]:
+        """Views at several places: what a loader's worker asks for, as finding one place takes as long as many."""
+        samples, views = self.order.at(np.array(places, dtype=np.int64))
+        return [self.item(*found) for found in zip(places, samples.tolist(), views.tolist(), strict=True)]
 
     def item(self, place: int, wanted: int, view_id: int) -> Item | DataError:
         """A view of an image, or of another one where it cannot be read, as it stands at a place."""
@@ -186,7 +191,7 @@ def training_batches(
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=_prefetch(_bytes(size, dataset.img_size), workers) if workers else None,
         generator=torch.Generator(),  # else the loader draws a number from the global one
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=begin_worker,
     )
     for batch in loader:
         if isinstance(batch, DataError):
@@ -289,7 +294,7 @@ def evaluation_batches(dataset: EvaluationDataset, *, batch_size: int, workers: 
         num_workers=workers if len(dataset) > batch_size else 0,
         collate_fn=_stack_readable,
         generator=torch.Generator(),  # else the loader draws a number from the global one
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=begin_worker,
     )
 
 

@@ -26,7 +26,7 @@ from attar.data.shards import Shards
 from attar.errors import DataError, DecodeError
 from attar.types import BadFile
 from attar.utils.io import new_file, read_json
-from attar.utils.signals import leave_signals_to_parent
+from attar.utils.workers import begin_worker
 
 PACK_FILE = "attar-pack.json"
 _LONGEST_JPEG = 65_500  # pixels of a side
@@ -131,7 +131,7 @@ def packed_shards(
         num_workers=workers,
         collate_fn=list,
         generator=torch.Generator(),  # else the loader draws a number from the global one
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=begin_worker,
     )
     images = _one_by_one(loader, workers)
     for number in numbers:

@@ -7,28 +7,26 @@ named `(seed, "view", sample, view, step)`, so switching one step off changes no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from attar.config.distill import ViewsConfig
-from attar.data.decode import Box, EncodedImage, Size, open_image
+from attar.data.decode import Box, EncodedImage, open_image
+from attar.data.randaugment import rand_augment
+from attar.data.rgbx import PixelBox, Size, array_of
 from attar.types import IMAGENET, unit_interval
 from attar.utils.seeding import numpy_generator
 
-VIEW_IMPLEMENTATION = "pil-1"
-"""Part of every cache key that depends on pixels; to be changed whenever a view's pixels change."""
+TRAINING_VIEWS, EVALUATION_VIEWS = "torch-1", "pil-1"
+"""Parts of every cache key that depends on pixels; to be changed whenever those of training or evaluation change."""
 
 _ATTEMPTS = 10
-_MAGNITUDE, _MAGNITUDE_STD, _MAX_LEVEL = 9.0, 0.5, 10.0
-_NUM_OPERATIONS, _OPERATION_PROBABILITY = 2, 0.5
 _MEAN, _STD = IMAGENET
-_FILL = tuple(round(255 * mean) for mean in _MEAN)
 _ERASE_AREA, _ERASE_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)
 
 
@@ -74,7 +72,7 @@ def training_view(
         return numpy_generator(seed, "view", sample, view, step)
 
     box = random_crop_box(image.size, stream("crop"), scale=config.crop_scale, ratio=config.crop_ratio)
-    pixels = image.resized(box, (img_size, img_size))
+    pixels = image.cut(box, (img_size, img_size))
     if config.flip and stream("flip").random() < config.flip:
         pixels = pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if config.randaugment:
@@ -85,7 +83,7 @@ def training_view(
 
 def _planes(pixels: Image.Image) -> Tensor:
     """(3, H, W) uint8."""
-    return torch.from_numpy(np.array(np.asarray(pixels).transpose(2, 0, 1), order="C"))  # PIL's memory is read-only
+    return torch.from_numpy(np.array(array_of(pixels)[..., :3].transpose(2, 0, 1), order="C"))
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _without_border(image: EncodedImage, border: int) -> EncodedImage:
 
 def random_crop_box(
     size: Size, rng: np.random.Generator, *, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Box:
+) -> PixelBox:
     """Where torchvision's RandomResizedCrop would cut: (left, top, right, bottom) in whole pixels.
 
     Args:
@@ -166,7 +164,7 @@ def random_crop_box(
     return _central_box(size, ratio)
 
 
-def _central_box(size: Size, ratio: tuple[float, float]) -> Box:
+def _central_box(size: Size, ratio: tuple[float, float]) -> PixelBox:
     """The largest centred box whose shape is within `ratio`; at least one pixel."""
     w, h = size
     if w / h < ratio[0]:
@@ -186,82 +184,6 @@ def centre_crop_box(size: Size, *, img_size: int, crop_pct: float) -> Box:
     per_x, per_y = width / resized[0], height / resized[1]
     right, bottom = min((left + img_size) * per_x, width), min((top + img_size) * per_y, height)
     return left * per_x, top * per_y, right, bottom
-
-
-# --- RandAugment rand-m9-mstd0.5-inc1, as timm's create_transform sets it up with bicubic interpolation ------------
-
-Operation = Callable[[Image.Image, float, int], Image.Image]
-
-
-def rand_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Two of the 15 operations, with replacement, each with probability 0.5 and at a level N(9, 0.5) within [0, 10]."""
-    for _ in range(_NUM_OPERATIONS):
-        name = _NAMES[int(rng.integers(len(_NAMES)))]
-        if rng.random() < _OPERATION_PROBABILITY:
-            level = min(max(rng.normal(_MAGNITUDE, _MAGNITUDE_STD), 0.0), _MAX_LEVEL)
-            image = OPERATIONS[name](image, level, 1 if rng.random() < 0.5 else -1)
-    return image
-
-
-def _signed(level: float, reach: float, sign: int) -> float:
-    return sign * (level / _MAX_LEVEL) * reach
-
-
-def _enhanced(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
-    """Blend away from or towards a degenerate image: a factor in [0.1, 1.9], 1 being no change."""
-    return lambda image, level, sign: enhancer(image).enhance(max(0.1, 1.0 + _signed(level, 0.9, sign)))
-
-
-def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC, fillcolor=_FILL
-    )
-
-
-def _mapped(image: Image.Image, value: Callable[[int], int]) -> Image.Image:
-    return image.point([value(v) for v in range(256)] * 3)
-
-
-def _posterized(image: Image.Image, level: float, sign: int) -> Image.Image:
-    """Keep 4 bits at level 0 and none at level 10, which Pillow's own posterize refuses (and timm with it)."""
-    bits = 4 - int(level / _MAX_LEVEL * 4)
-    return _mapped(image, lambda v: v & (0xFF00 >> bits))
-
-
-def _solarized_above(image: Image.Image, level: float, sign: int) -> Image.Image:
-    return ImageOps.solarize(image, 256 - int(level / _MAX_LEVEL * 256))
-
-
-def _brightened_below(image: Image.Image, level: float, sign: int) -> Image.Image:
-    added = int(level / _MAX_LEVEL * 110)
-    return _mapped(image, lambda v: min(255, v + added) if v < 128 else v)
-
-
-OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": lambda image, level, sign: ImageOps.autocontrast(image),
-    "Equalize": lambda image, level, sign: ImageOps.equalize(image),
-    "Invert": lambda image, level, sign: ImageOps.invert(image),
-    "Rotate": lambda image, level, sign: image.rotate(
-        _signed(level, 30.0, sign), resample=Image.Resampling.BICUBIC, fillcolor=_FILL
-    ),
-    "PosterizeIncreasing": _posterized,
-    "SolarizeIncreasing": _solarized_above,
-    "SolarizeAdd": _brightened_below,
-    "ColorIncreasing": _enhanced(ImageEnhance.Color),
-    "ContrastIncreasing": _enhanced(ImageEnhance.Contrast),
-    "BrightnessIncreasing": _enhanced(ImageEnhance.Brightness),
-    "SharpnessIncreasing": _enhanced(ImageEnhance.Sharpness),
-    "ShearX": lambda image, level, sign: _affine(image, (1, _signed(level, 0.3, sign), 0, 0, 1, 0)),
-    "ShearY": lambda image, level, sign: _affine(image, (1, 0, 0, _signed(level, 0.3, sign), 1, 0)),
-    "TranslateXRel": lambda image, level, sign: _affine(
-        image, (1, 0, _signed(level, 0.45, sign) * image.width, 0, 1, 0)
-    ),
-    "TranslateYRel": lambda image, level, sign: _affine(
-        image, (1, 0, 0, 0, 1, _signed(level, 0.45, sign) * image.height)
-    ),
-}
-"""timm's 15 increasing operations on an RGB image: `OPERATIONS[name](image, level in [0, 10], sign)`."""
-_NAMES = tuple(OPERATIONS)
 
 
 # --- random erasing ----------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from attar.data.labelled import Labelled
 from attar.data.loader import EvaluationDataset, evaluation_batches
-from attar.data.views import VIEW_IMPLEMENTATION, EvaluationView
+from attar.data.views import EVALUATION_VIEWS, EvaluationView
 from attar.errors import DataError
 from attar.evaluation.outputs import Output, fingerprint, normalising_by, read_outputs
 from attar.models import Backbone
@@ -144,7 +144,7 @@ class FeatureStore:
             "statistics": asdict(self.backbone.preprocess),
             "images": images.fingerprint,
             "count": len(images),
-            "view": asdict(view) | {"implementation": VIEW_IMPLEMENTATION},
+            "view": asdict(view) | {"implementation": EVALUATION_VIEWS},
             "output": output,
             "implementation": {"attar": OUTPUT_IMPLEMENTATION, "timm": timm.__version__},
             "batch": _BATCH,

@@ -21,7 +21,7 @@ from attar.data.loader import default_workers
 from attar.data.references import lasting
 from attar.data.shards import Shards
 from attar.data.sources import named_places, open_source
-from attar.data.views import VIEW_IMPLEMENTATION, EvaluationView
+from attar.data.views import EVALUATION_VIEWS, EvaluationView
 from attar.errors import ConfigError, DataError, LostRankError, RunDirectoryError
 from attar.evaluation.outputs import fingerprint
 from attar.models import Backbone, load_backbone
@@ -142,7 +142,7 @@ class Embedding:
             "view": {
                 "img_size": self.view.img_size,
                 "crop_pct": self.view.crop_pct,
-                "implementation": VIEW_IMPLEMENTATION,
+                "implementation": EVALUATION_VIEWS,
             },
             "precision": "bf16" if self.bf16 else "fp32",
             "width": self.width,

@@ -17,7 +17,7 @@ from torch import Tensor
 from attar.config import CacheConfig
 from attar.curation.feature_store import FRESH
 from attar.data.loader import Item, ListedViews, ViewDataset, training_batches
-from attar.data.views import VIEW_IMPLEMENTATION
+from attar.data.views import TRAINING_VIEWS
 from attar.errors import DataError, RunDirectoryError, WeightsError
 from attar.methods.answer_formats import PLAIN_FORMATS, AnswerFormat, Components, strongest_components
 from attar.methods.base import Taught
@@ -233,7 +233,7 @@ def _identity(built: Assembly, asker: _Asker) -> dict[str, Any]:
         "images": stream.source.fingerprint,
         "view": {
             "img_size": stream.img_size,
-            "implementation": VIEW_IMPLEMENTATION,
+            "implementation": TRAINING_VIEWS,
             "settings": stream.config.model_dump(mode="json", exclude={"repeats"}),
             "seed": stream.order.seed,
         },

@@ -38,7 +38,7 @@ from attar.curation.feature_store import (
 from attar.data.base import Source
 from attar.data.loader import ViewDataset, default_workers
 from attar.data.sentence_stream import Sentences
-from attar.data.views import VIEW_IMPLEMENTATION
+from attar.data.views import EVALUATION_VIEWS, TRAINING_VIEWS
 from attar.errors import DataError, RunDirectoryError
 from attar.methods.teacher_cache import TeacherCache
 from attar.models import Backbone, TextTower
@@ -95,7 +95,7 @@ def image_features(
     """
     vectors, images, view = folder / "image-vectors", folder / "images", teacher.view
     made_by = teacher.identity | {
-        "view": {"img_size": view.img_size, "crop_pct": view.crop_pct, "implementation": VIEW_IMPLEMENTATION},
+        "view": {"img_size": view.img_size, "crop_pct": view.crop_pct, "implementation": EVALUATION_VIEWS},
         "images": source.fingerprint,
     }
 
@@ -145,7 +145,7 @@ def view_features(teacher: ImageTeacher, stream: ViewDataset, folder: Path, log:
     assert stream.order.cycle is not None
     view = {
         "img_size": stream.img_size,
-        "implementation": VIEW_IMPLEMENTATION,
+        "implementation": TRAINING_VIEWS,
         "settings": stream.config.model_dump(mode="json"),
         "seed": stream.order.seed,
     }

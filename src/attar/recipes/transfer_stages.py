@@ -17,7 +17,7 @@ from attar.config.transfer import AdaptConfig, FinetuneConfig, HeadKind
 from attar.data.loader import ViewDataset
 from attar.data.sampler import ViewOrder
 from attar.data.sources import Source, named_places
-from attar.data.views import VIEW_IMPLEMENTATION
+from attar.data.views import TRAINING_VIEWS
 from attar.export import read_task_model, write_student
 from attar.methods import Contrastive, Cosine, Hint, Method, Proteus, Supervised, TaskTransfer
 from attar.methods.teacher_cache import TeacherCache
@@ -268,7 +268,7 @@ def _teacher_cache(run: Run, stream: ViewDataset) -> TeacherCache | None:
         "images": stream.source.fingerprint,
         "img_size": stream.img_size,
         "seed": run.config.seed,
-        "view": VIEW_IMPLEMENTATION,
+        "view": TRAINING_VIEWS,
         "features": section.feature_weight > 0,
         "precision": run.config.precision,
         "settings": section.views.model_dump(mode="json"),

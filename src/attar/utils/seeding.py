@@ -10,9 +10,12 @@ import contextlib
 import hashlib
 import operator
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
 
 Key = int | str
 
@@ -32,7 +35,19 @@ def derive(seed: int, *keys: Key) -> int:
 
 def numpy_generator(seed: int, *keys: Key) -> np.random.Generator:
     """A numpy generator for the stream named by `keys`."""
-    return np.random.Generator(np.random.Philox(key=derive(seed, *keys)))
+    key: Any = _Key(derive(seed, *keys))  # numpy's stubs know only one kind of ISeedSequence
+    return np.random.Generator(np.random.Philox(key))
+
+
+class _Key(ISeedSequence):
+    """Philox's key as it is. `Philox(key=...)` is the same stream, but asks the system for randomness that it drops."""
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[np.uint64]:
+        """The two words that Philox asks for."""
+        return np.array([self.key, 0], dtype=np.uint64)
 
 
 def legacy_numpy_generator(seed: int) -> np.random.RandomState:
