@@ -119,7 +119,7 @@ class TrainState:
         kept = [name for name in tensors if name.startswith("optimizer/")]
         is_muon = isinstance(self.optimizer, Muon)
         if kept and is_muon != any(name.endswith("/momentum_buffer") for name in kept):
-            raise KeyError(f"its optimizer is {'AdamW' if is_muon else 'Muon'}, by another optim.algorithm")
+            raise KeyError(f"its optimizer is {'adamw' if is_muon else 'muon'}, by another optim.algorithm")
 
     def _counter(self, steps: Tensor, owner: Tensor) -> Tensor:
         """The steps of a parameter where its optimizer counts them: fused AdamW beside it, others on the CPU."""
