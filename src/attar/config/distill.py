@@ -285,8 +285,13 @@ class DistillConfig(Config):
 
     @model_validator(mode="after")
     def _small_views_are_smaller(self) -> Self:
-        size = self.proteus.small_size
+        size, share = self.proteus.small_size, self.proteus.small_share
         if size is None:
+            if share != ProteusConfig().small_share:
+                raise ConfigError(
+                    f"proteus.small_share is {share:g}, and proteus.small_size is not set: all views have one size. Try"
+                    f" --proteus.small-size {self.img_size // 2}, or leave it out."
+                )
             return self
         if size >= self.img_size:
             raise ConfigError(
