@@ -8,7 +8,8 @@ recipe taken literally; P1, which has its schedule and learning rate repaired; o
 (see `CHANGES`). All rows run on attar's own step, so that what is compared are recipes, not code.
 
 Each cell is one complete schedule of a row, as long as a share of the budget (`--horizons`): never a point within
-a longer one. How many steps that is says `attar plan`, which times each row once, outside of the clock. What counts
+a longer one. How many steps that is says `attar plan`, which times each row once, outside of the clock (in processor
+time with `--budget-clock cpu`, where others use the machine too; give one thread a process then). What counts
 is the clock of the cell itself: wall time and processor time of the whole of `attar distill`, from open data to the
 written student, with cache, statistics and compiling, and without k-NN, which comes afterwards and for which no run
 is held up. Nothing is resumed: an interrupted cell begins anew.
@@ -126,7 +127,9 @@ class Race:
         """All that shapes a cell beside row, horizon and seed."""
         args = self.args
         return {
-            **{name: vars(args)[name] for name in ("budget", "precision", "device", "compile", "limit")},
+            **{
+                name: vars(args)[name] for name in ("budget", "budget_clock", "precision", "device", "compile", "limit")
+            },
             "threads": torch.get_num_threads(),
             "workers": args.workers,
             "student": STUDENT,
@@ -211,11 +214,13 @@ class Race:
             if not file.exists():
                 with tempfile.TemporaryDirectory(dir=self.out) as folder:
                     config = self.config(row, LONG, 0, Path(folder) / "out")
-                    plan = plan_distill(config, attar.PlanConfig(probe_steps=self.args.probe_steps), Path(folder))
+                    settings = attar.PlanConfig(probe_steps=self.args.probe_steps)
+                    plan, clock = timed(lambda: plan_distill(config, settings, Path(folder)))
+                of_clock = clock["cpu_seconds"] / clock["wall_seconds"] if self.args.budget_clock == "cpu" else 1.0
                 steps = [part for part in plan.parts if part.what.startswith("training steps")]
                 share = config.proteus.small_share if config.proteus.small_size else None
-                phases = [[part.seconds, part.times] for part in steps]
-                fixed = sum(part.total for part in plan.parts if part not in steps)
+                phases = [[of_clock * part.seconds, part.times] for part in steps]
+                fixed = of_clock * sum(part.total for part in plan.parts if part not in steps)
                 write_json(file, {"row": row, "fixed": fixed, "phases": phases, "share": share})
         return read_json(file)
 
@@ -411,6 +416,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/time_to_quality", help="where finished cells lie")
     parser.add_argument("--results", type=Path, help="result file; by default results.json in --out")
     parser.add_argument("--budget", type=float, default=900.0, help="seconds of the longest horizon")
+    parser.add_argument("--budget-clock", choices=CLOCKS, default="wall", help="cpu where others use the machine too")
     parser.add_argument("--rows", nargs="+", default=SCREENED, help="P0, P1, fast, or names of CHANGES joined by +")
     parser.add_argument("--horizons", nargs="+", type=float, default=list(HORIZONS), help="shares of the budget")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])

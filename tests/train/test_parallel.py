@@ -117,7 +117,7 @@ def test_scores_span_all_ranks_and_pieces(played, alone) -> None:
 
 @pytest.mark.slow
 def test_muon_steps_along_the_whole_matrix(played, alone) -> None:
-    # its iteration is in bf16, so that digits beyond the second of a step differ; catches a step that each rank makes of
+    # its iteration is in bf16, so that later digits of a step differ; catches a step that each rank makes of
     # its share of a matrix, which would be orthogonal in itself and another one
     here, there = alone["muon"], result(played, "muon")
     torch.testing.assert_close(there["losses"], here["losses"], rtol=1e-4, atol=0)

@@ -26,11 +26,11 @@ def method_of(reference: str = TINY, *, recompute: bool, **settings: float) -> P
 
 
 class Count:
-    """Forward passes of a module."""
+    """Forward passes of a module that begin; the second one ends as soon as it has all that is asked for."""
 
     def __init__(self, module: nn.Module) -> None:
         self.number = 0
-        module.register_forward_hook(self)
+        module.register_forward_pre_hook(self)
 
     def __call__(self, *_: object) -> None:
         self.number += 1
