@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--terms", choices=["token_feature", "all"], default="token_feature")
     parser.add_argument("--threads", type=int, help="threads of torch; by default one for each core")
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
-    parser.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="bf16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit", type=int, help="images of each part of the judge, to try the script")
     parser.add_argument("--table", action="store_true", help="print the table of the result file and end")
