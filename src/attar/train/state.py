@@ -185,5 +185,8 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
         config: Settings; learning rates are set before each step.
     """
     if config.algorithm == "muon":
-        return Muon(groups, lr=0.0, momentum=0.95, betas=config.betas, eps=1e-8, adjust_lr_fn="match_rms_adamw")
+        muon: torch.optim.Optimizer = Muon(
+            groups, lr=0.0, momentum=0.95, betas=config.betas, eps=1e-8, adjust_lr_fn="match_rms_adamw"
+        )
+        return muon
     return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=1e-8, fused=True)
