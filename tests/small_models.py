@@ -79,3 +79,21 @@ def sentences(count=40, width=24, *, tokens=True, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, width, generator=generator, dtype=dtype)
     return Sentences(features, torch.randint(50, (count, 6), generator=generator) if tokens else None)
+
+
+def one_pass(model, *, img_size=None):
+    """(gradients, bytes kept for the backward pass) of a backbone's forward pass on noise, in training mode."""
+    size, kept = img_size or model.img_size, {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    model.train().zero_grad(set_to_none=True)
+    images = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        tokens = model(images)
+        loss = tokens.cls.square().sum() + tokens.patch.square().sum()
+    size_kept = sum(kept.values())
+    loss.backward()
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None], size_kept

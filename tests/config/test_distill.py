@@ -113,6 +113,9 @@ def test_shares_that_leave_a_side_out_and_no_temperature_are_errors(settings):
             {"method": "hint", "proteus": {"mask_ratio": 0.4}},
             "settings of proteus are given, and method hint has no use .* --method proteus, or leave them out",
         ),
+        ({"img_size": 64, "proteus": {"small_size": 64}}, "small_size is 64, no smaller than img_size 64.*-size 32"),
+        ({"proteus": {"small_share": 0.2}}, "small_share is 0.2, and proteus.small_size is not set.*--proteus.small"),
+        ({"proteus": {"small_size": 64}, "cached_views": 2}, "small_size is 64, and cached_views is 2: what is kept"),
     ],
 )
 def test_settings_without_use_are_refused(settings, says):

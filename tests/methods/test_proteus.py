@@ -417,6 +417,72 @@ def test_conv_teacher_and_conv_student() -> None:
     assert set(student.training_step(batch_of(4, img_size=64)).terms) == {"token", "feature"}
 
 
+SIZELESS = "&pos_embed=none&dynamic_img_size=true"
+
+
+def in_two_sizes(**settings: object) -> Proteus:
+    """A method whose models see 16 px in the first two steps and 32 px afterwards; weights know no size."""
+    teacher, student = backbone(WIDE + SIZELESS, seed=7), backbone(TINY + SIZELESS)
+    config = ProteusConfig(small_size=16, **settings)  # type: ignore[arg-type]
+    return Proteus(teacher, student, config, seed=0, small_steps=2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"standardise_targets": True}, {"token_weight": 0.0, "feature_weight": 0.0}])
+def test_small_views_give_the_step_of_models_of_that_size(settings: dict[str, object]) -> None:
+    # catches a teacher that sees the whole view, masks of the whole grid, and an end of the phase that is one step off
+    method = in_two_sizes(**settings)
+    whole, small = copy.deepcopy(method), copy.deepcopy(method)
+    whole.small_steps = 0
+    small.sizes, small.small_steps = replace(method.small_sizes), 0
+    for step in range(4):
+        batch = batch_of(8, step=step)
+        wanted = (small if step < 2 else whole).training_step(batch)
+        found = method.training_step(batch)
+        assert found.loss.item() == wanted.loss.item() > 0
+        assert {k: v.item() for k, v in found.terms.items()} == {k: v.item() for k, v in wanted.terms.items()}
+    assert method.small_sizes.student_grid == (2, 2)
+
+
+def test_small_views_are_smaller_for_both_models() -> None:
+    method, seen = in_two_sizes(), list[tuple[int, ...]]()
+    for model in (method.teacher, method.student):
+        model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    method.training_step(batch_of(8, step=1))
+    method.training_step(batch_of(8, step=2))
+    assert seen == [(8, 3, 16, 16), (12, 3, 16, 16), (8, 3, 32, 32), (12, 3, 32, 32)]
+
+
+def test_small_views_of_a_teacher_of_another_size_are_in_proportion() -> None:
+    teacher = backbone("resnet10t?output_stride=8", img_size=64)
+    student = backbone(TINY + SIZELESS)
+    config = ProteusConfig(small_size=16, resample_tokens=True)
+    method = Proteus(teacher, student, config, seed=0, small_steps=1)
+    assert (method.small_sizes.teacher, method.small_sizes.teacher_grid) == (32, (4, 4))
+    assert torch.isfinite(method.training_step(batch_of(4, img_size=64)).loss)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "settings", "says"),
+    [
+        (WIDE + SIZELESS, TINY, {}, r"student .* takes one size only .*\?dynamic_img_size=true in --student"),
+        (WIDE, TINY + SIZELESS, {}, r"teacher .* takes one size only .*\?dynamic_img_size=true in --teacher"),
+        (WIDE + SIZELESS, TINY + SIZELESS, {"small_size": 20}, "leave a rest of 20 px. Try --proteus.small-size 16"),
+        (
+            WIDE + SIZELESS,
+            TINY + SIZELESS,
+            {"small_size": 8},
+            "leaves 1 patches, and proteus.mask_ratio 0.5 hides none",
+        ),
+    ],
+)
+def test_models_that_do_not_take_small_views_say_so(
+    teacher: str, student: str, settings: dict[str, int], says: str
+) -> None:
+    config = ProteusConfig(**{"small_size": 16, **settings})  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match=says):
+        Proteus(backbone(teacher), backbone(student), config, seed=0, small_steps=1)
+
+
 def test_cosine_criterion_ignores_the_length_of_targets() -> None:
     method = proteus(criterion="cosine")
     batch = batch_of(6)

@@ -20,6 +20,7 @@ from torch import Tensor
 from attar.errors import ModelReferenceError, ShapeError, WeightsError
 from attar.models import Preprocess, load_backbone
 from attar.models.references import Reference
+from small_models import one_pass
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -106,6 +107,16 @@ def test_cls_and_patches_are_open_clips_before_the_projection(name, tmp_path):
     assert_close(tokens.patch, visual.ln_post(patch) if name == "norm-late" else patch)
     assert (tokens.grid, tokens.prefix.shape, backbone.patch_size) == ((4, 4), (2, 0, 48), 8)
     assert_close(tokens.cls @ model.visual.proj, model.encode_image(normalised(images(32))))
+
+
+@pytest.mark.parametrize("name", ["vit", "timm-vit"])
+def test_blocks_are_computed_again_for_the_same_gradients(name):
+    model = load_backbone(f"open_clip:attar-{name}", weights="random")
+    gradients, kept = one_pass(model)
+    model.recompute_blocks()
+    again, kept_now = one_pass(model)
+    assert kept_now < 0.8 * kept  # of two blocks
+    assert all(torch.equal(one, other) for one, other in zip(gradients, again, strict=True))
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from attar.errors import ModelReferenceError, ShapeError, WeightsError
 from attar.models import Preprocess, load_backbone
 from attar.models.positions import resample_positions
 from attar.models.transformers import FAMILIES, quiet
+from small_models import one_pass
 
 transformers = pytest.importorskip("transformers")
 
@@ -120,6 +121,17 @@ def test_tokens_are_transformers_own(name, tmp_path):
     assert torch.equal(backbone.embed(pixels), tokens.cls)
     side = 2 if name == "dinov3_convnext" else 4
     assert (backbone.grid, backbone.patch_size) == ((side, side), 32 if name == "dinov3_convnext" else 8)
+
+
+@pytest.mark.parametrize("name", ["dinov2", "clip", "siglip2"])
+def test_blocks_are_computed_again_for_the_same_gradients(name, tmp_path):
+    write_encoder(tmp_path, name)
+    model = load_backbone(f"hf:{tmp_path}")
+    gradients, kept = one_pass(model)
+    model.recompute_blocks()
+    again, kept_now = one_pass(model)
+    assert kept_now < 0.8 * kept  # of two blocks
+    assert all(torch.equal(one, other) for one, other in zip(gradients, again, strict=True))
 
 
 @torch.no_grad()

@@ -84,6 +84,30 @@ def test_a_run_of_each_method_goes_on_exactly(method, tmp_path):
     assert (again.student / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optim": {"algorithm": "muon"}},
+        {"optim": {"recompute": True}},
+        {"student": f"{MODEL}&dynamic_img_size=true", "proteus": {"small_size": 16}},
+    ],
+    ids=["muon", "recompute", "small views"],
+)
+def test_a_run_with_other_steps_goes_on_exactly_from_each_of_them(settings, tmp_path):
+    # of small views the second step is the last one, so that a run goes on within either phase and at its end
+    config = config_of("proteus", tmp_path).replace(teacher=f"{MODEL}&dynamic_img_size=true", max_steps=4, **settings)
+    report = attar.distill(config)
+    steps, weights = steps_of(report.run), (report.student / "model.safetensors").read_bytes()
+    for stopped in (1, 2, 3):
+        for step in range(stopped + 1, 5):
+            shutil.rmtree(report.run / f"checkpoints/step-{step:08d}")
+        shutil.rmtree(report.student)
+        again = attar.distill(config)
+        assert f"from step-{stopped:08d}" in (report.run / "log.txt").read_text()
+        assert steps_of(again.run) == steps
+        assert (again.student / "model.safetensors").read_bytes() == weights
+
+
 @pytest.mark.parametrize(("method", "title"), METHODS.items())
 def test_console_card_and_page_name_the_method(method, title, tmp_path):
     report = attar.distill(config_of(method, tmp_path))

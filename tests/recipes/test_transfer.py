@@ -211,6 +211,8 @@ def test_what_is_missing_is_told():
         config_of("out", pool=())
     with pytest.raises(ConfigError, match="pretrain contrastive compares the images of a batch"):
         config_of("out", pretrain="contrastive", transfer={"optim": {"accumulate": 2}})
+    with pytest.raises(ConfigError, match="small_size is 16, and views of attar transfer have one size"):
+        config_of("out", pretrain="proteus", transfer={"proteus": {"small_size": 16}})
 
 
 def test_predictions_of_a_folder_name_unreadable_files(tmp_path, capsys):

@@ -233,6 +233,18 @@ def scene_two_more_steps(folder: Path, engine: Engine) -> Result:
     return {"losses": torch.tensor(losses, dtype=torch.float64), "step": state.step, **students}
 
 
+def scene_muon(_folder: Path, engine: Engine) -> Result:
+    """Three steps of Muon, the blocks computed twice: what was learned."""
+    method = method_of()
+    config = OptimConfig(algorithm="muon", recompute=True, ema_decay=0.0)
+    state = build_state(method.learner, method.student, config, engine=engine, device=CPU)
+    method.learner = state.wrapped
+    losses: list[float] = []
+    fit_steps(method, state, stop=3, losses=losses)
+    weights = {name: whole(parameter.detach()).clone() for name, parameter in state.learner.named_parameters()}
+    return {"losses": torch.tensor(losses, dtype=torch.float64), **weights}
+
+
 class PastForward(Proteus):
     """What nobody may do: ask the student past the learner's forward."""
 
@@ -313,6 +325,7 @@ SCENES = {
     "views": scene_views,
     "gradients": scene_gradients,
     "dime": scene_dime,
+    "muon": scene_muon,
     "two more steps": scene_two_more_steps,
     "past forward": scene_past_forward,
     "not finite": scene_not_finite,

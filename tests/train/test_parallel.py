@@ -54,6 +54,7 @@ def played(request, tmp_path_factory):
         "views",
         "gradients",
         "dime",
+        "muon",
         "agreement",
         "not finite",
         "stopped",
@@ -73,7 +74,7 @@ def result(played, name):
 def alone(tmp_path_factory):
     """The same scenes on one process."""
     folder = tmp_path_factory.mktemp("alone")
-    return {name: ranks.SCENES[name](folder, "ddp") for name in ("views", "gradients", "dime", "agreement")}
+    return {name: ranks.SCENES[name](folder, "ddp") for name in ("views", "gradients", "dime", "muon", "agreement")}
 
 
 @pytest.mark.slow
@@ -112,6 +113,20 @@ def test_scores_span_all_ranks_and_pieces(played, alone) -> None:
     for name in (name for name in here if name.startswith("text/")):  # and pieces on two ranks are one batch on one
         gradient, in_pieces = here[name], there[name.replace("text/", "pieces/", 1)]
         assert (in_pieces - gradient).abs().max() <= 1e-9 * gradient.abs().max(), name
+
+
+@pytest.mark.slow
+def test_muon_steps_along_the_whole_matrix(played, alone) -> None:
+    # its iteration is in bf16 and blows small singular values up, so that only the first digit of a step is the same;
+    # catches a step that each rank makes of its share of a matrix, which would be orthogonal in itself and another one
+    here, there = alone["muon"], result(played, "muon")
+    assert there["losses"][0] == pytest.approx(here["losses"][0], rel=1e-9)
+    torch.testing.assert_close(there["losses"], here["losses"], rtol=2e-3, atol=0)
+    start = dict(ranks.method_of().learner.named_parameters())
+    for name, value in here.items():
+        if name.endswith(("qkv.weight", "fc1.weight", "fc2.weight")):
+            step = (value - start[name].detach()).norm()
+            assert (there[name] - value).norm() < 0.2 * step, name
 
 
 @pytest.mark.slow

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
 from attar.config import OptimConfig, ProteusConfig
+from attar.errors import CheckpointError
 from attar.methods.proteus import ProteusLearner
 from attar.models import load_backbone
-from attar.train import TrainState, build_state
+from attar.train import TrainState, build_state, load_checkpoint, save_checkpoint
 
 TINY = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=1&num_heads=2&init_values=1.0"
 
@@ -75,8 +78,13 @@ def step_once(state: TrainState, seed: int) -> None:
     state.update_ema()
 
 
-def test_state_taken_over_from_tensors_goes_on_bit_for_bit() -> None:
-    first, second = state_of(), state_of(reference=TINY.replace("init_values=1.0", "init_values=0.5"))
+Algorithm = Literal["adamw", "muon"]
+
+
+@pytest.mark.parametrize("algorithm", ["adamw", "muon"])
+def test_state_taken_over_from_tensors_goes_on_bit_for_bit(algorithm: Algorithm) -> None:
+    config = OptimConfig(algorithm=algorithm)
+    first, second = state_of(config), state_of(config, reference=TINY.replace("init_values=1.0", "init_values=0.5"))
     for seed in range(3):
         step_once(first, seed)
     second.load_tensors({name: value.clone() for name, value in first.tensors().items()})
@@ -115,3 +123,59 @@ def test_students_are_known_by_their_roles() -> None:
     assert state.plain("student") is state.student
     assert state.plain("ema") is state.ema.module
     assert state_of(OptimConfig(ema_decay=0.0)).roles == ("student",)
+
+
+def test_adamw_is_the_formula() -> None:
+    # one kernel for all tensors; catches decay that is not decoupled, and a missing correction of the first steps
+    state = state_of(OptimConfig(betas=(0.8, 0.95)))
+    parameter = state.learner.mask_token
+    value, mean, square = parameter.detach().double(), 0.0, 0.0  # type: ignore[operator, union-attr]
+    for step in range(1, 4):
+        generator = torch.Generator().manual_seed(step)
+        gradients = {name: torch.randn(p.shape, generator=generator) for name, p in state.learner.named_parameters()}
+        gradient = gradients["mask_token"].double()
+        mean, square = 0.8 * mean + 0.2 * gradient, 0.95 * square + 0.05 * gradient**2
+        change = (mean / (1 - 0.8**step)) / ((square / (1 - 0.95**step)).sqrt() + 1e-8)
+        value = value * (1 - 1e-3 * 0.05) - 1e-3 * change
+        step_once(state, step)
+    torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=1e-7)  # type: ignore[operator, union-attr]
+
+
+def test_muon_takes_the_matrices_and_leaves_the_rest_to_adamw() -> None:
+    state = state_of(OptimConfig(algorithm="muon"))
+    step_once(state, 0)
+    for name, parameter in state.learner.named_parameters():
+        is_matrix = name.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight", "head.1.weight"))
+        assert ("momentum_buffer" in state.optimizer.state[parameter]) is is_matrix, name
+        assert ("exp_avg_sq" in state.optimizer.state[parameter]) is not is_matrix, name
+
+
+def test_a_step_of_muon_is_orthogonal_and_as_large_as_one_of_adamw() -> None:
+    # catches the other scalings, which would need a learning rate of their own, and a step along the gradient
+    state = state_of(OptimConfig(algorithm="muon", weight_decay=0.0))
+    parameters = dict(state.learner.named_parameters())
+    names = [name for name in parameters if name.endswith(("qkv.weight", "fc1.weight", "fc2.weight"))]
+    before = {name: parameters[name].detach().clone() for name in names}
+    step_once(state, 0)
+    for name in names:
+        change = (parameters[name].detach() - before[name]) / 1e-3
+        assert change.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.15), name
+        singular = torch.linalg.svdvals(change)
+        assert singular[0] / singular[-1] < 2, name  # of a random gradient of such a shape it is 3 to 6
+
+
+def test_a_rate_of_its_own_holds_under_muon() -> None:
+    student = load_backbone(TINY, weights="random", img_size=32)
+    learner = ProteusLearner(student, 48, ProteusConfig())
+    groups = [{"params": list(learner.parameters()), "weight_decay": 0.0, "lr_scale": 0.0}]
+    state = build_state(learner, student, OptimConfig(algorithm="muon"), groups=lambda module, decay: groups)
+    assert state.optimizer.param_groups[0]["lr_scale"] == 0.0
+
+
+@pytest.mark.parametrize(("before", "now"), [("adamw", "muon"), ("muon", "adamw")])
+def test_state_of_another_optimizer_is_no_state(tmp_path: Path, before: Algorithm, now: Algorithm) -> None:
+    state = state_of(OptimConfig(algorithm=before))
+    step_once(state, 0)
+    save_checkpoint(tmp_path, state, {}, keep=1)
+    with pytest.raises(CheckpointError, match=f"its optimizer is {before}, by another optim.algorithm"):
+        load_checkpoint(tmp_path, state_of(OptimConfig(algorithm=now)), {})

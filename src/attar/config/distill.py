@@ -29,6 +29,13 @@ class ProteusConfig(Config):
     resample_tokens: bool = Field(
         False, description="allow different patch grids: teacher tokens are interpolated to the student's grid"
     )
+    small_size: int | None = Field(
+        None,
+        ge=8,
+        description="height and width at which both models see the views of the first steps, in pixels; none: img_size"
+        " in all steps",
+    )
+    small_share: float = Field(0.5, gt=0, lt=1, description="share of the steps in which views are so small")
 
 
 class LogitsConfig(Config):
@@ -81,8 +88,13 @@ class PlainViewsConfig(ViewsConfig):
 
 
 class OptimConfig(Config):
-    """AdamW with linear warm-up, cosine decay and a moving average of the student."""
+    """AdamW or Muon with linear warm-up, cosine decay and a moving average of the student."""
 
+    algorithm: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="adamw, or muon for weight matrices (its steps as large as AdamW's, at the same lr) and adamw for"
+        " the rest",
+    )
     lr: float | None = Field(None, gt=0, description="peak learning rate; by default lr_per_512 * batch_size / 512")
     lr_per_512: float = Field(5e-4, gt=0, description="learning rate per 512 views in a batch")
     min_lr: float = Field(1e-5, ge=0, description="learning rate at the end of the cosine")
@@ -92,9 +104,12 @@ class OptimConfig(Config):
         "step", description="learning rate by step, or by finished epoch as released (off by one)"
     )
     weight_decay: float = Field(0.05, ge=0, description="decay of tensors with two or more dimensions")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW momentum terms")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="momentum terms of AdamW")
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient's global norm; off by default")
     accumulate: int = Field(1, ge=1, description="micro-batches a batch is split into, to fit in memory")
+    recompute: bool = Field(
+        False, description="compute what happens within the student's blocks twice, in place of keeping it in memory"
+    )
     ema_decay: float = Field(0.99996, ge=0, lt=1, description="decay of the moving average of the student; 0 is off")
     ema_warmup: bool = Field(True, description="let the average follow faster in the first steps")
 
@@ -269,6 +284,28 @@ class DistillConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _small_views_are_smaller(self) -> Self:
+        size, share = self.proteus.small_size, self.proteus.small_share
+        if size is None:
+            if share != ProteusConfig().small_share:
+                raise ConfigError(
+                    f"proteus.small_share is {share:g}, and proteus.small_size is not set: all views have one size. Try"
+                    f" --proteus.small-size {self.img_size // 2}, or leave it out."
+                )
+            return self
+        if size >= self.img_size:
+            raise ConfigError(
+                f"proteus.small_size is {size}, no smaller than img_size {self.img_size}. Try"
+                f" --proteus.small-size {self.img_size // 2}."
+            )
+        if self.cached_views is not None:
+            raise ConfigError(
+                f"proteus.small_size is {size}, and cached_views is {self.cached_views}: what is kept of a view is kept"
+                " at one size. Leave one of the two out."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _answers_can_be_kept(self) -> Self:
         if self.cached_views is None:
             if self.cache != CacheConfig():
@@ -320,6 +357,7 @@ VOLATILE = frozenset(
             "timeout_s",
             "cache.folder",
             "cache.beforehand",
+            "optim.recompute",
         ),
     }
 )

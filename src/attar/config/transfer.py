@@ -249,6 +249,11 @@ class TransferConfig(Config):
             raise ConfigError(
                 f"settings of transfer.proteus are given, and pretrain is {self.pretrain}. Leave them out."
             )
+        if self.transfer.proteus.small_size is not None:
+            raise ConfigError(
+                f"transfer.proteus.small_size is {self.transfer.proteus.small_size}, and views of attar transfer have"
+                " one size. Leave it out."
+            )
         return self
 
 

@@ -189,17 +189,49 @@ class ProteusLearner(nn.Module):
         return token_distance(guessed, wanted, criterion=self.config.criterion).sum() / masks.total
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """At which input size both models see a view, and the grids of their patch tokens there.
+
+    Attributes:
+        student: Height and width in pixels.
+        teacher: Height and width in pixels.
+        student_grid: (h, w).
+        teacher_grid: (h, w).
+    """
+
+    student: int
+    teacher: int
+    student_grid: tuple[int, int]
+    teacher_grid: tuple[int, int]
+
+    @property
+    def num_patches(self) -> int:
+        """Patch tokens of the student."""
+        return self.student_grid[0] * self.student_grid[1]
+
+
 class Proteus(Taught):
     """The method: asks the frozen teacher, draws the masks, weighs the learner's terms.
 
+    Args:
+        teacher: Will be frozen.
+        student: Learns.
+        config: Objectives.
+        seed: Names the masks.
+        small_steps: First steps, in which both see views at `small_size`. An option, not the paper's (after
+            FastDINOv2, arXiv 2507.03779); views, masks and targets stay functions of the step.
+
     Raises:
-        ShapeError: At construction, if grids differ and `resample_tokens` is off, or a conv student has no patches
-            to hide.
+        ShapeError: At construction, if grids differ and `resample_tokens` is off, a conv student has no patches to
+            hide, or a model does not take small views.
     """
 
     title = "Proteus (ICLR 2025)"
 
-    def __init__(self, teacher: Backbone, student: Backbone, config: ProteusConfig, *, seed: int) -> None:
+    def __init__(
+        self, teacher: Backbone, student: Backbone, config: ProteusConfig, *, seed: int, small_steps: int = 0
+    ) -> None:
         self.config = _without_empty_terms(config)
         self.learns_patches = bool(self.config.feature_weight or self.config.patch_weight)
         self.answer_names = ("class tokens", "patch tokens") if self.learns_patches else ("class tokens",)
@@ -207,16 +239,22 @@ class Proteus(Taught):
         self.teacher = frozen(teacher)
         self.student = student
         _check_fit(teacher, student, self.config)
+        self.sizes = self.small_sizes = Sizes(student.img_size, teacher.img_size, student.grid, teacher.grid)
+        self.small_steps = small_steps if config.small_size else 0
+        if config.small_size:
+            self.small_sizes = _small_sizes(teacher, student, config.small_size, self.config)
         learner = ProteusLearner(student, teacher.embed_dim, self.config)
         self.standardiser = learner.standardiser if self.config.standardise_targets else None
         self.learner: nn.Module = learner
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Weighted loss and unweighted terms, as shares of the global batch."""
-        target, masks = self._target(self.answers(batch)), None
+        is_small = batch.step < self.small_steps
+        sizes, masks = self.small_sizes if is_small else self.sizes, None
+        target = self._target(self._ask(batch.views, sizes) if is_small else self.answers(batch), sizes)
         if self.config.patch_weight:  # drawn by the host while a GPU is busy with the teacher
-            masks = draw_masks(batch, self.student.grid[0] * self.student.grid[1], self.config, seed=self.seed)
-        views = resize(batch.views, self.student.img_size)
+            masks = draw_masks(batch, sizes.num_patches, self.config, seed=self.seed)
+        views = resize(batch.views, sizes.student)
         terms = self.learner(views, target, masks, batch.global_batch_size)
         weights = {
             "token": self.config.token_weight,
@@ -228,19 +266,22 @@ class Proteus(Taught):
 
     def ask(self, views: Tensor) -> Answers:
         """Class tokens of the teacher; its patch tokens too where a term learns from them."""
-        tokens = ask(self.teacher, views)
-        return (tokens.cls, tokens.patch) if self.learns_patches else (tokens.cls,)
+        return self._ask(views, self.sizes)
 
     def target(self, views: Tensor) -> Tokens:
         """Teacher tokens of the views, on the student's grid."""
-        return self._target(self.ask(views))
+        return self._target(self.ask(views), self.sizes)
 
-    def _target(self, answers: Answers) -> Tokens:
+    def _ask(self, views: Tensor, sizes: Sizes) -> Answers:
+        tokens = ask(self.teacher, views, img_size=sizes.teacher)
+        return (tokens.cls, tokens.patch) if self.learns_patches else (tokens.cls,)
+
+    def _target(self, answers: Answers, sizes: Sizes) -> Tokens:
         cls = answers[0]
         none = cls.new_empty(len(cls), 0, cls.shape[-1])
         if not self.learns_patches:
             return Tokens(cls, none, (0, 0), none)
-        return resample_tokens(Tokens(cls, answers[1], self.teacher.grid, none), self.student.grid)
+        return resample_tokens(Tokens(cls, answers[1], sizes.teacher_grid, none), sizes.student_grid)
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Set the statistics of standardised targets; nothing to do when the option is off."""
@@ -259,6 +300,38 @@ def _without_empty_terms(config: ProteusConfig) -> ProteusConfig:
     if config.mask_probability == 0 and config.patch_weight:
         return config.replace(patch_weight=0.0)
     return config
+
+
+def _small_sizes(teacher: Backbone, student: Backbone, size: int, config: ProteusConfig) -> Sizes:
+    """Both models at a smaller size than theirs, the teacher's in proportion; measured on a grey image."""
+    teacher_size = round(size * teacher.img_size / student.img_size)
+    grids = []
+    for role, model, side in (("student", student, size), ("teacher", teacher, teacher_size)):
+        if model.can_mask and side % model.patch_size:
+            fitting = max(1, side // model.patch_size) * model.patch_size
+            raise ShapeError(
+                f"proteus.small_size {size}: the {role}'s patches of {model.patch_size} px leave a rest of {side} px."
+                f" Try --proteus.small-size {fitting * size // side}."
+            )
+        try:
+            grids.append(model.tokens(torch.full((1, 3, side, side), 0.5)).grid)
+        except ShapeError as error:
+            raise ShapeError(
+                f"proteus.small_size {size}: {role} {model.source.name} takes one size only ({error}). Try"
+                f" ?dynamic_img_size=true in --{role}: timm's ViTs then fit their positions to the size."
+            ) from None
+    sizes = Sizes(size, teacher_size, grids[0], grids[1])
+    if config.patch_weight and int(sizes.num_patches * config.mask_ratio) == 0:
+        raise ShapeError(
+            f"proteus.small_size {size} leaves {sizes.num_patches} patches, and proteus.mask_ratio"
+            f" {config.mask_ratio:g} hides none of them. Try a larger size, or --proteus.patch-weight 0."
+        )
+    if (config.feature_weight or config.patch_weight) and grids[0] != grids[1] and not config.resample_tokens:
+        raise ShapeError(
+            f"proteus.small_size {size}: patch grids differ, {grids[0][0]}x{grids[0][1]} of the student and"
+            f" {grids[1][0]}x{grids[1][1]} of the teacher. Try --proteus.resample-tokens."
+        )
+    return sizes
 
 
 def _check_fit(teacher: Backbone, student: Backbone, config: ProteusConfig) -> None:

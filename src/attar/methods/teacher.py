@@ -20,9 +20,9 @@ def frozen(teacher: Backbone) -> Backbone:
 
 
 @torch.no_grad()
-def ask(teacher: Backbone, views: Tensor) -> Tokens:
-    """Teacher tokens of views (B, 3, H, W), at the teacher's own input size."""
-    tokens: Tokens = teacher(resize(views, teacher.img_size))
+def ask(teacher: Backbone, views: Tensor, *, img_size: int | None = None) -> Tokens:
+    """Teacher tokens of views (B, 3, H, W), at the teacher's own input size or at another that it takes."""
+    tokens: Tokens = teacher(resize(views, img_size or teacher.img_size))
     return tokens
 
 

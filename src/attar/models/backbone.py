@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from attar.errors import ModelReferenceError, ShapeError
+from attar.errors import ConfigError, ModelReferenceError, ShapeError
 from attar.models.features import read_intermediates, read_tokens
 from attar.models.masking import MaskedPatchEmbed, patch_embedding
 from attar.models.tower import Tower
@@ -140,6 +141,30 @@ class Backbone(nn.Module):
         self.preprocess = replace(self.preprocess, mean=preprocess.mean, std=preprocess.std)
         self.mean.copy_(torch.tensor(preprocess.mean).view(1, 3, 1, 1))
         self.std.copy_(torch.tensor(preprocess.std).view(1, 3, 1, 1))
+
+    def recompute_blocks(self) -> None:
+        """From here on keep no activations from within blocks for the backward pass, which computes them again.
+
+        Loss and gradients stay the same, memory falls to a block's input each, a forward pass comes on top.
+
+        Raises:
+            ConfigError: If the library offers no such thing for this model, or batch norms would count images twice.
+        """
+        model: Any = self.model
+        try:
+            if any(isinstance(module, _BatchNorm) for module in model.modules()):
+                raise NotImplementedError("it has batch norms, whose statistics a second pass would count twice")
+            if isinstance(model, Tower):
+                model.recompute_blocks()
+            elif hasattr(model, "set_grad_checkpointing"):
+                model.set_grad_checkpointing(True)
+            else:
+                raise NotImplementedError("it has no set_grad_checkpointing, as timm's models have")
+        except (NotImplementedError, AssertionError, ValueError) as error:  # how libraries say that they cannot
+            raise ConfigError(
+                f"optim.recompute is set, and student {self.source.name} cannot do it: {error}. Leave it out, and split"
+                " batches with optim.accumulate where memory is short."
+            ) from None
 
     def forward(self, images: Tensor, *, masks: Tensor | None = None, mask_token: Tensor | None = None) -> Tokens:
         """Tokens with gradient, in the module's current mode.

@@ -48,6 +48,10 @@ class OpenClipTower(Tower):
         super().__init__()
         self.visual, self.config = visual, config
 
+    def recompute_blocks(self) -> None:
+        """Keep no activations from within blocks for the backward pass."""
+        self.visual.set_grad_checkpointing(True)
+
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, E): the image embedding after its projection, not normalised."""
         return self.visual(pixels)  # type: ignore[no-any-return]

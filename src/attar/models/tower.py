@@ -35,6 +35,10 @@ class Tower(nn.Module, ABC):
         """The module that embeds each patch from its own pixels alone; None where patches cannot be hidden."""
         return None
 
+    def recompute_blocks(self) -> None:
+        """Keep no activations from within blocks for the backward pass; NotImplementedError where it cannot."""
+        raise NotImplementedError("its library offers no activation checkpointing")
+
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, E): the library's own image embedding; the class token (or pooling) where it has no projection."""
         return self.forward(pixels).cls

@@ -105,6 +105,12 @@ class TransformersTower(Tower):
         states = self.encoder(**self.inputs(pixels), output_hidden_states=True).hidden_states[1:]  # 0 is the input
         return [self._read_state(states[layer], self._grid(pixels), norm=norm) for layer in layers]
 
+    def recompute_blocks(self) -> None:
+        """Keep no activations from within blocks for the backward pass."""
+        is_old = not hasattr(self.model, "activation_checkpointing_enable")
+        enable = self.model.gradient_checkpointing_enable if is_old else self.model.activation_checkpointing_enable
+        enable({"use_reentrant": False})
+
     def embed(self, pixels: Tensor) -> Tensor:
         """CLIP's projected image embedding, not normalised; for others the class token, or what the model pools."""
         cls = self.forward(pixels).cls

@@ -85,7 +85,9 @@ def assemble(config: DistillConfig, device: torch.device) -> Assembly:
         order=order,
         teacher=_place_teacher(teacher, config, device),
         student=student.to(device),
-        method=_build_method(teacher, student, config, device, classes=classes[1] if classes else []),
+        method=_build_method(
+            teacher, student, config, device, classes=classes[1] if classes else [], total_steps=total_steps
+        ),
         classes=classes,
         monitor=monitor,
         total_steps=total_steps,
@@ -157,12 +159,19 @@ def _place_teacher(teacher: Backbone, config: DistillConfig, device: torch.devic
 
 
 def _build_method(
-    teacher: Backbone, student: Backbone, config: DistillConfig, device: torch.device, *, classes: Sequence[str]
+    teacher: Backbone,
+    student: Backbone,
+    config: DistillConfig,
+    device: torch.device,
+    *,
+    classes: Sequence[str],
+    total_steps: int,
 ) -> Method:
     with seeded_torch(config.seed, "heads"):
         match config.method:
             case "proteus":
-                method: Method = Proteus(teacher, student, config.proteus, seed=config.seed)
+                small_steps = int(config.proteus.small_share * total_steps)
+                method: Method = Proteus(teacher, student, config.proteus, seed=config.seed, small_steps=small_steps)
             case "labels":
                 method = Supervised(TaskModel.classifier(student, classes))
             case "hint":

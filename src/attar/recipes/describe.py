@@ -217,7 +217,7 @@ def figures(results: Sequence[Result]) -> str:
 
 def told_optimiser(optim: OptimConfig, batch_size: int) -> str:
     """How steps are made, in words."""
-    return f"{told_rate(optim, batch_size)}, weight decay {optim.weight_decay:g}"
+    return f"{optim.algorithm}, {told_rate(optim, batch_size)}, weight decay {optim.weight_decay:g}"
 
 
 def told_rate(optim: OptimConfig, batch_size: int) -> str:

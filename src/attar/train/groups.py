@@ -16,9 +16,13 @@ _EMBEDDINGS = (  # DIME-FM's list, and timm's names of the same tensors
 
 
 def embeddings_spared(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for `build_state` in which tables of positions and tokens do not decay either (spec dime_fm §3)."""
+    """Groups for `build_state` in which tables of positions and tokens do not decay either (spec dime_fm §3).
+
+    Nor are they matrices to Muon: a row of theirs is a vector, which is added or looked up.
+    """
     spared = [name for name, _ in learner.named_parameters() if any(part in _EMBEDDINGS for part in name.split("."))]
-    return param_groups_weight_decay(learner, weight_decay, no_weight_decay_list=spared)  # type: ignore[no-any-return]
+    still, decaying = param_groups_weight_decay(learner, weight_decay, no_weight_decay_list=spared)
+    return [still | {"use_fallback": True}, decaying]
 
 
 def layer_decay_groups(body: nn.Module, head: nn.Module, *, decay: float, head_scale: float) -> Groups:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.optim import Muon, param_groups_weight_decay
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -28,7 +28,7 @@ class TrainState:
     Attributes:
         learner: All that is trained, on this rank.
         student: The backbone inside it.
-        optimizer: AdamW over the learner's parameters.
+        optimizer: AdamW or Muon over the learner's parameters.
         ema: Moving average of the student backbone, or None.
         wrapped: What to call in place of the learner: itself, or DDP around it.
         twin: A plain backbone that sharded students are copied into to be judged and shipped; on the main rank only,
@@ -94,8 +94,9 @@ class TrainState:
 
         Raises:
             RuntimeError: If names or shapes of learner or average do not agree.
-            KeyError: If the optimizer's state belongs to a parameter that is not there.
+            KeyError: If the optimizer's state belongs to a parameter that is not there, or to another optimizer.
         """
+        self._check_algorithm(tensors)
         modules = {"learner": self.learner} | ({} if self.ema is None else {"ema": self.ema.module})
         own = {section: module.state_dict() for section, module in modules.items()}
         loaded: dict[str, dict[str, Tensor]] = {section: {} for section in modules}
@@ -105,20 +106,32 @@ class TrainState:
             section, _, key = name.partition("/")
             if section == "optimizer":
                 owner, _, key = key.rpartition("/")
-                # AdamW counts its steps on the CPU
-                mine = value if key == "step" else share_like(value, parameters[owner])
+                mine = (
+                    self._counter(value, parameters[owner]) if key == "step" else share_like(value, parameters[owner])
+                )
                 self.optimizer.state.setdefault(parameters[owner], {})[key] = mine.clone()
             elif section in modules:
                 loaded[section][key] = share_like(value, own[section][key]) if key in own[section] else value
         for section, module in modules.items():
             module.load_state_dict(loaded[section], strict=True)
 
+    def _check_algorithm(self, tensors: Mapping[str, Tensor]) -> None:
+        kept = [name for name in tensors if name.startswith("optimizer/")]
+        is_muon = isinstance(self.optimizer, Muon)
+        if kept and is_muon != any(name.endswith("/momentum_buffer") for name in kept):
+            raise KeyError(f"its optimizer is {'adamw' if is_muon else 'muon'}, by another optim.algorithm")
+
+    def _counter(self, steps: Tensor, owner: Tensor) -> Tensor:
+        """The steps of a parameter where its optimizer counts them: fused AdamW beside it, others on the CPU."""
+        return steps.to(owner.device) if self.optimizer.defaults.get("fused") else steps
+
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
         for name, value in self.learner.state_dict().items():
             yield f"learner/{name}", value
         for name, parameter in self.learner.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():  # none where no gradient ever came
-                yield f"optimizer/{name}/{key}", value
+                if isinstance(value, Tensor):  # Muon also notes whom it leaves to AdamW, which it knows by the shape
+                    yield f"optimizer/{name}/{key}", value
         if self.ema is not None:
             for name, value in self.ema.module.state_dict().items():
                 yield f"ema/{name}", value
@@ -154,6 +167,26 @@ def build_state(
         twin = copy.deepcopy(student) if is_main() else None
         if ema is not None:
             shard(ema.module, device)
+    if config.recompute:
+        student.recompute_blocks()
     wrapped = distribute(learner, engine=engine, device=device)
-    optimizer = torch.optim.AdamW(groups(learner, config.weight_decay), lr=0.0, betas=config.betas, eps=1e-8)
+    optimizer = build_optimizer(groups(learner, config.weight_decay), config)
     return TrainState(learner, student, optimizer, ema, wrapped, twin)
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW in one kernel; or timm's Muon, which gives AdamW what is no matrix: biases, norms, tables, tokens.
+
+    A convolution is a matrix of its outputs by all else. An update of Muon is scaled so that it is as large as one of
+    AdamW usually is (root mean square 0.2), so that learning rate and decay mean the same (arXiv 2502.16982).
+
+    Args:
+        groups: Of parameters; one with `use_fallback` is AdamW's under Muon too.
+        config: Settings; learning rates are set before each step.
+    """
+    if config.algorithm == "muon":
+        muon: torch.optim.Optimizer = Muon(
+            groups, lr=0.0, momentum=0.95, betas=config.betas, eps=1e-8, adjust_lr_fn="match_rms_adamw"
+        )
+        return muon
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=1e-8, fused=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from attar.config import DistillConfig, PlanConfig
 from attar.data.sources import named_places
 from attar.export import write_student
+from attar.methods import Proteus
 from attar.methods.teacher_cache import TeacherCache
 from attar.recipes.assembly import Assembly, assemble, load_student, open_monitor
 from attar.recipes.describe import describe, starting_weights
@@ -77,6 +78,8 @@ def _trained(
 ) -> tuple[Steps, list[Part], KeptAnswers | None]:
     """(steps that ask the teacher, what comes before them and what all of them take, where its answers are kept)."""
     config, total = built.config, built.total_steps
+    if isinstance(built.method, Proteus) and 0 < built.method.small_steps < total:
+        return *_in_two_sizes(built, state, settings, folder, small_steps=built.method.small_steps), None
     if config.cached_views is None:
         steps = probe(training_of(built), config, state, folder / "run", probe_steps=settings.probe_steps)
         start = Part("first batches, loader, cold steps", steps.start)
@@ -98,6 +101,27 @@ def _trained(
         asked = Part("training steps, teacher asked", steps.seconds, asking, steps.known)
     read = Part("training steps, answers read", again.seconds, total if beforehand else total - asking, again.known)
     return steps, [start, asked, read], kept
+
+
+def _in_two_sizes(
+    built: Assembly, state: TrainState, settings: PlanConfig, folder: Path, *, small_steps: int
+) -> tuple[Steps, list[Part]]:
+    """`_trained` where the views of the first steps are smaller: some steps of each size."""
+    training = training_of(built)
+    small = probe(
+        replace(training, total_steps=small_steps),
+        built.config,
+        state,
+        folder / "small",
+        probe_steps=settings.probe_steps,
+    )
+    state.step = small_steps
+    steps = probe(training, built.config, state, folder / "run", probe_steps=settings.probe_steps)
+    return steps, [
+        Part("first batches, loader, cold steps", small.start),
+        Part("training steps, small views", small.seconds, small_steps, small.known),
+        Part("training steps, whole views", steps.seconds, training.total_steps - small_steps, steps.known),
+    ]
 
 
 def _asked_beforehand(built: Assembly, folder: Path, kept: KeptAnswers, batches: int) -> float:

@@ -102,7 +102,7 @@ def probe(training: Training, settings: RunSettings, state: TrainState, folder: 
     run = RunDirectory(folder, run_id="probe", is_new=True)
     size = training.batch_size // training.micro_batches // world_size()
     ahead = -(-batches_ahead(size, training.stream.img_size, training.workers) // training.micro_batches)
-    last = min(_COLD + ahead + probe_steps, training.total_steps)
+    last = min(_COLD + ahead + probe_steps, training.total_steps - state.step)
     watch = Stopwatch(last)
     quiet = settings.replace(checkpoint={"every": _NEVER, "keep": 1})
     begun = time.perf_counter()
