@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,23 +71,26 @@ def at_each_event(folder: Path, *, trials: int, seed: int, only: int | None) -> 
     """A kill just before each file is opened to write, renamed or removed in the run directory, one after the other
     (check b); then the same with the disk full from there on, and free again at the next start."""
     events = range(1, len(_events_of_a_run(folder)) + 1)
-    yield from _at_events(folder, events, trials=trials, only=only)
+    faults = [(kind, event) for kind in ("killed", "no space") for event in events]
+    yield from _at_events(folder, faults, trials=trials, only=only)
 
 
 def at_one_save(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[Trial]:
-    """The same at the events of one save alone, from its temporary folder to the removal of an older checkpoint."""
+    """The same at the events of one save alone, from its temporary folder to the removal of an older checkpoint; the
+    disk is full from every third of them on."""
     found = _events_of_a_run(folder)
     first, after = (
         next(place for place, path in enumerate(found, 1) if f"step-{step:08d}" in path)
         for step in (_SAVE, _SAVE + SAVE_EVERY)
     )
     last = max(place for place, path in enumerate(found[: after - 1], 1) if "/checkpoints/" in path)
-    yield from _at_events(folder, range(first, last + 1), trials=trials, only=only)
+    faults = [("killed", event) for event in range(first, last + 1)]
+    faults += [("no space", event) for event in range(first, last + 1, 3)]
+    yield from _at_events(folder, faults, trials=trials, only=only)
 
 
-def _at_events(folder: Path, events: range, *, trials: int, only: int | None) -> Iterator[Trial]:
+def _at_events(folder: Path, faults: Sequence[tuple[str, int]], *, trials: int, only: int | None) -> Iterator[Trial]:
     golden, _ = golden_run(folder)
-    faults = [(kind, event) for kind in ("killed", "no space") for event in events]
     for number in range(len(faults)) if only is None else (only,):
         if trials and number >= trials:
             break
@@ -99,7 +102,7 @@ def _at_events(folder: Path, events: range, *, trials: int, only: int | None) ->
         ended = forked(distil_words(run), log=log)
         problem = problem or (f"exit code {ended.code}: {ended.said[-300:]}" if ended.code else "")
         problem = problem or differences(outcome(run), golden) or ", ".join(left_behind(run))
-        fault = f"{kind} at event {event} of {events[0]} to {events[-1]}"
+        fault = f"{kind} at event {event} of {faults[-1][1]}"
         yield Trial(number, fault, "wrong" if problem else "recovered", problem, time.monotonic() - began)
         if not problem:
             _remove(run)

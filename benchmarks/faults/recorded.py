@@ -1,11 +1,13 @@
-"""`python -m benchmarks.faults.recorded`: the table of recorded campaigns, as `docs/reliability.md` shows it."""
+"""`python -m benchmarks.faults.recorded`: the table of recorded campaigns, put into `docs/reliability.md`."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 _RESULTS = Path(__file__).parents[1] / "results"
+_PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _CHECKED = {
     "kills": "random kills of a training run, 1 to 3 each",
     "writes": "killed, or the disk full, at each place where a run touches the disk",
@@ -39,5 +41,13 @@ def table() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the table, and write it where the page has that of before."""
+    before = re.search(r"^\| campaign .*?(?=\n\n)", text := _PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert before is not None, f"{_PAGE} has no table of campaigns"
+    _PAGE.write_text(text.replace(before[0], table()))
     print(table())
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,7 @@ from benchmarks.faults.harness import (
 )
 
 _CLOCK = re.compile(r"time|second|latency|speed|per_s$|^cost of ")  # keys of what a clock wrote
-_OF_THE_RUN = ("run_id", "command", "versions", "written")
+_OF_THE_START = ("run_id", "command", "versions", "written", "teacher's answers")  # which tells how many were there
 _NOT_COMPARED = ("log.txt", "report.html", "README.md")  # words with seconds in them; what they tell stands elsewhere
 _DAY_S = 86400
 _NO_LEFTOVERS = ("lock", ".lock", ".features-lock")  # files that locks are taken on, and stay
@@ -239,7 +239,7 @@ def _plain(value: Any) -> Any:
     """JSON without clocks and names of this very run."""
     if isinstance(value, dict):
         kept = {key: _plain(item) for key, item in value.items() if not _CLOCK.search(key)}
-        return {key: item for key, item in kept.items() if key not in _OF_THE_RUN}
+        return {key: item for key, item in kept.items() if key not in _OF_THE_START}
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 

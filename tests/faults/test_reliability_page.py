@@ -32,4 +32,4 @@ def test_each_line_is_shown_by_something_that_is_there(row):
 
 def test_the_figures_are_those_that_were_recorded():
     assert len(GROUPS) > 10
-    assert table() in PAGE, "python -m benchmarks.faults.recorded prints the table of today"
+    assert table() in PAGE, "python -m benchmarks.faults.recorded puts it there"
