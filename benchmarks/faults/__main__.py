@@ -16,7 +16,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for what benchmarks share
 
-from benchmarks.faults import cost, damage, embedding, fuzz, harness, hostile, kills, mutations, numbers, ranks, signals
+from benchmarks.faults import (
+    SLICE,
+    cost,
+    damage,
+    embedding,
+    fuzz,
+    harness,
+    hostile,
+    kills,
+    mutations,
+    numbers,
+    ranks,
+    signals,
+    verbs,
+)
 from benchmarks.faults.harness import Trial
 
 from machine import machine
@@ -25,6 +39,8 @@ Group = Callable[..., Iterator[Trial]]
 GROUPS: dict[str, Group] = {
     "kills": kills.random_kills,
     "writes": kills.at_each_event,
+    "save": kills.at_one_save,
+    "verbs": verbs.killed_verbs,
     "damage": damage.damaged_checkpoints,
     "signals": signals.asked_to_stop,
     "two": signals.two_at_once,
@@ -34,6 +50,7 @@ GROUPS: dict[str, Group] = {
     "hostile": hostile.met,
     "fuzz": fuzz.fuzzed,
     "mutations": mutations.removed_protection,
+    "planted": mutations.planted_bugs,
     "cost": cost.cost_of_safety,
 }
 
@@ -41,6 +58,7 @@ GROUPS: dict[str, Group] = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--group", choices=sorted(GROUPS))
+    parser.add_argument("--slice", action="store_true", help="a few trials of each group that runs in seconds")
     parser.add_argument("--list", action="store_true", help="say what the groups are and end")
     parser.add_argument("--trials", type=int, default=20, help="how many; for exhaustive groups 0 is all")
     parser.add_argument("--seed", type=int, default=0)
@@ -48,40 +66,48 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where runs lie; those that failed stay (a temporary folder)")
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
-    if args.list or not args.group:
+    if args.list or not (args.group or args.slice):
         for name, group in GROUPS.items():
             print(f"{name:10}{' '.join((group.__doc__ or '').split())}")
         return 0
     folder = args.folder or Path(tempfile.mkdtemp(prefix="attar-faults-"))
-    folder.mkdir(parents=True, exist_ok=True)
     os.environ["ATTAR_CACHE"] = str(folder / "cache")
     harness.warm_up()
+    wanted = SLICE if args.slice else {args.group: args.trials}
+    records = [done_of(name, folder / name, args, trials) for name, trials in wanted.items()]
+    if args.results:
+        args.results.write_text(json.dumps(records if args.slice else records[0], indent=2) + "\n")
+    return 1 if any(record["failed"] for record in records) else 0
+
+
+def done_of(name: str, folder: Path, args: argparse.Namespace, trials: int) -> dict[str, Any]:
+    """Do a group's trials, and say what a result file holds of them."""
+    folder.mkdir(parents=True)
     began, done = time.monotonic(), []
-    for trial in GROUPS[args.group](folder, trials=args.trials, seed=args.seed, only=args.only):
+    for trial in GROUPS[name](folder, trials=trials, seed=args.seed, only=args.only):
         done.append(trial)
         if not trial.has_passed:
             print(f"trial {trial.number} ({trial.fault}): {trial.verdict}: {trial.detail}", flush=True)
         elif len(done) % 10 == 0:
             print(f"{len(done)} trials, {time.monotonic() - began:.0f} s", flush=True)
-    record = summary(args, done, time.monotonic() - began)
-    print(json.dumps({key: value for key, value in record.items() if key != "failed"}, indent=2))
-    if args.results:
-        args.results.write_text(json.dumps(record, indent=2) + "\n")
-    return 0 if all(trial.has_passed for trial in done) else 1
+    record = summary(name, args, trials, done, time.monotonic() - began)
+    print(json.dumps({key: value for key, value in record.items() if key != "failed"}, indent=2), flush=True)
+    return record
 
 
-def summary(args: argparse.Namespace, done: list[Trial], seconds: float) -> dict[str, Any]:
+def summary(name: str, args: argparse.Namespace, trials: int, done: list[Trial], seconds: float) -> dict[str, Any]:
     """What a result file holds."""
     only = "" if args.only is None else f" --only {args.only}"
     return {
         "benchmark": "faults",
-        "group": args.group,
+        "group": name,
         "date": datetime.date.today().isoformat(),
-        "command": f"python -m benchmarks.faults --group {args.group} --trials {args.trials} --seed {args.seed}{only}",
+        "command": f"python -m benchmarks.faults --group {name} --trials {trials} --seed {args.seed}{only}",
         "machine": machine("safetensors"),
         "trials": len(done),
         "verdicts": dict(Counter(trial.verdict for trial in done)),
         "seconds": round(seconds, 1),
+        **({"figures": [trial.fault for trial in done]} if name in ("cost", "embedding") else {}),
         "failed": [trial.as_json() for trial in done if not trial.has_passed],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import time
@@ -53,10 +54,16 @@ def _state_of(gigabytes: float):  # type: ignore[no-untyped-def]
     return state
 
 
+def _nothing_waits(folder: Path) -> None:
+    """Remove what was saved before, and let the disk finish: else one save pays for what another left unsynced."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.sync()
+
+
 def _timed_safe(folder: Path, state) -> float:  # type: ignore[no-untyped-def]
     from attar.train.checkpoint import save_checkpoint
 
-    shutil.rmtree(folder, ignore_errors=True)
+    _nothing_waits(folder)
     began = time.monotonic()
     save_checkpoint(folder, state, {"run_id": "cost"}, keep=1)
     return time.monotonic() - began
@@ -65,7 +72,7 @@ def _timed_safe(folder: Path, state) -> float:  # type: ignore[no-untyped-def]
 def _timed_plain(folder: Path, state) -> float:  # type: ignore[no-untyped-def]
     from safetensors.torch import save_file
 
-    shutil.rmtree(folder, ignore_errors=True)
+    _nothing_waits(folder)
     folder.mkdir()
     began = time.monotonic()
     save_file(state.tensors(), folder / "tensors.safetensors")

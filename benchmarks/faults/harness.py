@@ -73,7 +73,7 @@ def warm_up() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in ("distill", "judging", "report", "embed"):
+    for name in ("distill", "judging", "report", "embed", "transfer", "evaluate", "distill_vl"):
         __import__(f"attar.recipes.{name}")
     for name in ("captions", "lists", "sentences", "sources"):
         __import__(f"attar.data.{name}")
@@ -181,11 +181,25 @@ def whole_checkpoints(run: Path) -> list[int]:
     """Steps of the checkpoints whose manifest verifies, by this module's own reading of it."""
     found = []
     for folder in run.glob("checkpoints/step-*"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             files = json.loads((folder / "manifest.json").read_text())["files"]
-            if all(hash_of(folder / name) == about["sha256"] for name, about in files.items()):
+            there = {path.name for path in folder.iterdir()} - {"manifest.json"}
+            told = {name: (about["bytes"], about["sha256"]) for name, about in files.items()}
+            if told == {name: ((folder / name).stat().st_size, hash_of(folder / name)) for name in there}:
                 found.append(int(folder.name.removeprefix("step-")))
     return sorted(found)
+
+
+def half_under_a_whole_name(run: Path) -> str:
+    """Checkpoints that have their name and do not verify, which no reader may ever meet."""
+    named = {path.parent.parent for path in run.rglob("checkpoints/step-*")}
+    half = [
+        path.name
+        for place in sorted(named)
+        for path in sorted(place.glob("checkpoints/step-*"))
+        if int(path.name.removeprefix("step-")) not in whole_checkpoints(place)
+    ]
+    return f"{', '.join(half)} has its name and is not whole" if half else ""
 
 
 def left_behind(run: Path) -> list[str]:

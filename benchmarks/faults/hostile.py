@@ -17,12 +17,12 @@ _SECONDS, _MEGABYTES, _HANG_S = 1.0, 300.0, 60
 
 
 def met(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[Trial]:
-    """Each of the specimens before the reader it is meant for: none runs code, writes outside of its folder, takes more
-    than a second or 300 MB, or ends in another error than attar's (check g)."""
+    """Each of the specimens (0 trials), or so many of them, before the reader it is meant for: none runs code, writes
+    outside of its folder, takes more than a second or 300 MB, or ends in another error than attar's (check g)."""
     specimens = all_specimens()
-    for number, specimen in enumerate(specimens):
-        if only not in (None, number):
-            continue
+    every = max(1, len(specimens) // trials) if trials else 1
+    for number in range(seed % every, len(specimens), every) if only is None else (only,):
+        specimen = specimens[number]
         outside = folder / "outside"
         shutil.rmtree(outside, ignore_errors=True)
         place = outside / "a" / "b" / "c"  # so deep that what climbs out of it is seen

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from benchmarks.faults.harness import (
     distil_words,
     forked,
     golden_run,
+    half_under_a_whole_name,
     killed_after,
     left_behind,
     numbered,
@@ -26,6 +27,7 @@ from benchmarks.faults.harness import (
     whole_checkpoints,
 )
 
+_SAVE = STEPS - SAVE_EVERY  # the step whose save is looked at closely
 _EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree")
 
 
@@ -62,30 +64,45 @@ def _after_kill(run: Path, code: int, newest: int, said: str) -> str:
     lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []
     if len(lines) > now + SAVE_EVERY + 2 and now < STEPS:
         return f"{len(lines)} steps were done, and the newest checkpoint is {now}: more than one interval is lost"
-    return ""
+    return half_under_a_whole_name(run)
 
 
 def at_each_event(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[Trial]:
     """A kill just before each file is opened to write, renamed or removed in the run directory, one after the other
     (check b); then the same with the disk full from there on, and free again at the next start."""
+    events = range(1, len(_events_of_a_run(folder)) + 1)
+    faults = [(kind, event) for kind in ("killed", "no space") for event in events]
+    yield from _at_events(folder, faults, trials=trials, only=only)
+
+
+def at_one_save(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[Trial]:
+    """The same at the events of one save alone, from its temporary folder to the removal of an older checkpoint; the
+    disk is full from every third of them on."""
+    found = _events_of_a_run(folder)
+    first, after = (
+        next(place for place, path in enumerate(found, 1) if f"step-{step:08d}" in path)
+        for step in (_SAVE, _SAVE + SAVE_EVERY)
+    )
+    last = max(place for place, path in enumerate(found[: after - 1], 1) if "/checkpoints/" in path)
+    faults = [("killed", event) for event in range(first, last + 1)]
+    faults += [("no space", event) for event in range(first, last + 1, 3)]
+    yield from _at_events(folder, faults, trials=trials, only=only)
+
+
+def _at_events(folder: Path, faults: Sequence[tuple[str, int]], *, trials: int, only: int | None) -> Iterator[Trial]:
     golden, _ = golden_run(folder)
-    log = folder / "count.log"
-    counted = folder / "events"
-    forked(distil_words(folder / "counted"), before=lambda: _count_events(folder / "counted", counted), log=log)
-    total = int(counted.read_text())
-    faults = [(kind, event) for kind in ("killed", "no space") for event in range(1, total + 1)]
     for number in range(len(faults)) if only is None else (only,):
         if trials and number >= trials:
             break
         kind, event = faults[number]
         began = time.monotonic()
         run, log = folder / f"run-{number}", folder / f"run-{number}.log"
-        ended = forked(distil_words(run), before=_planted(run, event, kind), log=log)
-        problem = _ended_rightly(kind, ended.code, ended.said)
+        ended = forked(distil_words(run), before=planted(run, event, kind), log=log)
+        problem = _ended_rightly(kind, ended.code, ended.said) or half_under_a_whole_name(run)
         ended = forked(distil_words(run), log=log)
         problem = problem or (f"exit code {ended.code}: {ended.said[-300:]}" if ended.code else "")
         problem = problem or differences(outcome(run), golden) or ", ".join(left_behind(run))
-        fault = f"{kind} at event {event} of {total}"
+        fault = f"{kind} at event {event} of {faults[-1][1]}"
         yield Trial(number, fault, "wrong" if problem else "recovered", problem, time.monotonic() - began)
         if not problem:
             _remove(run)
@@ -100,7 +117,7 @@ def _ended_rightly(kind: str, code: int, said: str) -> str:
     return f"a traceback: {said[-500:]}" if "Traceback" in said else ""
 
 
-def _changes(run: Path, event: str, arguments: tuple[Any, ...]) -> bool:
+def is_change(run: Path, event: str, arguments: tuple[Any, ...]) -> bool:
     """Whether an audit event is about to change something in a run directory."""
     if event not in _EVENTS or not arguments or not isinstance(arguments[0], str | bytes | os.PathLike):
         return False
@@ -111,22 +128,25 @@ def _changes(run: Path, event: str, arguments: tuple[Any, ...]) -> bool:
     return os.fsdecode(arguments[0]).startswith(str(run))
 
 
-def _count_events(run: Path, file: Path) -> None:
-    """Keep the number of events so far in a file outside of the run."""
-    count = 0
+def _events_of_a_run(folder: Path) -> list[str]:
+    """The paths that an undisturbed run changes, one for each event, in order."""
+    run, file = folder / "counted", folder / "events"
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count
-        if _changes(run, event, arguments):
-            count += 1
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.write(descriptor, str(count).encode())
-            os.close(descriptor)
+    def plant() -> None:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
-    sys.addaudithook(hook)
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            if is_change(run, event, arguments):
+                os.write(descriptor, os.fsencode(arguments[0]) + b"\n")
+
+        sys.addaudithook(hook)
+
+    ended = forked(distil_words(run), before=plant, log=folder / "counted.log")
+    assert ended.code == 0, ended.said
+    return file.read_text().splitlines()
 
 
-def _planted(run: Path, at: int, kind: str) -> Callable[[], None]:
+def planted(run: Path, at: int, kind: str) -> Callable[[], None]:
     """A hook that kills this process, or says that the disk is full, from an event on."""
 
     def plant() -> None:
@@ -134,7 +154,7 @@ def _planted(run: Path, at: int, kind: str) -> Callable[[], None]:
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
-            if not _changes(run, event, arguments):
+            if not is_change(run, event, arguments):
                 return
             count += 1
             if kind == "killed" and count == at:

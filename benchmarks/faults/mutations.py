@@ -1,18 +1,23 @@
-"""Mutations: each piece of the protection is taken out of a copy of attar, and a group of faults must notice."""
+"""Mutations: each piece of the protection is taken out, and a group of faults, or a test, must notice."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+from benchmarks.faults.damage import damaged_checkpoints
 from benchmarks.faults.harness import Trial
+from benchmarks.faults.kills import at_one_save
 
 _ROOT = Path(__file__).parents[2]
 
@@ -56,7 +61,7 @@ MUTATIONS = (
         "train/checkpoint.py",
         "        with new_folder(target) as temporary:",
         "        target.mkdir(parents=True, exist_ok=True)\n        for temporary in (target,):",
-        ("--group", "writes", "--trials", "120"),
+        ("--group", "writes", "--trials", "60"),
     ),
     Mutation(
         "fsync",
@@ -64,6 +69,27 @@ MUTATIONS = (
         "        os.fsync(descriptor)",
         "        pass",
         ("tests/utils/test_io.py",),
+    ),
+    Mutation(
+        "fsync of what a folder holds",
+        "utils/io.py",
+        "                    sync_file(path)\n",
+        "",
+        ("tests/utils/test_io.py",),
+    ),
+    Mutation(
+        "fsync of the folder above",
+        "utils/io.py",
+        "            sync_folder(target.parent)\n",
+        "",
+        ("tests/train/test_checkpoint.py",),
+    ),
+    Mutation(
+        "rename before a checkpoint is removed",
+        "utils/io.py",
+        "        os.rename(path, aside)",
+        "        aside = path",
+        ("tests/train/test_checkpoint.py",),
     ),
     Mutation(
         "lock",
@@ -77,14 +103,14 @@ MUTATIONS = (
         "train/loop.py",
         "    if not math.isfinite(loss):",
         "    if False:",
-        ("--group", "numbers", "--trials", "6"),
+        ("--group", "numbers", "--trials", "7"),
     ),
     Mutation(
         "guard of the gradient",
         "train/loop.py",
         "    if not (math.isfinite(largest) and math.isfinite(smallest)):",
         "    if False:",
-        ("--group", "numbers", "--trials", "6"),
+        ("--group", "numbers", "--trials", "7"),
     ),
 )
 
@@ -134,3 +160,33 @@ def _findings(package: Path, notices: tuple[str, ...]) -> int:
     if done.returncode not in (0, 1) or bool(counted) != bool(done.returncode):
         raise AssertionError(f"{notices} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-1000:]}")
     return int(counted[1] or counted[2]) if counted else 0
+
+
+# --- planted here ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _in_place(target: Path) -> Iterator[Path]:
+    """What saves a folder without a temporary name."""
+    target.mkdir(parents=True, exist_ok=True)
+    yield target
+
+
+PLANTED: dict[str, tuple[str, Callable[..., Any], Callable[..., Iterator[Trial]]]] = {
+    "a save under the final name": ("new_folder", _in_place, at_one_save),
+    "a manifest that nobody reads": ("_is_complete", lambda path: True, damaged_checkpoints),
+}
+
+
+def planted_bugs(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[Trial]:
+    """Two bugs planted in this process: a save that writes in place, and a manifest that nobody reads. The groups of
+    faults must find each, within `trials` trials."""
+    for number, (bug, (name, instead, group)) in enumerate(PLANTED.items()):
+        if only not in (None, number):
+            continue
+        place, began = folder / f"planted-{number}", time.monotonic()
+        place.mkdir()
+        with patch(f"attar.train.checkpoint.{name}", instead):
+            found = next((one for one in group(place, trials=trials, seed=seed, only=None) if not one.has_passed), None)
+        verdict, detail = ("wrong", "nothing noticed it") if found is None else ("recovered", "")
+        yield Trial(number, bug, verdict, detail, time.monotonic() - began)

@@ -89,6 +89,22 @@ def in_loss(at: int, value: float) -> None:
     ProteusLearner.forward = spoiled  # type: ignore[method-assign]
 
 
+def in_constant(at: int, value: float) -> None:
+    """A part of one term that nothing learned has a share in: all gradients are sound, and only the loss is not."""
+    from attar.methods.proteus import ProteusLearner
+
+    terms, calls = ProteusLearner.forward, [0]
+
+    def spoiled(self: Any, *arguments: Any) -> Any:
+        found = terms(self, *arguments)
+        calls[0] += 1
+        if calls[0] == at:
+            found["feature"] = found["feature"] + value
+        return found
+
+    ProteusLearner.forward = spoiled  # type: ignore[method-assign]
+
+
 def in_gradient(at: int, value: float) -> None:
     """One number of one parameter's gradient, the loss being sound."""
     from torch import Tensor
@@ -130,15 +146,16 @@ PLACES: dict[str, Callable[[int, float], None]] = {
     "teacher": in_teacher,
     "student": in_student,
     "loss": in_loss,
+    "constant": in_constant,
     "gradient": in_gradient,
     "weights": in_weights,
 }
 
 
 def not_finite(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[Trial]:
-    """NaN or infinity in pixels, the teacher's answers, the student's tokens, a loss term, a gradient or a weight, at a
-    random step: the run ends with 1 and names step, term or gradient and images; no checkpoint holds such a number; the
-    same command, the fault gone, ends with the undisturbed bytes (check i)."""
+    """NaN or infinity in pixels, the teacher's answers, the student's tokens, a loss term, its constant part, a
+    gradient or a weight, at a random step: the run ends with 1 and names step, term or gradient and images; no
+    checkpoint holds such a number; the same command, the fault gone, ends with the undisturbed bytes (check i)."""
     golden, _ = golden_run(folder)
     for number in numbered(trials, only):
         rng, began = chance(seed, number), time.monotonic()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from attar._version import __version__
 from attar.errors import AttarError, ConfigError, LostRankError, did_you_mean
+from attar.utils.plain import plain
 
 if TYPE_CHECKING:
     from attar.config import Config, DistillConfig, DistillVlConfig, EvaluateConfig
@@ -272,7 +273,7 @@ def _list_tasks(arguments: list[str]) -> int:
         raise ConfigError(f"--data-root {root} is no folder. Give the one that the data sets lie in.")
     from attar.recipes.listing import list_tasks
 
-    print(list_tasks(folder))
+    print(plain(list_tasks(folder)))
     return 0
 
 
@@ -284,7 +285,7 @@ def _print_table(arguments: list[str]) -> int:
         raise ConfigError("--table takes the directory of the results: attar evaluate --table --out DIR.")
     from attar.recipes.listing import table_of
 
-    print(table_of(Path(out).expanduser(), names or ""))
+    print(plain(table_of(Path(out).expanduser(), names or "")))
     return 0
 
 
@@ -470,7 +471,7 @@ def _rank() -> str:
 
 
 def _complain(text: str) -> None:
-    rank = _rank()
+    rank, text = _rank(), plain(text)
     print(f"[rank {rank}] {text}" if rank else text, file=sys.stderr)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from attar.errors import CheckpointError
 from attar.methods.proteus import ProteusLearner
 from attar.models import load_backbone
 from attar.train import TrainState, build_state, load_checkpoint, save_checkpoint
-from attar.train.checkpoint import saved_notes
+from attar.train.checkpoint import _is_complete, saved_notes
+from disk import watched
 
 IDENTITY = {"run_id": "a", "data_fingerprint": "b"}
 
@@ -167,3 +170,48 @@ def test_saving_again_at_the_same_step_keeps_the_complete_one(tmp_path: Path) ->
     before = (tmp_path / "step-00000005" / "manifest.json").stat().st_mtime_ns
     save_checkpoint(tmp_path, state, IDENTITY, keep=2)
     assert (tmp_path / "step-00000005" / "manifest.json").stat().st_mtime_ns == before
+
+
+# --- at every moment ------------------------------------------------------------------------------------------------
+
+
+def named_checkpoints(folder: Path) -> dict[str, bool]:
+    """All that a reader would take for a checkpoint, and whether it is whole."""
+    return {path.name: _is_complete(path) for path in folder.glob("step-*")}
+
+
+def test_what_has_the_name_of_a_checkpoint_is_whole_at_every_moment(tmp_path: Path) -> None:
+    # catches a save under the final name, a manifest before its files, and a removal that begins with the files
+    state = saved(tmp_path, 1, 2)
+    state.step = 3
+    seen = tmp_path / "seen.json"
+    pid = os.fork()
+    if pid == 0:
+        moments: list[dict[str, bool]] = []
+        is_looking = False
+
+        def look(event: str, _: object) -> None:
+            nonlocal is_looking
+            if not is_looking and event.startswith(("open", "os.", "shutil.")):
+                is_looking = True  # looking is an event, too
+                moments.append(named_checkpoints(tmp_path))
+                is_looking = False
+
+        sys.addaudithook(look)
+        save_checkpoint(tmp_path, state, IDENTITY, keep=1)
+        is_looking = True
+        seen.write_text(json.dumps(moments))
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    moments = json.loads(seen.read_text())
+    assert len(moments) > 20
+    assert moments[0] == {"step-00000001": True, "step-00000002": True}
+    assert moments[-1] == {"step-00000003": True}
+    assert all(moment and all(moment.values()) for moment in moments)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name(tmp_path: Path) -> None:
+    # a kill leaves what the system holds in memory, so none of the campaigns tests this: the order of requests does
+    with watched() as disk:
+        saved(tmp_path, 1)
+    assert disk.problems(tmp_path / "step-00000001") == []

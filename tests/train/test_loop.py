@@ -15,7 +15,7 @@ from attar.methods import Proteus
 from attar.models import load_backbone
 from attar.train import Callback, LoopSettings, Schedule, StepRecord, TrainState, build_state, fit
 from attar.train.callbacks import NoEffect
-from attar.types import Batch
+from attar.types import Batch, StepOutput
 from attar.utils.signals import polite_stop
 
 TINY = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=1&num_heads=2"
@@ -35,12 +35,12 @@ class Record(NoEffect):
         self.stopped_at.append(state.step)
 
 
-def method_of() -> Proteus:
+def method_of(kind: type[Proteus] = Proteus) -> Proteus:
     teacher = load_backbone(TINY, weights="random", img_size=16, seed=5)
     student = load_backbone(TINY, weights="random", img_size=16, seed=6)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Proteus(teacher, student, ProteusConfig(), seed=0)
+        return kind(teacher, student, ProteusConfig(), seed=0)
 
 
 def batches(num_steps: int, *, start: int = 0, parts: int = 1, size: int = 8) -> Iterator[Batch]:
@@ -131,6 +131,31 @@ def test_non_finite_gradient_stops_before_the_weights_change() -> None:
     with pytest.raises(NonFiniteError, match="gradient of step 1"):
         run(method, state, batches(1), 1)
     assert all(torch.equal(before[name], value) for name, value in method.learner.state_dict().items())
+
+
+class Offset(Proteus):
+    """Proteus with a constant in its loss, as a term has whose teacher is spoiled where nothing learned has a share."""
+
+    offset = 0.0
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        output = super().training_step(batch)
+        return replace(output, loss=output.loss + self.offset)
+
+
+@pytest.mark.parametrize("offset", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_though_its_gradient_is(offset: float) -> None:
+    method = method_of(Offset)
+    state = build_state(method.learner, method.student, OptimConfig())
+    before = copy.deepcopy(method.learner.state_dict())
+    run(method, state, batches(1), 1)
+    sound = copy.deepcopy(method.learner.state_dict())
+    assert any(not torch.equal(before[name], value) for name, value in sound.items())
+    method.offset = offset  # type: ignore[attr-defined]
+    with pytest.raises(NonFiniteError, match=r"(?s)the loss of step 2 is .*image 1\.0"):
+        run(method, state, batches(2, start=1), 2)
+    assert state.step == 1
+    assert all(torch.equal(sound[name], value) for name, value in method.learner.state_dict().items())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -13,15 +14,18 @@ import pytest
 from attar.errors import DamagedFileError, RunDirectoryError
 from attar.utils.io import (
     _put_in_place,
+    append_line,
     cache_dir,
     new_folder,
     read_json,
+    remove_folder,
     remove_half_written,
     sha256_file,
     storage_errors,
     write_json,
     write_text,
 )
+from disk import watched
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002], ids=oct)
@@ -299,5 +303,81 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     for name in (*kept, ".run.json.o3r5_6b5", ".config.yaml.abcdefgh"):
         (tmp_path / name).write_text("")
     (tmp_path / ".folder.abcdefgh").mkdir()
-    remove_half_written(tmp_path)
+    for name in (".step-00000004.o3r5_6b5", ".step-00000004.removed"):
+        fill_in(tmp_path / name)
+    remove_half_written(tmp_path, older_than_s=3600)
+    assert len(list(tmp_path.iterdir())) == len(kept) + 5  # they may be somebody's who is writing now
+    remove_half_written(tmp_path, "step-*")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted((*kept, ".folder.abcdefgh"))
+    os.utime(tmp_path / ".folder.abcdefgh", (0, 0))
+    remove_half_written(tmp_path, "folder", older_than_s=3600)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_folder_that_is_removed_loses_its_name_first(tmp_path):
+    # or a reader, and whoever comes after a kill on the way, would find a half under the name of a whole one
+    fill_in(tmp_path / "x")
+    (tmp_path / "other").mkdir()
+    seen = []
+    pid = os.fork()
+    if pid == 0:
+        sys.addaudithook(lambda event, _: os._exit(7) if event == "shutil.rmtree" and seen else seen.append(event))
+        remove_folder(tmp_path / "x")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    left = [path for path in tmp_path.iterdir() if path.name != "other"]
+    assert [path.name.startswith(".x.") for path in left] == [True]
+    assert everything(left[0]) == {"a.txt": b"one", "sub": None, "sub/b.txt": b"one"}
+    fill_in(tmp_path / "x")
+    remove_folder(tmp_path / "x")  # what the killed one left is no obstacle, and goes
+    remove_folder(tmp_path / "x")  # nor is it an error where there is none
+    assert everything(tmp_path) == {"other": None}
+
+
+# --- what a power cut leaves ----------------------------------------------------------------------------------------
+
+
+def fill_in(folder):
+    folder.mkdir()
+    fill(folder, "one")
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_bytes_are_on_the_disk_before_a_file_gets_its_name_and_the_name_afterwards(tmp_path, is_there):
+    path = tmp_path / "x.txt"
+    if is_there:
+        path.write_text("old")
+    with watched() as disk:
+        write_text(path, "text" * 10_000)
+    assert disk.problems(path) == []
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_all_of_a_folder_is_on_the_disk_before_it_gets_its_name(tmp_path, is_there):
+    if is_there:
+        fill_in(tmp_path / "x")
+    with watched() as disk, new_folder(tmp_path / "x") as folder:
+        fill(folder, "two")
+    assert disk.problems(tmp_path / "x") == []
+
+
+def test_a_line_is_on_the_disk_when_it_has_been_appended(tmp_path):
+    path = tmp_path / "x.jsonl"
+    for number in range(2):
+        with watched() as disk:
+            append_line(path, {"step": number})
+        assert [(one.inode, one.size) for one in disk.asked] == [(path.stat().st_ino, path.stat().st_size)]
+
+
+def test_what_is_left_out_would_be_noticed(tmp_path):
+    (tmp_path / "half").write_text("a")
+    with watched() as disk, (tmp_path / "half").open("a") as file:
+        os.fsync(file.fileno())
+        file.write("more, which nobody syncs")
+        file.flush()
+        os.rename(tmp_path / "half", tmp_path / "whole")
+    assert disk.problems(tmp_path / "whole") == [
+        "whole was not synced before the rename",
+        "the folder of whole was not synced after the rename",
+    ]
+    assert disk.problems(tmp_path / "half") == ["half was not renamed"]

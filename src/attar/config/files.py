@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,4 +72,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 def to_yaml(config: Config, *, comment: str = "") -> str:
     """The resolved settings as YAML that `--config` reads back, under a comment."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())
-    return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    dump = partial(yaml.safe_dump, config.model_dump(mode="json"), sort_keys=False, width=100)
+    text: str = dump(allow_unicode=True)
+    if not all(line.isprintable() for line in text.split("\n")):  # a name that would act on a terminal
+        text = dump(allow_unicode=False)
+    return head + text

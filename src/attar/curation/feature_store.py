@@ -25,7 +25,7 @@ from torch import Tensor
 from attar.curation.pool import Pool
 from attar.curation.sentence_vectors import vectors_name
 from attar.errors import DataError, WeightsError
-from attar.utils.io import new_file, read_json, sha256_file, write_json
+from attar.utils.io import new_file, read_json, remove_half_written, sha256_file, write_json
 from attar.utils.progress import track
 from attar.utils.run_directory import flat_changes, refuse_changes
 
@@ -153,8 +153,7 @@ def begin(folder: Path, made_by: Mapping[str, Any], what: str, *, copied_from: P
         )
     else:
         write_json(folder / _BEGUN, made_by)
-    for leftover in folder.glob(".*.npy.*"):  # of a killed process
-        leftover.unlink()
+    remove_half_written(folder)
     return True
 
 

@@ -14,6 +14,7 @@ from attar.models import Backbone, Licence
 from attar.models.licences import ORIGIN_LICENCE
 from attar.models.transformers import TransformersTower
 from attar.utils.io import new_folder, read_json, write_json
+from attar.utils.plain import in_cell
 
 _NOT_OURS = ("license", "origin_url", "paper_name", "paper_ids", "notes", "tag", "hf_hub_id", "hf_hub_filename", "url")
 
@@ -157,9 +158,9 @@ def model_card(
         licence: Of the weights that it was made from; None where there were none but random ones.
         limits: What the figures do not say, a sentence each.
     """
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    rows = "\n".join(f"| {in_cell(name)} | {in_cell(str(value))} |" for name, value in facts.items())
     return (
-        f"# {title}\n\n"
+        f"# {in_cell(title)}\n\n"
         f"A vision backbone trained with attar. {LOADING[library]}\n\n"
         f"| | |\n|---|---|\n{rows}\n\n"
         f"## Measured\n\n{table}\n\n"

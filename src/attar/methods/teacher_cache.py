@@ -17,7 +17,7 @@ from torch import Tensor
 from attar.methods.answer_formats import EXACT, AnswerFormat
 from attar.types import Batch
 from attar.utils.distributed import one_of_each_machine_first
-from attar.utils.io import read_json, storage_errors, write_json
+from attar.utils.io import read_json, remove_half_written, storage_errors, write_json
 from attar.utils.locks import alone_at
 
 Answers = tuple[Tensor, ...]
@@ -117,6 +117,7 @@ class TeacherCache:
     def _opened(self, ask_about_one: Callable[[], Answers]) -> _Files:
         """The files; to begin them, the teacher is asked about one view for the shapes of what it says."""
         with one_of_each_machine_first(), alone_at(self.folder / ".lock"):  # or two runs would begin one file
+            remove_half_written(self.folder)
             return self._known_files() or self._new_files([list(tensor.shape[1:]) for tensor in ask_about_one()])
 
     def _about(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from attar.utils.distributed import (
     uses_bf16,
     world_size,
 )
-from attar.utils.io import read_json, read_lines, write_json, write_text
+from attar.utils.io import read_json, read_lines, remove_half_written, write_json, write_text
 from attar.utils.progress import Log, track
 from attar.utils.run_directory import flat_changes, held_directory, refuse_changes, versions
 from attar.utils.signals import polite_stop, stop_if_requested
@@ -220,8 +220,7 @@ def _start(job: Embedding, folder: Path, log: Log) -> list[int]:
     for place in named_places(job.config.data, job.source):
         log.say(f"  data     {place}")
     say_damage(log, job.source, folder / "bad_files.jsonl")
-    for leftover in folder.glob(".shard-*"):
-        leftover.unlink()
+    remove_half_written(folder)
     missing = [number for number in range(len(job.shards)) if not (folder / shard_name(number)).is_file()]
     if missing:
         (folder / "manifest.json").unlink(missing_ok=True)

@@ -37,10 +37,11 @@ from attar.utils.distributed import (
     pick_device,
     process_group,
 )
-from attar.utils.io import cache_dir, read_json, sha256_text, storage_errors, write_json
+from attar.utils.io import cache_dir, read_json, remove_half_written, sha256_text, storage_errors, write_json
 from attar.utils.progress import Log
 from attar.utils.signals import polite_stop
 
+_STALE_S = 3600.0  # no file of results takes so long to write
 _REASONS = 3  # that are told in full for which tasks are skipped
 
 
@@ -115,6 +116,8 @@ def _directory(config: EvaluateConfig) -> Path:
         raise DataError(f"data_root {config.data_root} is no folder. Give the one that the data sets lie in.")
     with storage_errors(out):
         (out / "results").mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / "results"):
+        remove_half_written(folder, older_than_s=_STALE_S)  # several commands may fill one directory at once
     return out
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.train import saved_notes
-from attar.utils.io import new_folder
+from attar.utils.io import new_folder, remove_folder
 from attar.utils.run_directory import RunDirectory
 
 
@@ -26,7 +26,7 @@ def keep(run: RunDirectory, step: int, write: Callable[[Path], None]) -> None:
     _show(run, step)
     named = {step, *(notes["best"]["step"] for notes in saved_notes(run.checkpoints) if "best" in notes)}
     for old in set(run.best.glob("step-*")) - {_kept(run, one) for one in named}:
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
 
 
 def take_back(run: RunDirectory, best: Mapping[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from attar.recipes.describe import say_damage
 from attar.recipes.planning.parts import free_at, size_in_words
 from attar.train.callbacks import most_bad
 from attar.utils.distributed import launched_ranks
-from attar.utils.io import append_line, read_lines, write_json, write_text
+from attar.utils.io import append_line, read_lines, remove_half_written, write_json, write_text
 from attar.utils.progress import Log, track
 from attar.utils.run_directory import flat_changes, held_directory, refuse_changes
 from attar.utils.signals import polite_stop
@@ -141,8 +141,7 @@ def _start(job: _Job, class_names: Sequence[str] | None) -> list[int]:
             refuse_changes(causes, f"--out {job.folder} holds other images, or packed otherwise", remedy=remedy)
     elif any(not entry.name.startswith(".") for entry in job.folder.iterdir()):
         raise RunDirectoryError(f"--out {job.folder} is not empty and holds no packed images. Choose a new folder.")
-    for leftover in job.folder.glob(".images-*"):  # of a process that was killed
-        leftover.unlink(missing_ok=True)
+    remove_half_written(job.folder)
     missing = [number for number in range(len(job.shards)) if not (job.folder / shard_name(number)).is_file()]
     if missing:  # without a number of images: nobody shall take a part for the whole
         names = None if class_names is None else tuple(class_names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ from attar.recipes.text_features import (
 )
 from attar.reports.sentences import write_sentences_page
 from attar.utils.distributed import launched_ranks, pick_device
-from attar.utils.io import new_file, sha256_text, write_json
+from attar.utils.io import new_file, remove_half_written, sha256_text, write_json
 from attar.utils.progress import Log, track
 from attar.utils.run_directory import held_directory
 from attar.utils.signals import polite_stop, stop_if_requested
@@ -168,8 +167,7 @@ def _check_folder(out: Path) -> None:
     Raises:
         RunDirectoryError: If something else stands there.
     """
-    for leftover in out.glob(".corpus.*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_half_written(out, "corpus")
     if not (out / "corpus").is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise RunDirectoryError(f"--out {out} is not empty and holds no sentences of attar. Choose a new folder.")
 

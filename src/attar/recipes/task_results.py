@@ -21,6 +21,7 @@ from attar.recipes.tasks import OpenedTask, Rows
 from attar.reports import Result, Role, caution, read_results, write_result
 from attar.reports.transfer import STAGES, transfer_rows
 from attar.utils.io import read_json
+from attar.utils.plain import in_cell
 from attar.utils.progress import Log
 
 _FEWEST = 10  # images that a bootstrap interval says something of
@@ -204,7 +205,7 @@ def task_card(
         heading, *rows = transfer_rows(results, compute)
         table = "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows))
     facts = task_facts(config)
-    rows_of_facts = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
+    rows_of_facts = "".join(f"| {in_cell(name)} | {in_cell(str(value))} |\n" for name, value in facts.items())
     rows_of_facts = f"| | |\n|---|---|\n{rows_of_facts}\n" if facts else ""
     bounds = limits(config.img_size, [], learned_from="the labels and images above", has_teacher="teacher" in facts)
     return (

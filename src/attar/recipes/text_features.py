@@ -23,7 +23,7 @@ from attar.errors import DataError
 from attar.evaluation.outputs import add_weights
 from attar.models import TextTower
 from attar.utils.distributed import from_main, rank, uses_bf16, wait_for_all, world_size
-from attar.utils.io import new_folder, read_json, write_json
+from attar.utils.io import new_folder, read_json, remove_half_written, write_json
 from attar.utils.progress import Log, counting, track
 from attar.utils.run_directory import flat_changes, refuse_changes
 
@@ -213,8 +213,7 @@ def hold_plan(folder: Path, plan: Mapping[str, Any], *, remedy: str) -> None:
         check_plan(folder.parent, _plan_in(folder), plan, remedy=remedy)
     else:
         write_json(folder / "plan.json", plan)
-    for leftover in folder.glob(".vectors-*"):
-        leftover.unlink()
+    remove_half_written(folder)
 
 
 def _plan_in(folder: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from attar.reports.transfer import HEADINGS
 from attar.train import layer_decay_groups
 from attar.train.state import Groups
 from attar.utils.distributed import from_main
-from attar.utils.io import write_text
+from attar.utils.io import remove_half_written, write_text
 from attar.utils.progress import Log
 from attar.utils.seeding import seeded_torch
 
@@ -81,10 +81,12 @@ def adapt(run: Run, model: TaskModel) -> TaskModel:
     config, folder, teacher = run.config, run.out / "adapt", model.backbone
     labels = " ".join(run.task.hashes[part] for part in ("train", "val"))
     identity = {"teacher": teacher.source.sha256 or teacher.source.weights, "labelled images": labels}
+    from_main(lambda: remove_half_written(folder, "teacher"))
     done = from_main(lambda: finished(folder, identity, anyway=config.resume_anyway))
     if done is not None:
         run.log.say(f"  adapt    done before, teacher in {folder / 'teacher'}")
         model = read_task_model(folder / "teacher", reference=config.teacher).to(run.device)
+        model.backbone.source = teacher.source  # what it was made from, as its results say of it the first time
         run.outcomes["adapt"] = Outcome(**{name: done[name] for name in done if name != "identity"})
         if not config.adapt.refit:  # else val has been learned from, and what it gave before stands
             from_main(lambda: run.judge(model, "adapt", "teacher", config.teacher or ""))

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from attar.reports.published import published_of, tasks_reported
 from attar.reports.results import Mode, Result, Role
+from attar.utils.plain import in_cell
 
 _ROLES: tuple[Role, ...] = ("student", "model", "teacher", "random")
 _MODES: tuple[Mode, ...] = ("honest", "paper")
@@ -53,9 +54,12 @@ def comparison_table(
 ) -> str:
     """`compare` as Markdown."""
     table = compare(results, published=published, suites=suites)
-    rows = [[f"**{task}**" if task in table.suites else task, *cells] for task, *cells in table.rows]
-    widths = [max(map(len, column)) for column in zip(table.heading, *rows, strict=True)]
-    lines = [_line(row, widths) for row in (table.heading, ["-" * width for width in widths], *rows)]
+    heading = [in_cell(name) for name in table.heading]
+    rows = [
+        [f"**{task}**" if task in table.suites else in_cell(task), *map(in_cell, cells)] for task, *cells in table.rows
+    ]
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    lines = [_line(row, widths) for row in (heading, ["-" * width for width in widths], *rows)]
     notes = "\n\n" + "  \n".join(table.sources) if table.sources else ""
     told = f"\n\nNothing is published on these tasks of: {'; '.join(table.unknown)}." if table.unknown else ""
     return "\n".join(lines) + notes + told

@@ -12,6 +12,7 @@ from attar.reports.overview import overview
 from attar.reports.run import run_section
 from attar.reports.section import Section, titles
 from attar.utils.io import write_text
+from attar.utils.plain import plain
 
 
 def write_page(run: Path) -> Path:
@@ -41,6 +42,11 @@ def write_report(path: Path, sections: Sequence[Section], *, title: str | None =
     return path
 
 
+def _harmless(value: object) -> object:
+    """A template's value without characters that turn what stands around them; macros' HTML passes as it is."""
+    return plain(value) if type(value) is str else value
+
+
 def is_own_page(path: Path) -> bool:
     """Whether a file is a page that attar wrote."""
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -53,6 +59,7 @@ def environment() -> Environment:
         loader=PackageLoader("attar.reports"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_harmless,
         trim_blocks=True,
         lstrip_blocks=True,
     )

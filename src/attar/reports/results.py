@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from attar.errors import DamagedFileError
 from attar.utils.io import read_json, write_json
+from attar.utils.plain import in_cell
 
 Role = Literal["student", "teacher", "random", "model"]
 """Whose figure it is: of a run its student, its teacher and a student that learned nothing, else the model named."""
@@ -139,7 +140,8 @@ def markdown_table(results: Sequence[Result]) -> str:
     if not results:
         return "Nothing was measured (no `--monitor`)."
     rows = [
-        f"| {r.role} | {r.model} | {percent(r.value)} | {percent(r.ci95[0])} – {percent(r.ci95[1])} | {r.n:,} |"
+        f"| {r.role} | {in_cell(r.model)} | {percent(r.value)} | {percent(r.ci95[0])} – {percent(r.ci95[1])} |"
+        f" {r.n:,} |"
         for r in results
     ]
     table = "\n".join(

@@ -15,6 +15,7 @@ from attar.reports.charts import ticks_around
 from attar.reports.page import environment
 from attar.reports.transfer import HEADINGS, gmacs
 from attar.utils.io import write_text
+from attar.utils.plain import in_cell
 
 _SHIPPED = "finetune"  # the stage whose student counts
 _FEWEST_SEEDS = 3  # that mean and deviation say something of (spec task_transfer §1.7: three or more)
@@ -212,7 +213,8 @@ def _legend(study: Study) -> str:
 
 
 def _markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heading, ["---"] * len(heading), *lines))
+    rows = ([*map(in_cell, cells)] for cells in (heading, ["---"] * len(heading), *lines))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def study_sentence(study: Study) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from attar.errors import CheckpointError
 from attar.train.state import TrainState
 from attar.utils.distributed import from_main, is_main, wait_for_all
-from attar.utils.io import new_folder, read_json, sha256_file, write_json
+from attar.utils.io import new_folder, read_json, remove_folder, sha256_file, sync_file, write_json
 
 _NAME = re.compile(r"step-(\d{8})$")
 _REMEDIES = {
@@ -54,7 +54,7 @@ def save_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any], *
         with new_folder(target) as temporary:
             save_file(tensors, temporary / "tensors.safetensors")
             write_json(temporary / "state.json", {"step": state.step, "notes": state.notes, **identity})
-            write_json(temporary / "manifest.json", {"files": _describe(temporary)})
+            write_json(temporary / "manifest.json", {"files": _described_while_synced(temporary)})
         _remove_old(folder, target, keep)
     wait_for_all()
     return target
@@ -64,7 +64,7 @@ def _remove_old(folder: Path, newest: Path, keep: int) -> None:
     known = _numbered(folder)
     ahead = [path for path in known if path.name > newest.name]  # damaged, or this run would not be behind them
     for old in ahead + [path for path in known if path not in ahead][:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
 
 
 def load_checkpoint(
@@ -185,6 +185,21 @@ def _newest_complete(folder: Path, say: Callable[[str], None]) -> Path | None:
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "manifest.json")
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in files}
+
+
+def _described_while_synced(folder: Path) -> dict[str, dict[str, Any]]:
+    """The same, made while the system puts the files on the disk: one takes the processor, the other waits for it.
+
+    Hashed is what the system has taken, read back, and not what stands in memory: the bytes that it is putting on the
+    disk and that a reader gets. So a manifest finds whatever happens to them from here on, in the system's memory, on
+    the way or on the disk, before or after the sync alike: neither order of the two would read from the disk itself.
+    It cannot find what went wrong before they were taken; tensors that fall over in memory are as wrong as any hash.
+    """
+    with ThreadPoolExecutor(1) as aside:
+        described = aside.submit(_describe, folder)
+        for path in folder.iterdir():
+            sync_file(path)
+        return described.result()
 
 
 def _is_complete(path: Path) -> bool:

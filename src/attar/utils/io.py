@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from attar.errors import DamagedFileError, RunDirectoryError, first_line
 
 _CHUNK = 1 << 20
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # what tempfile makes of a name
 _ATTEMPTS = 50  # to be the one who renames, when several processes make the same folder
 _given_by: ContextVar[tuple[tuple[Path, str], ...]] = ContextVar("given_by", default=())
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # None: raised by a library that tells no number
@@ -76,11 +78,39 @@ def new_file(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
-def remove_half_written(folder: Path) -> None:
-    """Remove the temporary files that killed writers have left in a folder, which nobody else may be writing to."""
-    for path in folder.glob(".*"):
-        if path.is_file() and re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name):
-            path.unlink(missing_ok=True)
+def remove_half_written(folder: Path, *names: str, older_than_s: float = 0.0) -> None:
+    """Remove what killed writers have left in a folder, where nobody else may be writing.
+
+    Args:
+        folder: Where `new_file` and `new_folder` wrote; what lies deeper stays.
+        names: Patterns of the folders that were written there, such as `step-*`. Hidden folders of others stay.
+        older_than_s: Age from which on it goes, where others may be writing after all.
+    """
+    files = (path for path in folder.glob(".*") if path.is_file() and _TEMPORARY.fullmatch(path.name))
+    folders = (path for name in names for path in folder.glob(f".{name}.*") if path.is_dir())
+    for path in (*files, *folders):
+        with contextlib.suppress(OSError):  # another has just removed it
+            if time.time() - path.stat().st_mtime >= older_than_s:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder whose name says that it is whole: it loses the name first, so that no half ever has it.
+
+    A kill on the way leaves a hidden sibling, as a writer's does. What cannot be removed stays, without a word.
+    """
+    aside = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

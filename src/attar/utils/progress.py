@@ -14,21 +14,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from attar.utils.io import storage_errors
+from attar.utils.plain import plain
 from attar.utils.signals import stop_if_requested
 
 T = TypeVar("T")
 _LINE_EVERY = 10  # seconds between plain lines where there is no terminal
 
-console = Console(stderr=False, highlight=False, soft_wrap=True)
+# names of strangers are no markup, and ":cat:" is a name
+console = Console(stderr=False, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def progress_bar(*, transient: bool = True) -> Progress:
     """A rich bar with count, rate text and time left; silent when the output is not a terminal."""
     return Progress(
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(compact=True),
         console=console,
         transient=transient,
@@ -48,6 +50,7 @@ def track(
         unit: What an item is, in the plural, such as `"batches"`.
         size: For how many an item counts, as a batch for its images.
     """
+    description = plain(description)
     started = time.monotonic()
     last_line = started - _LINE_EVERY
     bar, task = progress_bar(), None
@@ -82,6 +85,7 @@ def counting(description: str, *, unit: str) -> Iterator[Callable[[int], None]]:
         description: Two or three words, such as `"indexing train"`.
         unit: What is counted, in the plural, such as `"images"`.
     """
+    description = plain(description)
     started = time.monotonic()
     last_line = started - _LINE_EVERY
     spinner = console.status("")
@@ -125,7 +129,8 @@ class Log:
         """Print one line or several."""
         if self.is_silent:
             return
-        console.print(text, markup=False)
+        text = plain(text)
+        console.print(text)
         if self.path is not None:
             with storage_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(text + "\n")

@@ -160,10 +160,10 @@ def _look(path: Path, config: Config, *, resume_anyway: bool) -> RunDirectory:
 
 def start_run(run: RunDirectory) -> RunDirectory:
     """Write who the run is, once everything it needs is known to work; remove what a killed writer left behind."""
-    for leftover in (*run.path.glob(".student*"), *run.best.glob(".step-*"), *run.checkpoints.glob(".step-*")):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for folder in (run.path, run.results):
-        remove_half_written(folder)
+    remove_half_written(run.path, "student", "student-last")
+    remove_half_written(run.results)
+    for folder in (run.checkpoints, run.best):
+        remove_half_written(folder, "step-*")
     if run.is_new:
         for leftover in (run.metrics, run.bad_files, run.log):
             leftover.unlink(missing_ok=True)
