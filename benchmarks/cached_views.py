@@ -207,7 +207,7 @@ def table(results: dict[str, Any]) -> str:
         off = [cell["loss_off"] for cell in own if "loss_off" in cell]
         figures = [
             spread([100 * value for value in knn], 1),
-            spread([100 * cell["knn_unseen"] for cell in own], 1),
+            spread([100 * cell["knn_unseen"] for cell in own if "knn_unseen" in cell], 1),
             spread([cell["fresh_loss"] for cell in own], 4),
             spread([cell["train_loss"] for cell in own], 4),
             f"{statistics.fmean(cell['seconds'] for cell in own):.0f}",
@@ -221,6 +221,8 @@ def table(results: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return ""
     half = (max(values) - min(values)) / 2
     return f"{statistics.fmean(values):.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
 

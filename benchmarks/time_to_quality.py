@@ -261,8 +261,9 @@ class Judge:
         bank = numpy_generator(0, "cifar10").permutation(len(train))[:CIFAR_TRAIN]
         order = numpy_generator(0, "halves").permutation(len(test))
         parts = {"bank": train.take(np.sort(bank)[:limit]), "test": test.take(order[:limit])}
-        unseen = unseen_classes(data / "caltech_51")
-        parts |= {"unseen bank": unseen[0].take(np.arange(len(unseen[0]))[:limit]), "unseen": unseen[1]}
+        if (data / "caltech_51").is_dir():
+            unseen = unseen_classes(data / "caltech_51")
+            parts |= {"unseen bank": unseen[0].take(np.arange(len(unseen[0]))[:limit]), "unseen": unseen[1]}
         self.views = MonitorViews(parts, crop_pct=1.0, workers=workers)
 
     def __call__(self, student: attar.Backbone) -> dict[str, Any]:
@@ -272,10 +273,15 @@ class Judge:
         return {
             "knn_select": float(hits[:middle].mean()),
             "knn_report": float(hits[middle:].mean()),
-            "knn_unseen": float(self.hits(student, "unseen bank", "unseen").mean()),
+            **self.unseen(student),
             "hits": base64.b64encode(np.packbits(hits).tobytes()).decode(),
             "images": len(hits),
         }
+
+    def unseen(self, student: attar.Backbone) -> dict[str, float]:
+        """k-NN on the classes that the teacher never saw; nothing where DATA has no Caltech."""
+        is_there = "unseen" in self.views.parts
+        return {"knn_unseen": float(self.hits(student, "unseen bank", "unseen").mean())} if is_there else {}
 
     def hits(self, student: attar.Backbone, bank: str, queries: str) -> NDArray[np.bool_]:
         """(q,) whether a query's class is found among the bank's images."""
@@ -393,7 +399,8 @@ def table(results: dict[str, Any], half: str, clock: str) -> str:
         sooner = [factor_in_words(found[base]) if base in found else "" for base in ("P0", "P1")]
         busy = mean(cell["cpu_seconds"] / cell["wall_seconds"] for cell in own)
         views = f"{mean(cell['views'] for cell in last):,.0f}"
-        unseen = f"{100 * mean(cell['knn_unseen'] for cell in last):.1f}"
+        value = mean(cell["knn_unseen"] for cell in last if "knn_unseen" in cell)
+        unseen = "" if math.isnan(value) else f"{100 * value:.1f}"
         lines.append(f"| {' | '.join([row, *figures, unseen, views, *sooner, f'{busy:.2f}'])} |")
     return "\n".join(lines)
 
