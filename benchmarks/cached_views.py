@@ -66,7 +66,7 @@ class CacheStudy:
     """The data, the judge, and the folder of finished cells."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.data, self.out = args, Path(args.data), Path(args.out)
+        self.args, self.data, self.out = args, args.data, args.out
         self.device = pick_device(args.device)
         self.judge = Judge(self.data, limit=args.limit, workers=args.workers)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def fingerprint(state: TrainState) -> str:
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """All finished cells; of losses only what is compared."""
-    out = Path(args.out)
+    out = args.out
     cells = [read_json(path) for path in sorted((out / "cells").glob("*.json"))]
     return {
         "benchmark": "cached_views",
@@ -229,8 +229,8 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with the data sets and teachers")
-    parser.add_argument("--out", default="runs/cached_views", help="where finished cells lie")
+    parser.add_argument("--data", type=Path, help="folder with the data sets and teachers")
+    parser.add_argument("--out", type=Path, default=Path("runs/cached_views"), help="where finished cells lie")
     parser.add_argument("--results", type=Path, help="result file; by default results.json in --out")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="images of each part of the judge, to try the script")
     parser.add_argument("--table", action="store_true", help="print the table of the result file and end")
     args = parser.parse_args()
-    file = args.results or Path(args.out) / "results.json"
+    file = args.results or args.out / "results.json"
     if args.table:
         print(table(json.loads(file.read_text())))
         return

@@ -114,7 +114,7 @@ class Race:
     """The data, the judge, and the folder of finished cells."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.data, self.out = args, Path(args.data), Path(args.out)
+        self.args, self.data, self.out = args, args.data, args.out
         self.judge = Judge(self.data, limit=args.limit, workers=args.workers)
         self.out.mkdir(parents=True, exist_ok=True)
         file, settings = self.out / "settings.json", self.settings()
@@ -306,7 +306,7 @@ Draws = NDArray[np.float64]
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """All finished cells, and what follows from them."""
-    out = Path(args.out)
+    out = args.out
     cells = [read_json(path) for path in sorted((out / "cells").glob("*.json"))]
     kept = [{key: value for key, value in cell.items() if key != "hits"} for cell in cells]
     return {
@@ -419,8 +419,8 @@ def factor_in_words(found: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with the data sets and teachers")
-    parser.add_argument("--out", default="runs/time_to_quality", help="where finished cells lie")
+    parser.add_argument("--data", type=Path, help="folder with the data sets and teachers")
+    parser.add_argument("--out", type=Path, default=Path("runs/time_to_quality"), help="where finished cells lie")
     parser.add_argument("--results", type=Path, help="result file; by default results.json in --out")
     parser.add_argument("--budget", type=float, default=900.0, help="seconds of the longest horizon")
     parser.add_argument("--budget-clock", choices=CLOCKS, default="wall", help="cpu where others use the machine too")
@@ -438,7 +438,7 @@ def main() -> None:
     parser.add_argument("--half", choices=HALVES, default="report", help="of the judge, for the table")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="for the table")
     args = parser.parse_args()
-    file = args.results or Path(args.out) / "results.json"
+    file = args.results or args.out / "results.json"
     if args.table:
         print(table(json.loads(file.read_text()), args.half, args.clock))
         return
