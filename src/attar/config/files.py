@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +71,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 def to_yaml(config: Config, *, comment: str = "") -> str:
     """The resolved settings as YAML that `--config` reads back, under a comment."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())
-    dump = partial(yaml.safe_dump, config.model_dump(mode="json"), sort_keys=False, width=100)
-    text: str = dump(allow_unicode=True)
+    settings = config.model_dump(mode="json")
+    text: str = yaml.safe_dump(settings, sort_keys=False, width=100, allow_unicode=True)
     if not all(line.isprintable() for line in text.split("\n")):  # a name that would act on a terminal
-        text = dump(allow_unicode=False)
+        text = yaml.safe_dump(settings, sort_keys=False, width=100)
     return head + text
