@@ -181,6 +181,9 @@ class Race:
         name = f"{row}-{horizon:g}-{seed}"
         file = self.out / "cells" / f"{name}.json"
         file.parent.mkdir(exist_ok=True)
+        settings = settings_of(row, LONG)  # whose warm-up is another in each cell
+        if file.exists() and read_json(file).get("settings", settings) != settings:
+            raise SystemExit(f"{file} is of a row {row} with other settings. Take another --out.")
         with (self.out / "cells" / f".{name}").open("a+") as held:
             if file.exists() or not take_lock(held):
                 return False
@@ -194,6 +197,7 @@ class Race:
             losses = [line["loss"] for line in read_lines(report.run / "metrics.jsonl") if "loss" in line]
             found = {
                 "row": row,
+                "settings": settings,  # names of changes, and `fast`, may come to mean others
                 "horizon": horizon,
                 "seed": seed,
                 "steps": steps,

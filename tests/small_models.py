@@ -3,8 +3,10 @@
 import torch
 from torch import nn
 
+from attar.config import OptimConfig
 from attar.data.sentence_stream import Sentences
 from attar.models import LinearClassifier, Provenance, TextTower, load_backbone
+from attar.train import build_state
 from attar.types import Batch
 
 TINY = "vit_tiny_patch16_224?patch_size=8&embed_dim=32&depth=2&num_heads=2"
@@ -97,3 +99,12 @@ def one_pass(model, *, img_size=None):
     size_kept = sum(kept.values())
     loss.backward()
     return [p.grad.clone() for p in model.parameters() if p.grad is not None], size_kept
+
+
+def given_to_adamw(model):
+    """Whether Muon leaves it to AdamW, by name of each parameter of a backbone that has a gradient."""
+    state = build_state(model, model, OptimConfig(algorithm="muon", ema_decay=0.0))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    return {name: "exp_avg" in state.optimizer.state[parameter] for name, parameter in model.named_parameters()}

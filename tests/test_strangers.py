@@ -9,9 +9,12 @@ import yaml
 from rich.console import Console
 
 from attar.cli import main
+from attar.export import model_card, two_towers_card
+from attar.export.card import export_card
 from attar.reports import Result, comparison_table, markdown_table
 from attar.reports.page import environment
 from attar.utils import progress
+from attar.utils.plain import in_cell
 from small_runs import distill_words, picture
 
 NAMES = [
@@ -118,6 +121,22 @@ def test_tables_stay_tables():
         lines = table.splitlines()
         assert len(lines) == rows + 2
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1  # each row has all its cells
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cards_have_a_row_for_each_fact_whatever_it_says(name):
+    facts = {"teacher": name, name: "of strangers"}
+    cards = (
+        model_card(name, facts, table="Nothing."),
+        two_towers_card(name, facts, table="Nothing.", costs=""),
+        export_card(name, usage="none", facts=facts, files={}, measured={}, licence="none"),
+    )
+    for card in cards:
+        assert not ACTING.search(card)
+        title, _, rest = card.partition("\n\n")
+        assert title == f"# {in_cell(name)}"
+        rows = rest.partition("|---|---|\n")[2].partition("\n\n")[0].splitlines()
+        assert rows == [f"| teacher | {in_cell(name)} |", f"| {in_cell(name)} | of strangers |"]
 
 
 def test_settings_that_are_written_back_are_the_ones_given(strangers, capfd):

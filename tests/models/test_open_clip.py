@@ -20,7 +20,7 @@ from torch import Tensor
 from attar.errors import ModelReferenceError, ShapeError, WeightsError
 from attar.models import Preprocess, load_backbone
 from attar.models.references import Reference
-from small_models import one_pass
+from small_models import given_to_adamw, one_pass
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -107,6 +107,15 @@ def test_cls_and_patches_are_open_clips_before_the_projection(name, tmp_path):
     assert_close(tokens.patch, visual.ln_post(patch) if name == "norm-late" else patch)
     assert (tokens.grid, tokens.prefix.shape, backbone.patch_size) == ((4, 4), (2, 0, 48), 8)
     assert_close(tokens.cls @ model.visual.proj, model.encode_image(normalised(images(32))))
+
+
+@pytest.mark.parametrize("name", ["vit", "timm-vit"])
+def test_muon_leaves_positions_to_adamw(name):
+    # tables of (N, D) have the shape of a matrix
+    given = given_to_adamw(load_backbone(f"open_clip:attar-{name}", weights="random"))
+    table = "positional_embedding" if name == "vit" else "pos_embed"
+    assert [is_given for parameter, is_given in given.items() if parameter.endswith(table)] == [True]
+    assert not all(is_given for parameter, is_given in given.items() if parameter.endswith("weight"))
 
 
 @pytest.mark.parametrize("name", ["vit", "timm-vit"])

@@ -19,7 +19,7 @@ from attar.errors import ModelReferenceError, ShapeError, WeightsError
 from attar.models import Preprocess, load_backbone
 from attar.models.positions import resample_positions
 from attar.models.transformers import FAMILIES, quiet
-from small_models import one_pass
+from small_models import given_to_adamw, one_pass
 
 transformers = pytest.importorskip("transformers")
 
@@ -121,6 +121,15 @@ def test_tokens_are_transformers_own(name, tmp_path):
     assert torch.equal(backbone.embed(pixels), tokens.cls)
     side = 2 if name == "dinov3_convnext" else 4
     assert (backbone.grid, backbone.patch_size) == ((side, side), 32 if name == "dinov3_convnext" else 8)
+
+
+@pytest.mark.parametrize("name", ["dinov2", "clip", "siglip2"])
+def test_muon_leaves_positions_to_adamw(name, tmp_path):
+    # tables of (N, D) have the shape of a matrix
+    write_encoder(tmp_path, name)
+    given = given_to_adamw(load_backbone(f"hf:{tmp_path}"))
+    assert [is_given for parameter, is_given in given.items() if "position" in parameter] == [True]
+    assert not all(is_given for parameter, is_given in given.items() if parameter.endswith("weight"))
 
 
 @pytest.mark.parametrize("name", ["dinov2", "clip", "siglip2"])

@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from attar.config import OptimConfig, ProteusConfig
@@ -139,6 +140,24 @@ def test_adamw_is_the_formula() -> None:
         value = value * (1 - 1e-3 * 0.05) - 1e-3 * change
         step_once(state, step)
     torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=1e-7)  # type: ignore[operator, union-attr]
+
+
+def test_state_of_adamw_in_many_kernels_goes_on_in_one() -> None:
+    # what checkpoints of attar 0.1.0 hold; catches a count of steps that begins anew, of which the next step is thrice
+    config = OptimConfig()
+    before, now = state_of(config), state_of(config)
+    before.optimizer = torch.optim.AdamW(
+        param_groups_weight_decay(before.learner, config.weight_decay), lr=0.0, betas=config.betas, eps=1e-8
+    )
+    for step in range(3):
+        step_once(before, step)
+    now.load_tensors(before.tensors())
+    for state in (before, now):
+        step_once(state, 3)
+    for (name, wanted), found in zip(
+        before.learner.state_dict().items(), now.learner.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_muon_takes_the_matrices_and_leaves_the_rest_to_adamw() -> None:

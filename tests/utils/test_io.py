@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -312,6 +313,15 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     os.utime(tmp_path / ".folder.abcdefgh", (0, 0))
     remove_half_written(tmp_path, "folder", older_than_s=3600)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_what_a_killed_writer_left_goes_though_a_file_servers_clock_is_ahead(tmp_path):
+    (tmp_path / ".run.json.o3r5_6b5").write_text("")
+    os.utime(tmp_path / ".run.json.o3r5_6b5", (time.time() + 100,) * 2)
+    remove_half_written(tmp_path, older_than_s=3600)
+    assert len(list(tmp_path.iterdir())) == 1
+    remove_half_written(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_removed_loses_its_name_first(tmp_path):

@@ -74,5 +74,5 @@ def to_yaml(config: Config, *, comment: str = "") -> str:
     settings = config.model_dump(mode="json")
     text: str = yaml.safe_dump(settings, sort_keys=False, width=100, allow_unicode=True)
     if not all(line.isprintable() for line in text.split("\n")):  # a name that would act on a terminal
-        text = yaml.safe_dump(settings, sort_keys=False, width=100, allow_unicode=False)
+        text = yaml.safe_dump(settings, sort_keys=False, width=100)
     return head + text

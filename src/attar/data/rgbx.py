@@ -58,7 +58,7 @@ def part_of(image: Image.Image, box: PixelBox) -> NDArray[np.uint8]:
 
 
 def scaled(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Antialiased bicubic resize of (H, W, 4) uint8 to (width, height), within a level of Pillow's pass by pass.
+    """Antialiased bicubic resize of (H, W, 4) uint8 to (width, height), within two levels of Pillow's, rows first.
 
     Pillow clips and rounds between the passes as torch does, but from version 13 on picks their order by the shape.
     """

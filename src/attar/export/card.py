@@ -10,6 +10,7 @@ from typing import Any
 from attar.export import preprocess
 from attar.models import Backbone
 from attar.utils.io import write_json, write_text
+from attar.utils.plain import in_cell
 
 RUN_ONNX = '''"""python run_onnx.py IMAGE: what the model says of it. Needs onnxruntime, numpy and pillow alone."""
 
@@ -114,11 +115,12 @@ def export_card(
         measured: Markdown by heading.
         licence: What is known of the terms, in sentences.
     """
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    rows = "\n".join(f"| {in_cell(name)} | {in_cell(value)} |" for name, value in facts.items())
     sizes = "\n".join(f"| `{name}` | {size:,} bytes |" for name, size in files.items())
     sections = "".join(f"## {heading}\n\n{text}\n\n" for heading, text in measured.items())
     return (
-        f"# {title}\n\n{usage}\n\n| | |\n|---|---|\n{rows}\n\n## Files\n\n| | |\n|---|---|\n{sizes}\n\n{sections}"
+        f"# {in_cell(title)}\n\n{usage}\n\n| | |\n|---|---|\n{rows}\n\n"
+        f"## Files\n\n| | |\n|---|---|\n{sizes}\n\n{sections}"
         f"## Licence\n\n{licence}\n"
     )
 

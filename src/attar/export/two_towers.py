@@ -21,6 +21,7 @@ from attar.models.files import StateDict
 from attar.models.open_clip_files import open_clip_library
 from attar.models.references import OPEN_CLIP_CONFIG
 from attar.utils.io import new_folder, read_json, write_json
+from attar.utils.plain import in_cell
 from attar.utils.seeding import seeded_torch, torch_generator
 
 _TOKENISER = "tokeniser-in-this-folder"  # open_clip looks in the folder itself, whatever the name is
@@ -206,9 +207,9 @@ def two_towers_card(
         limits: What the figures do not say, a sentence each.
     """
     measured = f"## Costs\n\n{costs}\n\n" if costs else ""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    rows = "\n".join(f"| {in_cell(name)} | {in_cell(value)} |" for name, value in facts.items())
     return (
-        f"# {title}\n\n"
+        f"# {in_cell(title)}\n\n"
         f"A model of images and sentences trained with attar. {_CARD}\n\n"
         f"| | |\n|---|---|\n{rows}\n\n"
         f"## Measured\n\n{table}\n\n"

@@ -22,7 +22,7 @@ from attar.config import Config, TransferConfig
 from attar.errors import CheckpointError
 from attar.recipes.training import Training, check_every, train
 from attar.train import Callback, Clock, EarlyStop, Metrics, TrainState, build_state, load_checkpoint, saved_notes
-from attar.train.state import Groups
+from attar.train.groups import Groups
 from attar.utils.distributed import from_main, is_main
 from attar.utils.io import new_file, read_json, sha256_file, write_json
 from attar.utils.progress import Log

@@ -30,7 +30,7 @@ from attar.recipes.tasks import FittedHead, OpenedTask
 from attar.recipes.training import Training, check_every
 from attar.reports.transfer import HEADINGS
 from attar.train import layer_decay_groups
-from attar.train.state import Groups
+from attar.train.groups import Groups
 from attar.utils.distributed import from_main
 from attar.utils.io import remove_half_written, write_text
 from attar.utils.progress import Log

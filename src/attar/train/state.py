@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from attar.config import OptimConfig
 from attar.models import Backbone
+from attar.train.groups import Groups, tables_apart
 from attar.train.parallel import Engine, distribute, shard, share_like, synchronise_statistics, whole
 from attar.utils.distributed import is_main, world_size
 
 CPU = torch.device("cpu")
-Groups = Callable[[nn.Module, float], list[dict[str, Any]]]
 
 
 @dataclass
@@ -170,7 +170,8 @@ def build_state(
     if config.recompute:
         student.recompute_blocks()
     wrapped = distribute(learner, engine=engine, device=device)
-    optimizer = build_optimizer(groups(learner, config.weight_decay), config)
+    found = groups(learner, config.weight_decay)
+    optimizer = build_optimizer(tables_apart(found, learner) if config.algorithm == "muon" else found, config)
     return TrainState(learner, student, optimizer, ema, wrapped, twin)
 
 

@@ -90,7 +90,8 @@ def remove_half_written(folder: Path, *names: str, older_than_s: float = 0.0) ->
     folders = (path for name in names for path in folder.glob(f".{name}.*") if path.is_dir())
     for path in (*files, *folders):
         with contextlib.suppress(OSError):  # another has just removed it
-            if time.time() - path.stat().st_mtime >= older_than_s:
+            # without an age the clock is not asked: that of a file server may be ahead of this machine's
+            if not older_than_s or time.time() - path.stat().st_mtime >= older_than_s:
                 _remove(path)
 
 
