@@ -17,8 +17,11 @@ _SECONDS, _MEGABYTES, _HANG_S = 1.0, 300.0, 60
 
 
 def met(folder: Path, *, trials: int, seed: int, only: int | None) -> Iterator[Trial]:
-    """Each of the specimens (0 trials), or so many of them, before the reader it is meant for: none runs code, writes
-    outside of its folder, takes more than a second or 300 MB, or ends in another error than attar's (check g)."""
+    """Each of the specimens (0 trials), or so many of them, before the reader it is meant for (check g).
+
+    None runs code, writes outside of its folder, takes more than a second of a processor or 300 MB, or ends in another
+    error than attar's.
+    """
     specimens = all_specimens()
     every = max(1, len(specimens) // trials) if trials else 1
     for number in range(seed % every, len(specimens), every) if only is None else (only,):
@@ -67,14 +70,14 @@ def _read(specimen: Specimen, place: Path) -> str:
     READERS[specimen.reader].read(sound)
     shutil.rmtree(sound)
     Path("/proc/self/clear_refs").write_text("5")
-    memory, began, said = _megabytes("VmRSS"), time.monotonic(), ""
+    memory, began, said = _megabytes("VmRSS"), time.process_time(), ""
     try:
         READERS[specimen.reader].read(place)
     except AttarError:
         pass
     except BaseException as error:
         said = f"{type(error).__name__}: {str(error)[:200]}. "
-    seconds, more = time.monotonic() - began, _megabytes("VmHWM") - memory
+    seconds, more = time.process_time() - began, _megabytes("VmHWM") - memory
     if seconds > _SECONDS:
         said += f"It took {seconds:.1f} s. "
     if more > _MEGABYTES:

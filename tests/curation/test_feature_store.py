@@ -147,7 +147,7 @@ def test_what_it_was_made_by_is_kept_as_json(folder):
 def test_what_a_killed_run_has_made_is_gone_on_with_by_its_like_alone(tmp_path):
     assert begin(tmp_path, MADE_BY, "images")
     write_rows(tmp_path / "vectors-00000.npy", np.ones((2, 2), np.float16))
-    (tmp_path / ".vectors-00001.npy.left").touch()
+    (tmp_path / ".vectors-00001.npy.o3r5_6b5.part").touch()
     with pytest.raises(WeightsError, match="images was def, now other"):
         begin(tmp_path, MADE_BY | {"images": "other"}, "images")
     assert begin(tmp_path, MADE_BY, "images")

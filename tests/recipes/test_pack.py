@@ -139,7 +139,7 @@ def test_settings_may_change_while_nothing_is_packed(tmp_path, monkeypatch):
 def test_what_a_killed_process_left_is_removed(tmp_path):
     write_photos(tmp_path / "photos")
     (tmp_path / "packed").mkdir()
-    (tmp_path / "packed/.images-000001.tar.abc").write_bytes(b"half")
+    (tmp_path / "packed/.images-000001.tar.o3r5_6b5.part").write_bytes(b"half")
     out = attar.pack(config(tmp_path)).out
     assert [path.name for path in out.glob(".*")] == []
 

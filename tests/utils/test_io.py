@@ -300,8 +300,8 @@ def test_what_is_no_json_is_named_and_may_be_taken_for_a_value_error(tmp_path, c
 
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
-    kept = (".attar-lock", "run.json", ".git", "metrics.jsonl", ".hidden.longer_than_eight", ".hidden.UPPER123")
-    for name in (*kept, ".run.json.o3r5_6b5", ".config.yaml.abcdefgh"):
+    kept = (".attar-lock", "run.json", ".git", "metrics.jsonl", ".notes.markdown", ".hidden.abcdefgh.part.txt")
+    for name in (*kept, ".run.json.o3r5_6b5.part", ".config.yaml.abcdefgh.part"):
         (tmp_path / name).write_text("")
     (tmp_path / ".folder.abcdefgh").mkdir()
     for name in (".step-00000004.o3r5_6b5", ".step-00000004.removed"):
@@ -316,8 +316,8 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
 
 
 def test_what_a_killed_writer_left_goes_though_a_file_servers_clock_is_ahead(tmp_path):
-    (tmp_path / ".run.json.o3r5_6b5").write_text("")
-    os.utime(tmp_path / ".run.json.o3r5_6b5", (time.time() + 100,) * 2)
+    (tmp_path / ".run.json.o3r5_6b5.part").write_text("")
+    os.utime(tmp_path / ".run.json.o3r5_6b5.part", (time.time() + 100,) * 2)
     remove_half_written(tmp_path, older_than_s=3600)
     assert len(list(tmp_path.iterdir())) == 1
     remove_half_written(tmp_path)

@@ -357,7 +357,7 @@ VOLATILE = frozenset(
             "timeout_s",
             "cache.folder",
             "cache.beforehand",
-            "optim.recompute",
+            *(f"{section}optim.recompute" for section in ("", "adapt.", "transfer.", "finetune.")),
         ),
     }
 )

@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from attar.errors import DamagedFileError, RunDirectoryError, first_line
 
 _CHUNK = 1 << 20
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # what tempfile makes of a name
+_SUFFIX = ".part"  # of what is being written: a name that nobody else gives, as what has it is removed
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 _ATTEMPTS = 50  # to be the one who renames, when several processes make the same folder
 _given_by: ContextVar[tuple[tuple[Path, str], ...]] = ContextVar("given_by", default=())
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # None: raised by a library that tells no number
@@ -64,7 +65,7 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
         os.close(handle)
         temporary = Path(name)
         try:
