@@ -164,7 +164,7 @@ def test_killed_in_the_middle_and_restarted_gives_identical_shards(
     made = shards(tmp_path)
     assert 0 < len(made) < 5, said
     assert process.returncode == (143 if number == signal.SIGTERM else -9)
-    (tmp_path / f".{shard_name(4)}.left").write_bytes(b"half")
+    (tmp_path / f".{shard_name(4)}.o3r5_6b5.part").write_bytes(b"half")
     again = attar_process(*words(tmp_path))
     assert again.returncode == 0, again.stderr
     assert f"{len(made)} done before" in again.stdout

@@ -131,7 +131,7 @@ def test_a_folder_whose_shards_are_not_all_there_goes_on_and_ends_with_the_same_
     names = ("sentences.parquet", "manifest.json", "report.html")
     for name in (*names, "vectors/vectors-00001.npy", "vectors/vectors-00003.npy"):
         (out / name).unlink()
-    (out / "vectors/.vectors-00003.npy.left").write_bytes(b"half")
+    (out / "vectors/.vectors-00003.npy.o3r5_6b5.part").write_bytes(b"half")
     attar.curate_sentences(config(places, out))
     shards = len(list((out / "vectors").glob("vectors-*.npy")))
     assert f"{shards:,} of 32 sentences, {shards - 2:,} done before" in capsys.readouterr().out
