@@ -72,7 +72,7 @@ def test_what_stood_there_stays_where_no_image_can_be_read(of_pixels, tmp_path):
     with pytest.raises(DataError, match=r"none of the 2 images can be read, such as 000\.png"):
         predict(settings)
     assert written.read_bytes() == before
-    assert not list(written.parent.glob(".*.partial"))
+    assert not list(written.parent.glob(".*"))
 
 
 def test_a_module_of_ones_own_is_named_and_then_predicts(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ from attar.export import builds_itself, read_task_model
 from attar.models import TaskModel
 from attar.reports.transfer import STAGES
 from attar.utils.distributed import pick_device
-from attar.utils.io import storage_errors
+from attar.utils.io import new_file, storage_errors
 from attar.utils.progress import Log, track
 from attar.utils.signals import polite_stop
 
@@ -113,14 +113,8 @@ def is_transfer(folder: Path) -> bool:
 @contextmanager
 def _table(path: Path) -> Iterator[Any]:
     """A writer of rows into a file that is there when all of them are, and not at all after an error."""
-    partial_file = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial_file.open("w", newline="", encoding="utf-8") as file:
-            yield csv.writer(file)
-        partial_file.replace(path)
-    finally:
-        partial_file.unlink(missing_ok=True)
+    with new_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        yield csv.writer(file)
 
 
 def _check_any(unreadable: Sequence[str], source: Source) -> None:
