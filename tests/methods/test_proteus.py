@@ -464,9 +464,14 @@ def test_small_views_of_a_teacher_of_another_size_are_in_proportion() -> None:
 @pytest.mark.parametrize(
     ("teacher", "student", "settings", "says"),
     [
-        (WIDE + SIZELESS, TINY, {}, r"student .* takes one size only .*\?dynamic_img_size=true in --student"),
-        (WIDE, TINY + SIZELESS, {}, r"teacher .* takes one size only .*\?dynamic_img_size=true in --teacher"),
-        (WIDE + SIZELESS, TINY + SIZELESS, {"small_size": 20}, "leave a rest of 20 px. Try --proteus.small-size 16"),
+        (WIDE + SIZELESS, TINY, {}, r"student .* takes 32 px only.*dynamic_img_size=true .* in --student"),
+        (WIDE, TINY + SIZELESS, {}, r"teacher .* takes 32 px only.*dynamic_img_size=true .* in --teacher"),
+        (
+            WIDE + SIZELESS,
+            TINY + SIZELESS,
+            {"small_size": 20},
+            "20 px are no multiple of .* 8 px. Try --proteus.small-size 16",
+        ),
         (
             WIDE + SIZELESS,
             TINY + SIZELESS,

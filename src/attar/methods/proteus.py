@@ -310,15 +310,16 @@ def _small_sizes(teacher: Backbone, student: Backbone, size: int, config: Proteu
         if model.can_mask and side % model.patch_size:
             fitting = max(1, side // model.patch_size) * model.patch_size
             raise ShapeError(
-                f"proteus.small_size {size}: the {role}'s patches of {model.patch_size} px leave a rest of {side} px."
+                f"proteus.small_size {size}: {side} px are no multiple of the {role}'s patches, {model.patch_size} px."
                 f" Try --proteus.small-size {fitting * size // side}."
             )
         try:
             grids.append(model.tokens(torch.full((1, 3, side, side), 0.5)).grid)
-        except ShapeError as error:
+        except ShapeError:
             raise ShapeError(
-                f"proteus.small_size {size}: {role} {model.source.name} takes one size only ({error}). Try"
-                f" ?dynamic_img_size=true in --{role}: timm's ViTs then fit their positions to the size."
+                f"proteus.small_size {size}: {role} {model.source.name} takes {model.img_size} px only, not {side}."
+                f" Try dynamic_img_size=true among its options (after a ? or &) in --{role}: timm's ViTs then fit their"
+                " positions to the size. Student and teacher both need it."
             ) from None
     sizes = Sizes(size, teacher_size, grids[0], grids[1])
     if config.patch_weight and int(sizes.num_patches * config.mask_ratio) == 0:
