@@ -50,7 +50,8 @@ def _to_its_end(run: Path) -> subprocess.CompletedProcess[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
+    """torchrun gives ranks that do not end 30 seconds by default, and that is its affair: five here."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}
 
 
 def _disturbed(run: Path, what: signal.Signals, step: int, *, victim: int) -> tuple[str, float]:
@@ -62,15 +63,18 @@ def _disturbed(run: Path, what: signal.Signals, step: int, *, victim: int) -> tu
         if job.poll() is not None:
             return f"ended with {job.returncode} before step {step}: {log.read_text()[-400:]}", 0.0
         time.sleep(0.01)
-    os.kill(_ranks(job.pid)[victim], what)
+    ranks = _ranks(job.pid)
+    os.kill(ranks[victim], what)
     sent = time.monotonic()
     try:
         job.wait(_LIMITS_S[what] + 30)
     except subprocess.TimeoutExpired:
-        os.killpg(job.pid, signal.SIGKILL)
+        for leader in (job.pid, *ranks):
+            with contextlib.suppress(OSError):
+                os.killpg(leader, signal.SIGKILL)
         return "the job never ended", time.monotonic() - sent
     seconds = time.monotonic() - sent
-    said, left = log.read_text(errors="replace"), _left(job.pid)
+    said, left = log.read_text(errors="replace"), _left({job.pid, *ranks})
     if seconds > _LIMITS_S[what]:
         return f"it took {seconds:.1f} s", seconds
     if job.returncode == 0:
@@ -86,25 +90,20 @@ def _steps(run: Path) -> int:
 
 
 def _ranks(launcher: int) -> list[int]:
-    """Processes of the ranks, in their order."""
+    """Processes of the ranks, in their order; torchrun gives each a session of its own."""
     found = {}
-    for pid in _of_session(launcher):
-        with contextlib.suppress(OSError):
-            words = dict(
-                word.split("=", 1)
-                for word in Path(f"/proc/{pid}/environ").read_text().split("\0")
-                if word.startswith(("RANK=", "LOCAL_RANK="))
-            )
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            if "RANK" in words and parent == launcher:
-                found[int(words["RANK"])] = pid
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (entry / "environ").read_text().split("\0") if parent == launcher else []
+            found |= {int(word.removeprefix("RANK=")): int(entry.name) for word in words if word.startswith("RANK=")}
     return [found[rank] for rank in sorted(found)]
 
 
-def _left(session: int) -> list[int]:
+def _left(sessions: set[int]) -> list[int]:
     """Processes of the job that live two seconds after it; a stopped one is woken to see its signal."""
     for _ in range(20):
-        living = list(_of_session(session))
+        living = [pid for session in sessions for pid in _of_session(session)]
         if not living:
             return []
         time.sleep(0.1)
