@@ -50,8 +50,7 @@ def _to_its_end(run: Path) -> subprocess.CompletedProcess[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """torchrun gives ranks that do not end 30 seconds by default, and that is its affair: five here."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}
+    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def _disturbed(run: Path, what: signal.Signals, step: int, *, victim: int) -> tuple[str, float]:
