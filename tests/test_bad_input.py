@@ -112,6 +112,16 @@ def after_a_run(change, *more):
     return make
 
 
+def unfinished(change):
+    """The same of a run that has left no student."""
+
+    def before_its_end(out):
+        shutil.rmtree(out / "student")
+        change(out)
+
+    return after_a_run(before_its_end)
+
+
 def sixty(*broken):
     """Sixty pictures, some of them cut short, and one batch that shows all."""
 
@@ -517,7 +527,21 @@ RUN_DIRECTORY = [
         then_runs("--resume-anyway"),
     ),
     Row("newest checkpoint damaged", after_a_run(damage_newest), 0, ("step-00000002 is damaged", "from step-00000001")),
-    Row("checkpoints damaged", after_a_run(damage_all), 0, ("step-00000001 is damaged", "from the beginning"), trained),
+    Row("checkpoints damaged", unfinished(damage_all), 0, ("step-00000001 is damaged", "from the beginning"), trained),
+    Row(
+        "checkpoints of a finished run damaged",
+        after_a_run(damage_all),
+        2,
+        ("step-00000001 is damaged", "holds a finished student and no whole checkpoint", "choose a new --out"),
+        trained,
+    ),
+    Row(
+        "checkpoints of a finished run removed",
+        after_a_run(lambda out: shutil.rmtree(out / "checkpoints"), "--seed", "1"),
+        2,
+        ("holds a finished student and no whole checkpoint", "choose a new --out"),
+        trained,
+    ),
 ]
 
 METHODS = [

@@ -34,9 +34,9 @@ from attar.train import (
     load_checkpoint,
 )
 from attar.types import Batch
-from attar.utils.distributed import is_main, rank, uses_bf16, world_size
+from attar.utils.distributed import from_main, is_main, rank, uses_bf16, world_size
 from attar.utils.progress import Log
-from attar.utils.run_directory import RunDirectory
+from attar.utils.run_directory import RunDirectory, refuse_to_replace
 
 _PREPARATION_STEPS = 50  # whose batches a method may look at before it begins
 
@@ -110,12 +110,14 @@ def resume(
 
     Raises:
         CheckpointError: If the newest whole one belongs to something else.
+        RunDirectoryError: If none is whole and the run has been finished.
     """
     resumed = load_checkpoint(run.checkpoints, state, dict(identity), anyway=anyway, say=log.say)
     if resumed is not None:
         done = " (complete)" if state.step >= total_steps else ""
         log.say(f"  resume   from {resumed.name}{done}")
     elif not run.is_new:
+        from_main(lambda: refuse_to_replace(run.path))
         log.say("  resume   no checkpoint is whole: from the beginning")
 
 

@@ -9,6 +9,8 @@ import atexit
 import contextlib
 import itertools
 import os
+import signal
+import socket
 import sys
 import time
 import uuid
@@ -34,6 +36,7 @@ PATIENCE_S = 43200.0
 """Half a day: for work of one rank that grows with the data, such as hashing all of it."""
 _LOOKS_EVERY = 0.2  # seconds
 _store: Store | None = None  # that the ranks have met in
+_siblings: list[int] = []  # processes of the other ranks that this one's launcher has started, on this machine
 _calls = itertools.count()
 
 
@@ -74,7 +77,7 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
         TrainingError: If the others do not come.
         Interrupted: If a signal comes while this rank waits for them.
     """
-    global _store
+    global _store, _siblings
     if launched_ranks() == 1 or _is_together():
         yield
         return
@@ -86,14 +89,14 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
         store, number, size = next(rendezvous("env://", timeout=timeout))
         store = PrefixStore(_agree_on_name(store, number, size, timeout_s=timeout_s), store)
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout, device_id=own)
-        _store = store
+        _store, _siblings = store, _find_siblings()
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"the {launched_ranks()} ranks cannot meet ({first_line(error)})."
             " Start attar through torchrun, and check MASTER_ADDR and MASTER_PORT when it spans machines."
         ) from None
     yield
-    _store = None
+    _store, _siblings = None, []
     dist.destroy_process_group()  # not after an error: it would wait for ranks that have gone
 
 
@@ -141,9 +144,27 @@ def _agree_on_name(store: Store, number: int, size: int, *, timeout_s: float) ->
     return own
 
 
+def _find_siblings() -> list[int]:
+    launcher, own = (socket.gethostname(), os.getppid()), os.getpid()
+    return [process for theirs, process in gather((launcher, own)) if theirs == launcher and process != own]
+
+
+def _wake_siblings() -> None:
+    """A rank that was stopped (SIGSTOP, a debugger, Ctrl-Z) sees no signal of its launcher, which then waits in vain.
+
+    torchrun kills what does not end, 30 s later. Awake, it finds that the others have gone, and ends like them. To a
+    process that was not stopped SIGCONT does nothing.
+    """
+    for process in _siblings:
+        with contextlib.suppress(OSError):
+            os.kill(process, signal.SIGCONT)
+
+
 @contextlib.contextmanager
 def peers_in_words() -> Iterator[None]:
     """Say in words that another rank has gone, where a collective operation fails because of it.
+
+    Ranks of this machine that are stopped are woken, so that they end too.
 
     Raises:
         LostRankError: In place of the transport's own error.
@@ -154,6 +175,7 @@ def peers_in_words() -> Iterator[None]:
         how = next((words for words in _LOST if words in str(error).lower()), None)
         if world_size() == 1 or how is None:
             raise
+        _wake_siblings()
         raise LostRankError(
             f"rank {rank()} lost another rank ({how}). That rank or the launcher says why;"
             " the same command goes on from the last checkpoint."

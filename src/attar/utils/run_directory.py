@@ -74,7 +74,8 @@ class RunDirectory:
 def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> Iterator[RunDirectory]:
     """The directory a run shall have, for no other process within the block; nothing is written yet but the lock.
 
-    A directory whose run has no checkpoint holds nothing worth keeping: it may start again with other settings.
+    A directory whose run has neither checkpoint nor student holds nothing worth keeping: it may start again with
+    other settings.
 
     Raises:
         RunDirectoryError: If the directory cannot be written, is in use, holds something else, or a run with other
@@ -149,6 +150,7 @@ def _complain_of_holder(file: TextIO) -> NoReturn:
 def _look(path: Path, config: Config, *, resume_anyway: bool) -> RunDirectory:
     if (path / "run.json").is_file():
         if not any(next(path.glob(kept), None) for kept in _WORTH_KEEPING):
+            refuse_to_replace(path)
             return RunDirectory(path, uuid.uuid4().hex, is_new=True)
         if not resume_anyway:
             _check_same(path, config)
@@ -156,6 +158,20 @@ def _look(path: Path, config: Config, *, resume_anyway: bool) -> RunDirectory:
     if any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise RunDirectoryError(f"--out {path} is not empty and holds no attar run. Choose a new directory.")
     return RunDirectory(path, uuid.uuid4().hex, is_new=True)
+
+
+def refuse_to_replace(path: Path) -> None:
+    """Refuse to train from the beginning where a finished run has left its student; else do nothing.
+
+    Raises:
+        RunDirectoryError: If there is one.
+    """
+    student = path / "student"
+    if student.exists():
+        raise RunDirectoryError(
+            f"--out {path} holds a finished student and no whole checkpoint: training would begin anew and replace it."
+            f" Use {student} as it is, choose a new --out, or remove that folder to begin anew."
+        )
 
 
 def start_run(run: RunDirectory) -> RunDirectory:
@@ -201,7 +217,7 @@ def _check_same(path: Path, config: Config) -> None:
     refuse_changes(
         changed_settings(path, config),
         f"--out {path} holds a run with other settings",
-        remedy="Choose a new --out, or add --resume-anyway to go on with the new settings.",
+        remedy="Choose a new --out, or add --resume-anyway to go on with the new ones where its checkpoints fit them.",
     )
 
 
