@@ -4,12 +4,12 @@
 
 - distill: Proteus on CIFAR-10 train at 64 px from the ResNet-10t of DATA (as benchmarks/proteus_small.py sets it), with
   half of CIFAR-10's test images as monitor, checked ten times;
-- transfer: 25 classes of Caltech with 10 labels each, as benchmarks/transfer_small.py sets them, all three stages and the
-  untaught student, on a pool of ImageNet's, CIFAR-10's and Caltech's images as they lie there. No stage may end early.
+- transfer: 25 classes of Caltech with 10 labels each, as benchmarks/transfer_small.py sets them, all three stages and
+  the untaught student, on a pool of images of ImageNet, CIFAR-10 and Caltech. No stage may end early.
 
-DATA holds cifar10/{train,test}.parquet, imagenet_1000, caltech_51 and teachers/resnet10t_64. Plan and run each
-have a fresh process, the run right after its plan, so that the machine is as busy for both; seconds are those of the
-call, memory the peak of the process. The goal: time within 25 %, memory within 20 %. Two cores: about ten minutes; with
+DATA holds cifar10/{train,test}.parquet, imagenet_1000, caltech_51 and teachers/resnet10t_64. Plan and run each have a
+fresh process, the run right after its plan, so that the machine is as busy for both; seconds are those of the call,
+memory the peak of the process. The goal: time within 25 %, memory within 20 %. Two cores: about ten minutes; with
 --steps 10 one, to try the script.
 
 Scenes of the playground, which the second workload had before, are kept once they are drawn, and the plan looks at the
