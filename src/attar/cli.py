@@ -9,6 +9,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -17,7 +19,7 @@ from attar.errors import AttarError, ConfigError, LostRankError, did_you_mean
 from attar.utils.plain import plain
 
 if TYPE_CHECKING:
-    from attar.config import Config, DistillConfig, DistillVlConfig, EvaluateConfig
+    from attar.config import Config
 
 T = TypeVar("T", bound="Config")
 
@@ -99,65 +101,96 @@ def _dispatch(arguments: list[str]) -> int:
     return VERBS[verb](rest)
 
 
-def _distill(arguments: list[str]) -> int:
-    if "--list-recipes" in arguments:
-        from attar.recipes.proteus import RECIPES
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """A verb that reads settings and hands them to one function.
 
-        return _list_recipes(RECIPES)
-    from attar.config import DistillConfig
-
-    config = _settings(arguments, DistillConfig, "attar distill", parse=parse_distill, more=", --list-recipes")
-    if config is not None:
-        from attar.recipes.distill import distill
-
-        distill(config)
-    return 0
-
-
-def _distill_vl(arguments: list[str]) -> int:
-    if "--list-recipes" in arguments:
-        from attar.recipes.dime_fm import RECIPES
-
-        return _list_recipes(RECIPES)
-    from attar.config import DistillVlConfig
-
-    more = ", --list-recipes"
-    config = _settings(arguments, DistillVlConfig, "attar distill-vl", parse=parse_distill_vl, more=more)
-    if config is not None:
-        from attar.recipes.distill_vl import distill_vl
-
-        distill_vl(config)
-    return 0
-
-
-def parse_distill(arguments: list[str]) -> DistillConfig:
-    """Settings from flags over `--config FILE` over `--recipe NAME` over the defaults.
-
-    Raises:
-        ConfigError: If a setting is unknown, missing or out of bounds.
+    Attributes:
+        name: How it is called, with what the first word stands for.
+        settings: Class of `attar.config`.
+        does: Module below `attar.recipes`; the function has its name, or follows a colon.
+        place: Setting that words before the first flag give; nothing if there is none.
+        recipes: Module below `attar.recipes` with settings by name (`--recipe`, `--list-recipes`).
+        more: What else help tells, beside what all verbs have.
     """
-    from attar.config import DistillConfig
-    from attar.recipes.proteus import from_recipe
 
-    return from_recipe(_given(DistillConfig, arguments))
+    name: str
+    settings: str
+    does: str
+    place: str = ""
+    recipes: str = ""
+    more: str = ""
+
+    def __call__(self, arguments: list[str]) -> int:
+        """Do it, or print what was asked for instead."""
+        if self.recipes and "--list-recipes" in arguments:
+            return _list_recipes(_recipe(self.recipes).RECIPES)
+        config = self.asked(arguments)
+        if config is not None:
+            module, _, function = self.does.partition(":")
+            getattr(_recipe(module), function or module)(config)
+        return 0
+
+    @property
+    def model(self) -> type[Config]:
+        """The class of its settings."""
+        found: type[Config] = getattr(import_module("attar.config"), self.settings)
+        return found
+
+    def asked(self, arguments: list[str], *, planned: bool = False) -> Config | None:
+        """Its settings, or None after printing its help or the settings."""
+        prog = f"attar {'plan ' if planned else ''}{self.name}"
+        more = f"{', --list-recipes' if self.recipes else ''}{self.more}"
+        if planned:
+            more = f", {', '.join(PLAN_FLAGS)} (attar plan --help)"
+        return _asked(arguments, self.model, prog, parse=self.parse, more=more)
+
+    def parse(self, arguments: list[str]) -> Any:
+        """Settings from flags over `--config FILE` over `--recipe NAME` over the defaults.
+
+        Raises:
+            ConfigError: If a setting is unknown, missing or out of bounds.
+        """
+        given = _given(self.model, arguments, place=self.place)
+        return _recipe(self.recipes).from_recipe(given) if self.recipes else self.model.build(given)
 
 
-def parse_distill_vl(arguments: list[str]) -> DistillVlConfig:
-    """As `parse_distill`, for `attar distill-vl`.
-
-    Raises:
-        ConfigError: If a setting is unknown, missing or out of bounds.
-    """
-    from attar.config import DistillVlConfig
-    from attar.recipes.dime_fm import from_recipe
-
-    return from_recipe(_given(DistillVlConfig, arguments))
+def _recipe(module: str) -> Any:
+    return import_module(f"attar.recipes.{module}")
 
 
 def _list_recipes(recipes: Mapping[str, Callable[..., object]]) -> int:
     for name, recipe in recipes.items():
         print(f"  {name:24}{(recipe.__doc__ or '').splitlines()[0]}")
     return 0
+
+
+def _asked(
+    arguments: list[str], model: type[T], prog: str, *, parse: Callable[[list[str]], T] | None = None, more: str = ""
+) -> T | None:
+    """Settings, or None after printing help or the resolved settings."""
+    if _wants_help(arguments):
+        _help(model, prog, f"--config FILE, --print-config{more}")
+        return None
+    words = [word for word in arguments if word != "--print-config"]
+    config = parse(words) if parse else model.build(_given(model, words))
+    if "--print-config" not in arguments:
+        return config
+    from attar.config.files import to_yaml
+
+    print(to_yaml(config), end="")
+    return None
+
+
+def _given(model: type[Config], arguments: list[str], *, place: str = "") -> dict[str, Any]:
+    """What flags say, and words before the first of them, over what `--config FILE` says."""
+    from attar.config.files import read_settings
+    from attar.config.flags import merge, parse_flags
+
+    arguments, file = _take(arguments, "--config")
+    if place and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{place}", *arguments]
+    return merge(read_settings(Path(file).expanduser()) if file else {}, parse_flags(model, arguments))
 
 
 def _take(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
@@ -174,6 +207,10 @@ def _take(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
         else:
             rest.append(word)
     return rest, value
+
+
+def _has(arguments: list[str], flag: str) -> bool:
+    return any(word.partition("=")[0] == flag for word in arguments)
 
 
 def _wants_help(arguments: list[str]) -> bool:
@@ -193,7 +230,7 @@ def _help(model: type, prog: str, more: str) -> int:
 def _quickstart(arguments: list[str]) -> int:
     from attar.config.small import QuickstartConfig
 
-    config = _settings(arguments, QuickstartConfig, "attar quickstart")
+    config = _asked(arguments, QuickstartConfig, "attar quickstart")
     if config is not None:
         from attar.recipes.quickstart import quickstart
 
@@ -201,66 +238,23 @@ def _quickstart(arguments: list[str]) -> int:
     return 0
 
 
-def _evaluate(arguments: list[str]) -> int:
-    from attar.config import EvaluateConfig
+def _doctor(arguments: list[str]) -> int:
+    from attar.config.small import DoctorConfig
 
+    if _asked(arguments, DoctorConfig, "attar doctor") is None:
+        return 0
+    from attar.recipes.doctor import doctor
+
+    return doctor()
+
+
+def _evaluate(arguments: list[str]) -> int:
     if not _wants_help(arguments):
         if "--list" in arguments:
             return _list_tasks([word for word in arguments if word != "--list"])
         if "--table" in arguments:
             return _print_table([word for word in arguments if word != "--table"])
-    more = ", --list, --table, --published NAME"
-    config = _settings(arguments, EvaluateConfig, "attar evaluate MODEL", parse=parse_evaluate, more=more)
-    if config is not None:
-        from attar.recipes.evaluate import evaluate
-
-        evaluate(config)
-    return 0
-
-
-def parse_evaluate(arguments: list[str]) -> EvaluateConfig:
-    """Settings from flags over `--config FILE` over the defaults; a first word that is no flag is the model.
-
-    Raises:
-        ConfigError: If a setting is unknown, missing or out of bounds.
-    """
-    from attar.config import EvaluateConfig
-
-    arguments, file = _take(arguments, "--config")
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--model", *arguments]
-    return _read(EvaluateConfig, [*arguments, *(["--config", file] if file else [])])
-
-
-def _settings(
-    arguments: list[str], model: type[T], prog: str, *, parse: Callable[[list[str]], T] | None = None, more: str = ""
-) -> T | None:
-    """Settings of a verb, or None after printing its help or its resolved settings."""
-    if _wants_help(arguments):
-        _help(model, prog, f"--config FILE, --print-config{more}")
-        return None
-    words = [word for word in arguments if word != "--print-config"]
-    config = parse(words) if parse else _read(model, words)
-    if "--print-config" not in arguments:
-        return config
-    from attar.config.files import to_yaml
-
-    print(to_yaml(config), end="")
-    return None
-
-
-def _read(model: type[T], arguments: list[str]) -> T:
-    """Settings from flags over `--config FILE` over the defaults."""
-    return model.build(_given(model, arguments))
-
-
-def _given(model: type[Config], arguments: list[str]) -> dict[str, Any]:
-    """What flags say, over what `--config FILE` says."""
-    from attar.config.files import read_settings
-    from attar.config.flags import merge, parse_flags
-
-    arguments, file = _take(arguments, "--config")
-    return merge(read_settings(Path(file).expanduser()) if file else {}, parse_flags(model, arguments))
+    return EVALUATE(arguments)
 
 
 def _list_tasks(arguments: list[str]) -> int:
@@ -289,39 +283,17 @@ def _print_table(arguments: list[str]) -> int:
     return 0
 
 
-def _embed(arguments: list[str]) -> int:
-    from attar.config import EmbedConfig
-
-    config = _settings(arguments, EmbedConfig, "attar embed")
-    if config is not None:
-        from attar.recipes.embed import embed
-
-        embed(config)
-    return 0
-
-
 def _curate(arguments: list[str]) -> int:
-    if any(word.partition("=")[0] == "--sentences" for word in arguments):
-        return _sentences(arguments)
-    from attar.config import CurateConfig
-
-    config = _settings(arguments, CurateConfig, "attar curate", more=", --sentences (see --sentences --help)")
-    if config is not None:
-        from attar.recipes.curate import curate
-
-        curate(config)
-    return 0
+    return (SENTENCES if _has(arguments, "--sentences") else CURATE)(arguments)
 
 
-def _sentences(arguments: list[str]) -> int:
-    from attar.config import SentencesConfig
-
-    config = _settings(arguments, SentencesConfig, "attar curate")
-    if config is not None:
-        from attar.recipes.sentences import curate_sentences
-
-        curate_sentences(config)
-    return 0
+def _transfer(arguments: list[str]) -> int:
+    if "--study" in arguments:
+        return STUDY([word for word in arguments if word != "--study"])
+    for flag in ("--rows", "--labels", "--seeds"):
+        if _has(arguments, flag):
+            raise ConfigError(f"{flag} is for studies: give --study too. One run has --labels-per-class and --seed.")
+    return TRANSFER(arguments)
 
 
 def _data(arguments: list[str]) -> int:
@@ -330,67 +302,7 @@ def _data(arguments: list[str]) -> int:
         return 0
     if arguments[0] != "pack":
         raise ConfigError(f"no verb 'data {arguments[0]}'.{did_you_mean(arguments[0], ['pack'])} Known: data pack.")
-    from attar.config import PackConfig
-
-    config = _settings(arguments[1:], PackConfig, "attar data pack")
-    if config is not None:
-        from attar.recipes.pack import pack
-
-        pack(config)
-    return 0
-
-
-def _transfer(arguments: list[str]) -> int:
-    if "--study" in arguments:
-        return _study([word for word in arguments if word != "--study"])
-    for word in ("--rows", "--labels", "--seeds"):
-        if any(given.partition("=")[0] == word for given in arguments):
-            raise ConfigError(f"{word} is for studies: give --study too. One run has --labels-per-class and --seed.")
-    from attar.config import TransferConfig
-
-    config = _settings(arguments, TransferConfig, "attar transfer", more=", --study")
-    if config is not None:
-        from attar.recipes.transfer import transfer
-
-        transfer(config)
-    return 0
-
-
-def _study(arguments: list[str]) -> int:
-    from attar.config import StudyConfig
-
-    config = _settings(arguments, StudyConfig, "attar transfer --study")
-    if config is not None:
-        from attar.recipes.study import study
-
-        study(config)
-    return 0
-
-
-def _predict(arguments: list[str]) -> int:
-    from attar.config import PredictConfig
-
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--model", *arguments]
-    config = _settings(arguments, PredictConfig, "attar predict MODEL")
-    if config is not None:
-        from attar.recipes.predict import predict
-
-        predict(config)
-    return 0
-
-
-def _export(arguments: list[str]) -> int:
-    from attar.config import ExportConfig
-
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--model", *arguments]
-    config = _settings(arguments, ExportConfig, "attar export RUN|MODEL")
-    if config is not None:
-        from attar.recipes.export import export
-
-        export(config)
-    return 0
+    return PACK(arguments[1:])
 
 
 def _plan(arguments: list[str]) -> int:
@@ -399,15 +311,15 @@ def _plan(arguments: list[str]) -> int:
         print(PLAN_HELP, end="")
         return 0
     verb, rest = arguments[0], arguments[1:]
-    mode = next((word.partition("=")[0] for word in rest if word.partition("=")[0] == UNPLANNED.get(verb)), "")
-    if verb not in PLANNED or mode:
+    mode = UNPLANNED.get(verb, "")
+    if verb not in PLANNED or (mode and _has(rest, mode)):
         asked, guess = f"{verb} {mode}".strip(), "" if verb in VERBS else did_you_mean(verb, PLANNED)
         raise ConfigError(f"there is no plan for '{asked}'.{guess} There is one for {', '.join(PLANNED)}.")
     own: dict[str, str] = {}
     for flag, name in PLAN_FLAGS.items():
         rest, value = _take(rest, flag)
         own |= {} if value is None else {name: value}
-    config = _planned_settings(verb, rest)
+    config = _quickstart_settings(rest) if verb == "quickstart" else PLANNED[verb].asked(rest, planned=True)
     if config is not None:
         from attar.config import PlanConfig
         from attar.recipes.plan import plan
@@ -416,53 +328,16 @@ def _plan(arguments: list[str]) -> int:
     return 0
 
 
-def _planned_settings(verb: str, arguments: list[str]) -> Config | None:
-    """The verb's settings, or None after printing its help, or them."""
-    from attar import config
-
-    if verb == "quickstart":
-        return _quickstart_settings(arguments)
-    model = getattr(config, PLANNED[verb])
-    parse = {"distill": parse_distill, "distill-vl": parse_distill_vl, "evaluate": parse_evaluate}.get(verb)
-    settings: Config | None = _settings(
-        arguments, model, f"attar plan {verb}", parse=parse, more=f", {', '.join(PLAN_FLAGS)} (attar plan --help)"
-    )
-    return settings
-
-
 def _quickstart_settings(arguments: list[str]) -> Config | None:
     """Those of the run that it stands for."""
     from attar.config.small import QuickstartConfig
 
-    config = _settings(arguments, QuickstartConfig, "attar plan quickstart", more=f", {', '.join(PLAN_FLAGS)}")
+    config = _asked(arguments, QuickstartConfig, "attar plan quickstart", more=f", {', '.join(PLAN_FLAGS)}")
     if config is None:
         return None
     from attar.recipes.quickstart import quickstart_config
 
     return quickstart_config(config.out)
-
-
-def _report(arguments: list[str]) -> int:
-    from attar.config import ReportConfig
-
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--runs", *arguments]
-    config = _settings(arguments, ReportConfig, "attar report RUN...")
-    if config is not None:
-        from attar.recipes.report import report
-
-        report(config)
-    return 0
-
-
-def _doctor(arguments: list[str]) -> int:
-    from attar.config.small import DoctorConfig
-
-    if _settings(arguments, DoctorConfig, "attar doctor") is None:
-        return 0
-    from attar.recipes.doctor import doctor
-
-    return doctor()
 
 
 def _rank() -> str:
@@ -488,16 +363,35 @@ def _tell_launcher(error: Exception, *, debug: bool) -> None:
         Path(file).write_text(json.dumps({"message": reason}), encoding="utf-8")
 
 
+DISTILL = Verb(name="distill", settings="DistillConfig", does="distill", recipes="proteus")
+DISTILL_VL = Verb(name="distill-vl", settings="DistillVlConfig", does="distill_vl", recipes="dime_fm")
+TRANSFER = Verb(name="transfer", settings="TransferConfig", does="transfer", more=", --study")
+STUDY = Verb(name="transfer --study", settings="StudyConfig", does="study")
+PREDICT = Verb(name="predict MODEL", settings="PredictConfig", does="predict", place="model")
+EVALUATE = Verb(
+    name="evaluate MODEL",
+    settings="EvaluateConfig",
+    does="evaluate",
+    place="model",
+    more=", --list, --table, --published NAME",
+)
+EXPORT = Verb(name="export RUN|MODEL", settings="ExportConfig", does="export", place="model")
+REPORT = Verb(name="report RUN...", settings="ReportConfig", does="report", place="runs")
+PACK = Verb(name="data pack", settings="PackConfig", does="pack")
+EMBED = Verb(name="embed", settings="EmbedConfig", does="embed")
+CURATE = Verb(name="curate", settings="CurateConfig", does="curate", more=", --sentences (see --sentences --help)")
+SENTENCES = Verb(name="curate", settings="SentencesConfig", does="sentences:curate_sentences")
+
 PLANNED = {
-    "distill": "DistillConfig",
-    "distill-vl": "DistillVlConfig",
-    "transfer": "TransferConfig",
-    "embed": "EmbedConfig",
-    "curate": "CurateConfig",
-    "evaluate": "EvaluateConfig",
-    "quickstart": "DistillConfig",
+    "distill": DISTILL,
+    "distill-vl": DISTILL_VL,
+    "transfer": TRANSFER,
+    "embed": EMBED,
+    "curate": CURATE,
+    "evaluate": EVALUATE,
+    "quickstart": DISTILL,
 }
-"""Verbs that can be planned, with the class of the settings that the plan is of."""
+"""Verbs that can be planned, with the one whose settings the plan is of."""
 
 UNPLANNED = {"curate": "--sentences", "transfer": "--study"}
 """Flags that make another command of a verb, which has no plan."""
@@ -520,15 +414,15 @@ attar data pack --help lists its settings.
 """
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
-    "distill": _distill,
-    "distill-vl": _distill_vl,
+    "distill": DISTILL,
+    "distill-vl": DISTILL_VL,
     "transfer": _transfer,
-    "predict": _predict,
+    "predict": PREDICT,
     "evaluate": _evaluate,
-    "export": _export,
-    "report": _report,
+    "export": EXPORT,
+    "report": REPORT,
     "data": _data,
-    "embed": _embed,
+    "embed": EMBED,
     "curate": _curate,
     "quickstart": _quickstart,
     "plan": _plan,

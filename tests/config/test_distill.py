@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from attar.cli import parse_distill
+from attar.cli import DISTILL
 from attar.config import DistillConfig
 from attar.config.files import read_settings, to_yaml
 from attar.errors import ConfigError, RunDirectoryError
@@ -39,13 +39,13 @@ def test_no_place_is_an_error(given):
     ],
 )
 def test_flags_take_several_places(words, data):
-    assert parse_distill([*FLAGS, *words]).data == data
-    assert parse_distill([*words, *FLAGS]).data == data
+    assert DISTILL.parse([*FLAGS, *words]).data == data
+    assert DISTILL.parse([*words, *FLAGS]).data == data
 
 
 def test_no_place_after_the_flag_is_an_error():
     with pytest.raises(ConfigError, match="--data needs 1 value"):
-        parse_distill(["--data", *FLAGS])
+        DISTILL.parse(["--data", *FLAGS])
 
 
 @pytest.mark.parametrize(("data", "written"), [("a", "a"), (("a", "b"), ["a", "b"])])
@@ -174,7 +174,7 @@ def test_a_section_that_says_the_defaults_is_no_setting():
 
 def test_a_recipes_method_gives_way_with_its_settings():
     words = [*FLAGS, "--data", "a", "--recipe", "proteus_b_clip_paper"]
-    assert parse_distill(words).proteus.feature_weight == 0.0
-    assert parse_distill([*words, "--method", "hint"]).normalisation == "imagenet"  # the rest of it stays
+    assert DISTILL.parse(words).proteus.feature_weight == 0.0
+    assert DISTILL.parse([*words, "--method", "hint"]).normalisation == "imagenet"  # the rest of it stays
     with pytest.raises(ConfigError, match="settings of proteus are given, and method hint"):
-        parse_distill([*words, "--method", "hint", "--proteus.mask-ratio", "0.4"])
+        DISTILL.parse([*words, "--method", "hint", "--proteus.mask-ratio", "0.4"])

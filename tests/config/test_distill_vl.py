@@ -2,7 +2,7 @@
 
 import pytest
 
-from attar.cli import parse_distill_vl
+from attar.cli import DISTILL_VL
 from attar.config import DistillVlConfig
 from attar.errors import ConfigError
 from attar.recipes.dime_fm import RECIPES
@@ -13,7 +13,7 @@ FLAGS += ["--out", "c"]
 
 def test_defaults_are_those_of_the_released_code():
     # spec dime_fm §1.3, §3
-    config = parse_distill_vl(FLAGS)
+    config = DISTILL_VL.parse(FLAGS)
     terms = config.dime_fm
     assert (terms.vl_weight, terms.pvl_weight, terms.udist_weight) == (0.7, 0.3, 0.0)
     assert (terms.vl_temperature, terms.pvl_temperature, terms.udist_temperature, terms.scale) == (1, 3, 7, 100)
@@ -32,7 +32,7 @@ def test_defaults_are_those_of_the_released_code():
 
 
 def test_one_nested_setting_leaves_the_others_as_released():
-    config = parse_distill_vl([*FLAGS, "--optim.lr", "1e-3", "--views.flip", "0"])
+    config = DISTILL_VL.parse([*FLAGS, "--optim.lr", "1e-3", "--views.flip", "0"])
     assert (config.optim.lr, config.optim.warmup_epochs, config.optim.ema_decay) == (1e-3, 4, 0.0)
     assert (config.views.flip, config.views.randaugment) == (0, False)
 
@@ -54,20 +54,20 @@ def test_one_nested_setting_leaves_the_others_as_released():
 )
 def test_settings_that_contradict_each_other_are_told(words, said):
     with pytest.raises(ConfigError, match=said):
-        parse_distill_vl([*FLAGS, *words])
+        DISTILL_VL.parse([*FLAGS, *words])
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_take_the_teacher_and_data_of_the_command_line(name):
     words = ["--recipe", name, "--images", "i", "--sentences", "s", "--out", "o"]
-    config = parse_distill_vl(words)
+    config = DISTILL_VL.parse(words)
     assert config.teacher == "open_clip:ViT-L-14-quickgelu?pretrained=openai"
     assert (config.images, config.batch_size, config.epochs) == (("i",), 640, 100)
-    assert parse_distill_vl([*words, "--max-steps", "3"]).epochs is None
-    assert isinstance(parse_distill_vl([*words, "--batch-size", "64"]), DistillVlConfig)
+    assert DISTILL_VL.parse([*words, "--max-steps", "3"]).epochs is None
+    assert isinstance(DISTILL_VL.parse([*words, "--batch-size", "64"]), DistillVlConfig)
     assert (config.dime_fm.udist_weight > 0) is name.endswith("regularised")
 
 
 def test_an_unknown_recipe_is_told():
     with pytest.raises(ConfigError, match="dime_fm_b32"):
-        parse_distill_vl(["--recipe", "dime_fm_b16", "--images", "i", "--sentences", "s", "--out", "o"])
+        DISTILL_VL.parse(["--recipe", "dime_fm_b16", "--images", "i", "--sentences", "s", "--out", "o"])

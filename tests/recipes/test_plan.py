@@ -314,9 +314,8 @@ def test_a_misspelt_verb_is_told_without_its_settings(capsys):
 
 
 def test_every_verb_that_is_offered_has_a_plan():
-    from attar import config
 
-    assert {getattr(config, name) for name in PLANNED.values()} == set(PLANNERS)
+    assert {verb.model for verb in PLANNED.values()} == set(PLANNERS)
 
 
 def test_settings_without_a_plan_and_several_ranks_are_refused(tmp_path, monkeypatch):
