@@ -333,7 +333,7 @@ def attar_steps(side: ViewDataset, clock: Clock) -> Iterator[Callable[[range], A
         for step, places in steps.items():
             for owner, name in places:
                 patches.enter_context(mock.patch.object(owner, name, clock.timed(step, getattr(owner, name))))
-        yield lambda places: normalised(collate(side.__getitems__(list(places))))
+        yield lambda places: normalised(collate(side.__getitems__(list(places))))  # type: ignore[arg-type,attr-defined]
 
 
 if __name__ == "__main__":

@@ -114,8 +114,9 @@ class Study:
         trunk = load_backbone(str(self.data / "teachers/resnet10t_64"), img_size=IMG_SIZE)
         features, labels, names = self.labelled_features(trunk)
         image = with_projection(trunk, EMBED_DIM)
+        head: Any = image.model.visual.head
         text = fresh_text_tower(TEXT, EMBED_DIM, seed=0)
-        scale = fit(image.model.visual.head, text, features, labels, names)
+        scale = fit(head, text, features, labels, names)
         card = f"# A small CLIP of photos\n\nMade by benchmarks/dime_real.py; it knows {len(names)} names.\n"
         write_two_towers(self.teacher, image, text, card=card, scale=scale)
         seconds = round(time.perf_counter() - started, 1)

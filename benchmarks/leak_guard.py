@@ -127,7 +127,8 @@ def is_held_back(name: str) -> bool:
 def cropped(least: float, most: float = 1.0) -> Callable[[Image.Image, int], Image.Image]:
     def crop(image: Image.Image, row: int) -> Image.Image:
         rng = numpy_generator(0, "planted", row)
-        return image.crop(tuple(map(int, random_crop_box(image.size, rng, scale=(least, most), ratio=(3 / 4, 4 / 3)))))
+        left, top, right, bottom = random_crop_box(image.size, rng, scale=(least, most), ratio=(3 / 4, 4 / 3))
+        return image.crop((int(left), int(top), int(right), int(bottom)))
 
     return crop
 

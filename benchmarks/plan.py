@@ -135,11 +135,18 @@ def given(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return verb, settings | {"out": args.run}
 
 
+def settings_of(verb: str) -> Any:
+    """The class of a verb's settings."""
+    import attar
+
+    return {"distill": attar.DistillConfig, "transfer": attar.TransferConfig}[verb]
+
+
 def plan(verb: str, settings: dict[str, Any], probe_steps: int) -> dict[str, Any]:
     """What is said beforehand, and how long it took to say it."""
     import attar
 
-    config = {"distill": attar.DistillConfig, "transfer": attar.TransferConfig}[verb].build(settings)
+    config = settings_of(verb).build(settings)
     begun = time.perf_counter()
     planned = attar.plan(config, attar.PlanConfig(probe_steps=probe_steps))
     took = round(time.perf_counter() - begun, 1)
@@ -159,11 +166,10 @@ def run(verb: str, settings: dict[str, Any], probe_steps: int) -> dict[str, Any]
     import attar
     from attar.utils.memory import forget_peak, peak_resident
 
-    config = {"distill": attar.DistillConfig, "transfer": attar.TransferConfig}[verb].build(settings)
-    verb_of = {"distill": attar.distill, "transfer": attar.transfer}[verb]
+    config = settings_of(verb).build(settings)
     forget_peak()
     begun = time.perf_counter()
-    verb_of(config)
+    getattr(attar, verb)(config)
     return {"seconds": round(time.perf_counter() - begun, 1), "bytes": peak_resident()}
 
 

@@ -20,7 +20,7 @@ class Reader:
         read: Reads all there is in that folder, to the last byte.
     """
 
-    make: Callable[[Path], None]
+    make: Callable[[Path], object]
     read: Callable[[Path], None]
 
 
