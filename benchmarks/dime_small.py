@@ -243,8 +243,14 @@ class Study:
             "machine": machine("timm", "open_clip_torch"),
             "settings": self.settings(),
             "teacher": read_json(self.teacher / "accuracy.json"),
+            "start": self.start(),
             "results": [read_json(path) for path in sorted((self.out / "cells").glob("*.json"))],
         }
+
+    def start(self) -> dict[str, Any]:
+        """What students start from: it is trained anew for each --out, and moves all rows that learn (the note)."""
+        judged = read_json(self.student.parent / "results" / "knn-student.json")
+        return {"sha256": sha256_file(self.student / "model.safetensors"), "knn": judged["value"]}
 
 
 def could_be_seen(place: Path) -> int:
