@@ -320,7 +320,7 @@ def reference_steps(side: Reference, clock: Clock) -> Iterator[Callable[[range],
 @contextlib.contextmanager
 def attar_steps(side: ViewDataset, clock: Clock) -> Iterator[Callable[[range], Any]]:
     """Makes a batch of attar, each step timed."""
-    steps = {
+    steps: dict[str, list[tuple[Any, str]]] = {
         "read, decode": [(side.source, "read"), (loader, "open_image"), (decode.EncodedImage, "_pixels")],
         "cut and resize": [(views, "random_crop_box"), (decode.EncodedImage, "cut")],
         "flip": [(Image.Image, "transpose")],
@@ -333,7 +333,7 @@ def attar_steps(side: ViewDataset, clock: Clock) -> Iterator[Callable[[range], A
         for step, places in steps.items():
             for owner, name in places:
                 patches.enter_context(mock.patch.object(owner, name, clock.timed(step, getattr(owner, name))))
-        yield lambda places: normalised(collate(side.__getitems__(list(places))))  # type: ignore[arg-type,attr-defined]
+        yield lambda places: normalised(collate(side.__getitems__(list(places))))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def learn(towers: TwoTowers, args: argparse.Namespace) -> float:
         images, captions = batch(args.seed, step * args.batch_size, args.batch_size)
         scale = log_scale.exp().clamp(max=LARGEST_SCALE)
         features = towers.image.forward_embed(images), towers.text(towers.text.tokenise(captions))
-        loss = info_nce(*features, temperature=1 / scale).mean()
+        loss = info_nce(*features, temperature=1 / scale).mean()  # type: ignore[arg-type]  # learned
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
