@@ -113,10 +113,10 @@ def after_a_run(change, *more):
 
 
 def unfinished(change):
-    """The same of a run that has left no student."""
+    """The same of a run that was cut off: what is best so far may lie there, the last student does not."""
 
     def before_its_end(out):
-        shutil.rmtree(out / "student")
+        shutil.rmtree(out / "student-last")
         change(out)
 
     return after_a_run(before_its_end)
@@ -528,18 +528,19 @@ RUN_DIRECTORY = [
     ),
     Row("newest checkpoint damaged", after_a_run(damage_newest), 0, ("step-00000002 is damaged", "from step-00000001")),
     Row("checkpoints damaged", unfinished(damage_all), 0, ("step-00000001 is damaged", "from the beginning"), trained),
+    Row("cut off before a checkpoint", unfinished(lambda out: shutil.rmtree(out / "checkpoints")), 0, (), trained),
     Row(
         "checkpoints of a finished run damaged",
         after_a_run(damage_all),
         2,
-        ("holds a finished student and no whole checkpoint", "choose a new --out"),
+        ("holds a finished run and no whole checkpoint", "choose a new --out"),
         trained,
     ),
     Row(
         "checkpoints of a finished run removed",
         after_a_run(lambda out: shutil.rmtree(out / "checkpoints"), "--seed", "1"),
         2,
-        ("holds a finished student and no whole checkpoint", "choose a new --out"),
+        ("holds a finished run and no whole checkpoint", "choose a new --out"),
         trained,
     ),
 ]

@@ -106,7 +106,7 @@ class Verb:
     """A verb that reads settings and hands them to one function.
 
     Attributes:
-        name: How it is called, with what the first word stands for.
+        name: How it is called, with a placeholder for its first word.
         settings: Class of `attar.config`.
         does: Module below `attar.recipes`; the function has its name, or follows a colon.
         place: Setting that words before the first flag give; nothing if there is none.

@@ -314,7 +314,6 @@ def test_a_misspelt_verb_is_told_without_its_settings(capsys):
 
 
 def test_every_verb_that_is_offered_has_a_plan():
-
     assert {verb.model for verb in PLANNED.values()} == set(PLANNERS)
 
 

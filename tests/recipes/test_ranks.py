@@ -170,14 +170,12 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(straight: Path,
 
 def test_a_stopped_rank_is_woken_to_end_with_the_others(straight: Path, tmp_path: Path) -> None:
     # catches survivors that only leave: torchrun waits 30 s more for the one that sees no signal
-    patience = 10
     out = tmp_path / "run"
-    with Job(out, *FLAGS, *MONITOR, "--parallel.timeout-s", str(patience)) as job:
+    with Job(out, *FLAGS, *MONITOR, "--parallel.timeout-s", "10") as job:
         job.wait_for_step(6)
-        started = time.monotonic()
         os.kill(job.rank(0), signal.SIGSTOP)
         assert job.end(timeout_s=60) != 0
-        assert patience - 5 < time.monotonic() - started < patience + 10
+        assert "forcefully exiting" not in job.said  # by torchrun, of a process that does not hear it
         assert "[rank 1] LostRankError: rank 1 lost another rank (timed out)" in job.said
         assert not ATTARS_TRACEBACK.search(job.said)
     with Job(out, *FLAGS, *MONITOR) as job:

@@ -32,7 +32,7 @@ from attar.utils.distributed import (
 )
 from attar.utils.io import sha256_file, write_json, write_text
 from attar.utils.progress import Log
-from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
+from attar.utils.run_directory import RunDirectory, open_run, record_settings, refuse_to_replace, start_run
 from attar.utils.signals import polite_stop
 
 _REPAYS_COMPILING = 300  # steps
@@ -73,6 +73,8 @@ def distill(config: DistillConfig) -> DistillReport:
     ):
         opened = open_run(Path(config.out), config, resume_anyway=config.resume_anyway)
         directory = from_main(lambda: held.enter_context(opened))
+        if directory.is_new:
+            from_main(lambda: refuse_to_replace(directory))
         with one_of_each_machine_first():
             built = assemble(config, device)
         run = from_main(lambda: start_run(directory))

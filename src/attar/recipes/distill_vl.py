@@ -40,7 +40,7 @@ from attar.utils.distributed import (
 )
 from attar.utils.io import given_by, write_json, write_text
 from attar.utils.progress import Log
-from attar.utils.run_directory import RunDirectory, open_run, record_settings, start_run
+from attar.utils.run_directory import RunDirectory, open_run, record_settings, refuse_to_replace, start_run
 from attar.utils.signals import polite_stop
 
 
@@ -79,6 +79,8 @@ def distill_vl(config: DistillVlConfig) -> DistillVlReport:
     ):
         opened = open_run(Path(config.out), config, resume_anyway=config.resume_anyway)
         directory = from_main(lambda: held.enter_context(opened))
+        if directory.is_new:
+            from_main(lambda: refuse_to_replace(directory))
         with one_of_each_machine_first():
             built = assemble_towers(config, device)
         check_ships(built.student, built.text)

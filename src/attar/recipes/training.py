@@ -110,14 +110,14 @@ def resume(
 
     Raises:
         CheckpointError: If the newest whole one belongs to something else.
-        RunDirectoryError: If none is whole and the run has been finished.
+        RunDirectoryError: If none is whole and the run has come to its end.
     """
     resumed = load_checkpoint(run.checkpoints, state, dict(identity), anyway=anyway, say=log.say)
     if resumed is not None:
         done = " (complete)" if state.step >= total_steps else ""
         log.say(f"  resume   from {resumed.name}{done}")
     elif not run.is_new:
-        from_main(lambda: refuse_to_replace(run.path))
+        from_main(lambda: refuse_to_replace(run))
         log.say("  resume   no checkpoint is whole: from the beginning")
 
 

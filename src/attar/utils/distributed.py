@@ -150,14 +150,15 @@ def _find_siblings() -> list[int]:
 
 
 def _wake_siblings() -> None:
-    """A rank that was stopped (SIGSTOP, a debugger, Ctrl-Z) sees no signal of its launcher, which then waits in vain.
+    """A rank that was stopped (SIGSTOP) sees no signal of its launcher, which then waits in vain.
 
     torchrun kills what does not end, 30 s later. Awake, it finds that the others have gone, and ends like them. To a
     process that was not stopped SIGCONT does nothing.
     """
-    for process in _siblings:
+    wake = getattr(signal, "SIGCONT", None)  # Windows has none
+    for process in _siblings if wake is not None else ():
         with contextlib.suppress(OSError):
-            os.kill(process, signal.SIGCONT)
+            os.kill(process, wake)
 
 
 @contextlib.contextmanager
@@ -265,6 +266,7 @@ def _meet_when_done(store: Store, key: str, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     while not store.check([key]):
         if time.monotonic() > deadline:
+            _wake_siblings()
             raise LostRankError(
                 f"rank {rank()} waited {patience_s:g} s for the main rank, which says what it is doing."
             )

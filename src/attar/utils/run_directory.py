@@ -74,8 +74,7 @@ class RunDirectory:
 def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> Iterator[RunDirectory]:
     """The directory a run shall have, for no other process within the block; nothing is written yet but the lock.
 
-    A directory whose run has neither checkpoint nor student holds nothing worth keeping: it may start again with
-    other settings.
+    A directory whose run has no checkpoint holds nothing worth keeping: it may start again with other settings.
 
     Raises:
         RunDirectoryError: If the directory cannot be written, is in use, holds something else, or a run with other
@@ -150,7 +149,6 @@ def _complain_of_holder(file: TextIO) -> NoReturn:
 def _look(path: Path, config: Config, *, resume_anyway: bool) -> RunDirectory:
     if (path / "run.json").is_file():
         if not any(next(path.glob(kept), None) for kept in _WORTH_KEEPING):
-            refuse_to_replace(path)
             return RunDirectory(path, uuid.uuid4().hex, is_new=True)
         if not resume_anyway:
             _check_same(path, config)
@@ -160,17 +158,18 @@ def _look(path: Path, config: Config, *, resume_anyway: bool) -> RunDirectory:
     return RunDirectory(path, uuid.uuid4().hex, is_new=True)
 
 
-def refuse_to_replace(path: Path) -> None:
-    """Refuse to train from the beginning where a finished run has left its student; else do nothing.
+def refuse_to_replace(run: RunDirectory) -> None:
+    """Refuse to train from the beginning where a run has come to its end; else do nothing.
+
+    Its mark is the last student, which nobody writes before the end: the one that is best so far has its place earlier.
 
     Raises:
-        RunDirectoryError: If there is one.
+        RunDirectoryError: If it has.
     """
-    student = path / "student"
-    if student.exists():
+    if run.student_last.exists():
         raise RunDirectoryError(
-            f"--out {path} holds a finished student and no whole checkpoint: training would begin anew and replace it."
-            f" Use {student} as it is, choose a new --out, or remove that folder to begin anew."
+            f"--out {run.path} holds a finished run and no whole checkpoint: training would begin anew and replace its"
+            f" student. Use {run.student} as it is, choose a new --out, or remove {run.student_last} to begin anew."
         )
 
 
@@ -217,7 +216,7 @@ def _check_same(path: Path, config: Config) -> None:
     refuse_changes(
         changed_settings(path, config),
         f"--out {path} holds a run with other settings",
-        remedy="Choose a new --out, or add --resume-anyway to go on with the new ones where its checkpoints fit them.",
+        remedy="Choose a new --out, or add --resume-anyway to go on with the new settings, as far as the checkpoints fit them.",
     )
 
 
