@@ -216,7 +216,7 @@ def _check_same(path: Path, config: Config) -> None:
     refuse_changes(
         changed_settings(path, config),
         f"--out {path} holds a run with other settings",
-        remedy="Choose a new --out, or add --resume-anyway to go on with the new settings, as far as the checkpoints fit them.",
+        remedy="Choose a new --out, or add --resume-anyway to go on with the new ones where checkpoints fit them.",
     )
 
 
