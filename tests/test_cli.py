@@ -18,7 +18,7 @@ from rich.console import Console
 import attar
 from attar import cli
 from attar.cli import main
-from attar.config import DistillConfig
+from attar.config import Config, DistillConfig
 from attar.config.flags import parse_flags
 from attar.errors import ConfigError
 from attar.models import load_backbone
@@ -292,6 +292,18 @@ def test_all_missing_settings_are_named_at_once(capsys):
 def test_debug_shows_where_an_error_comes_from(capsys):
     assert main(["distill", "--debug", "--config", "nowhere.yaml"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+TABLE = [verb for verb in vars(cli).values() if isinstance(verb, cli.Verb)]
+
+
+@pytest.mark.parametrize("verb", TABLE, ids=lambda verb: f"{verb.name}, {verb.settings}")
+def test_what_a_verb_names_is_there(verb):
+    # they are named in words, which no type checker reads
+    assert issubclass(verb.model, Config)
+    assert verb.function.__name__ == (verb.does.partition(":")[2] or verb.does)
+    assert not verb.place or verb.place in verb.model.model_fields
+    assert not verb.recipes or cli._recipe(verb.recipes).RECIPES
 
 
 def test_an_error_that_nobody_foresaw_is_one_sentence(monkeypatch, capsys):

@@ -127,9 +127,15 @@ class Verb:
             return _list_recipes(_recipe(self.recipes).RECIPES)
         config = self.asked(arguments)
         if config is not None:
-            module, _, function = self.does.partition(":")
-            getattr(_recipe(module), function or module)(config)
+            self.function(config)
         return 0
+
+    @property
+    def function(self) -> Callable[[Any], object]:
+        """What does it; imports torch."""
+        module, _, name = self.does.partition(":")
+        found: Callable[[Any], object] = getattr(_recipe(module), name or module)
+        return found
 
     @property
     def model(self) -> type[Config]:
