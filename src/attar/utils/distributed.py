@@ -155,10 +155,9 @@ def _wake_siblings() -> None:
     torchrun kills what does not end, 30 s later. Awake, it finds that the others have gone, and ends like them. To a
     process that was not stopped SIGCONT does nothing.
     """
-    wake = getattr(signal, "SIGCONT", None)  # Windows has none
-    for process in _siblings if wake is not None else ():
-        with contextlib.suppress(OSError):
-            os.kill(process, wake)
+    for process in _siblings:
+        with contextlib.suppress(OSError, AttributeError):  # it has gone; Windows has no such signal
+            os.kill(process, signal.SIGCONT)
 
 
 @contextlib.contextmanager
