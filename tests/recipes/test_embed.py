@@ -198,13 +198,13 @@ def test_ray_makes_the_same_rows_and_goes_on_where_it_was_left(pool: attar.Pool,
         while not shards(tmp_path) and process.poll() is None:
             time.sleep(0.005)
         process.terminate()
-        said = process.communicate(timeout=100)[1]
+        said = process.communicate(timeout=140)[1]
     made = shards(tmp_path)
     assert process.returncode == 143, said[-3000:]
     assert "Interrupted: stopped by SIGTERM while embedding with Ray. The same command goes on." in said
     assert 0 < len(made) < 23
     again = subprocess.run(
-        command, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=100, check=False
+        command, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=140, check=False
     )
     assert again.returncode == 0, again.stdout + again.stderr[-3000:]
     assert f"{len(made)} done before" in again.stdout
