@@ -13,12 +13,13 @@ tower of the teacher's shape that learns from scratch. Rows of sentence selectio
 tenth could be seen: as many of its sentences, chosen by `attar curate --sentences` or at random. All rows share
 student, steps, batches and learning rate; two rows have three and twelve times the steps. Cosines are multiplied by
 what the teacher learned (17.3), in one row by the released 100. The student's image tower, less than half of the
-teacher's, starts from the student of `attar quickstart`, which tells large upright shapes apart and knows no word: so a
-row takes a minute. The scenes that it and its teacher once learned shapes from had every combination, and no names.
-Nothing chooses a step: the last student is judged.
+teacher's, starts from a student of `attar quickstart`, which tells large upright shapes apart and knows no word: so a
+row takes a minute. Each seed has a start of its own, as a start moves all rows by more than the rest of a seed does.
+The scenes that it and its teacher once learned shapes from had every combination, and no names. Nothing chooses a step:
+the last student is judged.
 
-Seeds name initialisation, views, orders and the random sentences; teacher, images and corpora are those of seed 0. A
-finished cell is a file in `--out`, so the same command does what is missing; seed 0 of all rows comes first.
+Seeds name start, initialisation, views, orders and the random sentences; teacher, images and corpora are those of seed
+0. A finished cell is a file in `--out`, so the same command does what is missing; seed 0 of all rows comes first.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from attar.data.arrangements import render_arrangement
 from attar.data.playground_sentences import draw_sentence
 from attar.data.sources import open_source
 from attar.models import TwoTowers, load_backbone, load_two_towers, with_projection
+from attar.recipes.quickstart import quickstart_config
 from attar.recipes.sentences import SENTENCES as SENTENCES_FILE
 from attar.recipes.sentences import curate_sentences
 from attar.utils.io import new_folder, read_json, sha256_file, write_json, write_text
@@ -107,14 +109,13 @@ class Study:
         if file.exists() and read_json(file) != settings:
             raise SystemExit(f"{args.out} holds a study with other settings. Take another --out.")
         write_json(file, settings)
-        self.student = self.out / "quickstart" / "student"
         self.images = f"playground:{IMAGE_SEED}?scenes=arrangements&things=1&size={IMG_SIZE}&n={IMAGES}"
 
     def settings(self) -> dict[str, Any]:
         """All that shapes a figure."""
         given = {name: getattr(self.args, name) for name in ("steps", "batch_size", "lr", "scale", "pairs_scale")}
         return given | {
-            "student": "that of attar quickstart",
+            "student": "that of attar quickstart, of the row's seed",
             "teacher": sha256_file(self.teacher / "open_clip_model.safetensors"),
             "img_size": IMG_SIZE,
             "images": IMAGES,
@@ -124,14 +125,23 @@ class Study:
 
     def run(self) -> None:
         """Every cell that is missing; then the result file is written anew."""
-        attar.quickstart(str(self.student.parent))
         for seed in self.args.seeds:
+            attar.distill(quickstart_config(str(self.start(seed).parent)).replace(seed=seed))
             for row in self.args.rows:
                 file = self.out / "cells" / f"{row}-{seed}.json"
                 if not file.exists():
                     print(f"{datetime.datetime.now():%H:%M:%S} {row} {seed}", flush=True)
                     write_json(file, self.cell(row, seed))
                 write_json(self.args.results or self.out / "results.json", self.collect())
+
+    def start(self, seed: int) -> Path:
+        """What students of a seed start from."""
+        return self.out / f"quickstart-{seed}" / "student"
+
+    def about_start(self, seed: int) -> dict[str, Any]:
+        """Which start that was, and the shapes that it tells apart."""
+        judged = read_json(self.start(seed).parent / "results" / "knn-student.json")
+        return {"sha256": sha256_file(self.start(seed) / "model.safetensors"), "knn": judged["value"]}
 
     def cell(self, row: str, seed: int) -> dict[str, Any]:
         """One student, or what it is compared with, and what it reaches."""
@@ -142,7 +152,13 @@ class Study:
             "image": sum(value.numel() for value in towers.image.parameters()),
             "text": sum(value.numel() for value in towers.text.parameters()),
         }
-        about = {"row": row, "seed": seed, "wall_seconds": wall, "parameters": parameters}
+        about = {
+            "row": row,
+            "seed": seed,
+            "start": self.about_start(seed),
+            "wall_seconds": wall,
+            "parameters": parameters,
+        }
         if row in ("selected", "drawn"):
             about["could_be_seen"] = could_be_seen(self.corpus(row, seed)[0])
         return about | {"device": self.args.device, "zero_shot": judge(towers)}
@@ -152,7 +168,7 @@ class Study:
         if row == "teacher":
             return load_two_towers(str(self.teacher))
         if row == "random":
-            image = load_backbone(str(self.student), weights="random", img_size=IMG_SIZE, seed=seed)
+            image = load_backbone(str(self.start(seed)), weights="random", img_size=IMG_SIZE, seed=seed)
             return TwoTowers(with_projection(image, EMBED_DIM, seed=seed), load_two_towers(str(self.teacher)).text)
         report = attar.distill_vl(self.config(row, seed))
         return load_two_towers(str(report.run / "student-last"))
@@ -167,7 +183,7 @@ class Study:
         return attar.DistillVlConfig.build(
             {
                 "teacher": str(self.teacher),
-                "student": str(self.student),
+                "student": str(self.start(seed)),
                 "student_weights": "pretrained",
                 "images": self.images,
                 "sentences": str(corpus),
@@ -243,14 +259,8 @@ class Study:
             "machine": machine("timm", "open_clip_torch"),
             "settings": self.settings(),
             "teacher": read_json(self.teacher / "accuracy.json"),
-            "start": self.start(),
             "results": [read_json(path) for path in sorted((self.out / "cells").glob("*.json"))],
         }
-
-    def start(self) -> dict[str, Any]:
-        """What students start from: it is trained anew for each --out, and moves all rows that learn (the note)."""
-        judged = read_json(self.student.parent / "results" / "knn-student.json")
-        return {"sha256": sha256_file(self.student / "model.safetensors"), "knn": judged["value"]}
 
 
 def could_be_seen(place: Path) -> int:

@@ -20,6 +20,8 @@ from attar.errors import ConfigError, DataError
 
 _FORM = re.compile(r"playground(?::(\d+)(?:\?([!-~]+))?)?", re.ASCII)
 _Options = TypeVar("_Options", bound=Config)
+_KEPT = 4096  # scenes of each kind, 50 MB; drawing one costs as much as a small student's forward pass
+_KEPT_SIZE = 64  # pixels up to which scenes are kept: more would take more memory than time
 
 
 class _SceneOptions(Config):
@@ -86,6 +88,11 @@ class PlaygroundSource:
         """Pixels of the scene, (64, 64, 3)."""
         return _scene_pixels(self.seed, row, self.variety)
 
+    @property
+    def keeps_scenes(self) -> bool:
+        """Whether a process draws each scene once."""
+        return self.count <= _KEPT
+
     def labels(self) -> tuple[Labels, list[str]]:
         """Shape classes, as many as there are scenes at most."""
         return np.arange(self.count, dtype=np.int64) % len(CLASS_NAMES), list(CLASS_NAMES[: self.count])
@@ -131,16 +138,18 @@ class ArrangementSource:
         """Pixels of the scene, (size, size, 3)."""
         return _arrangement_pixels(self.seed, row, self.part, self.things, self.size)
 
+    @property
+    def keeps_scenes(self) -> bool:
+        """Whether a process draws each scene once."""
+        return self.count <= _KEPT and self.size <= _KEPT_SIZE
+
     def labels(self) -> tuple[Labels, list[str]]:
         """Combinations of colour and shape, as many as there are scenes at most."""
         names = [" ".join(pair) for pair in COMBINATIONS[self.part]]
         return np.arange(self.count, dtype=np.int64) % len(names), names[: self.count]
 
 
-_KEPT_SIZE = 64  # pixels up to which scenes are kept: more would take more memory than time
-
-
-@functools.lru_cache(maxsize=4096)  # 50 MB; drawing a scene costs as much as a small student's forward pass
+@functools.lru_cache(maxsize=_KEPT)
 def _scene_pixels(seed: int, row: int, variety: float) -> NDArray[np.uint8]:
     return _frozen(render_scene(seed, row, variety=variety).image)
 
@@ -151,7 +160,7 @@ def _arrangement_pixels(seed: int, row: int, part: Part, things: int | None, siz
     return _kept_pixels(seed, row, part, things, size)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=_KEPT)
 def _kept_pixels(seed: int, row: int, part: Part, things: int | None, size: int) -> NDArray[np.uint8]:
     return _frozen(render_arrangement(seed, row, part=part, things=things, size=size).image)
 

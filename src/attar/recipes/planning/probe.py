@@ -16,6 +16,7 @@ import torch
 from attar.config import Config
 from attar.data.loader import batches_ahead
 from attar.recipes.planning.parts import Memory, bytes_below
+from attar.recipes.planning.scenes import draw_scenes
 from attar.recipes.training import RunSettings, Training, train
 from attar.train import StepRecord, TrainState
 from attar.train.callbacks import NoEffect
@@ -37,7 +38,7 @@ class Steps:
     Attributes:
         seconds: Of a step once all runs evenly.
         timed: Steps that this is known from.
-        start: Seconds before that beyond the steps': first looks at the data, loader processes, cold steps.
+        start: Seconds before that beyond the steps': scenes drawn, first looks at data, loader processes, cold steps.
         save: Of a checkpoint.
         checkpoint: Its bytes.
         loaders: Bytes of all loader processes; None where nobody knows.
@@ -88,7 +89,8 @@ class Stopwatch(NoEffect):
 def probe(training: Training, settings: RunSettings, state: TrainState, folder: Path, *, probe_steps: int) -> Steps:
     """Time some steps of a training and a checkpoint after them; the state has learned from them.
 
-    Steps are dropped until kernels are warm and what the loader made ahead meanwhile is used up.
+    Steps are dropped until kernels are warm and what the loader made ahead meanwhile is used up. Scenes that a run of
+    an epoch or more keeps are drawn beforehand, as its later steps find them drawn.
 
     Args:
         training: What is trained, as the run will.
@@ -106,6 +108,8 @@ def probe(training: Training, settings: RunSettings, state: TrainState, folder: 
     watch = Stopwatch(last)
     quiet = settings.replace(checkpoint={"every": _NEVER, "keep": 1})
     begun = time.perf_counter()
+    if training.total_steps * training.batch_size >= training.stream.epoch_length:
+        draw_scenes(training.stream.source)
     train(training, quiet, run, state, Log(is_silent=True), identity={}, judges=lambda metrics: [watch])
     state.notes.pop("converged")
     steps = [after - before for before, after in itertools.pairwise(watch.marks)]
