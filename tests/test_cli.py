@@ -258,6 +258,7 @@ def test_two_values_and_underscores(capsys):
         (["quickstart", "--ot", "x"], "unknown flag '--ot'. Did you mean '--out'?"),
         (["distill", "--batchsize", "3"], "unknown flag '--batchsize'. Did you mean '--batch-size'?"),
         (["distill", "--lr", "3"], "unknown flag '--lr'. Did you mean '--optim.lr'?"),
+        (["transfer", "--max-steps", "3"], "'--adapt.max-steps' or '--transfer.max-steps' or '--finetune.max-steps'?"),
         (["distill", "--optim.learning-rate", "3"], "unknown flag '--optim.learning-rate'"),
         (["distill", "--no-seed"], "unknown flag '--no-seed'"),
         (["distill", "--config"], "--config needs a value"),

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class AttarError(Exception):
@@ -113,6 +114,14 @@ class Interrupted(AttarError):  # noqa: N818  (it is no error of anybody)
 def first_line(error: Exception) -> str:
     """What an error of a library says first, without full stop and cut when long; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+
+
+def meant_beside(path: Path) -> str:
+    """`" Did you mean 'x'?"` for the name in the same folder that is closest to a path's own, else an empty string."""
+    try:
+        return did_you_mean(path.name, (entry.name for entry in path.parent.iterdir()))
+    except OSError:
+        return ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -10,6 +10,8 @@ import pytest
 import attar
 from attar.cli import main
 from attar.errors import ConfigError
+from attar.export import write_student
+from attar.models import load_backbone
 from small_runs import MODEL, distill_words, picture
 
 PLACE = "playground:1?n=160&variety=0"
@@ -133,15 +135,30 @@ def test_nothing_to_do_is_an_error(tmp_path: Path, capsys) -> None:
 
 def test_images_that_cannot_be_read_are_told_and_limited(tmp_path: Path, capsys) -> None:
     folder = write_classes(tmp_path / "mine", 20)
-    (folder / "cat/3.png").write_bytes(b"no image")
+    for number in range(15, 19):
+        (folder / f"cat/{number}.png").write_bytes(b"no image")
     assert main(words(tmp_path / "out", tasks=f"knn:{folder}")) == 2
-    assert "cannot be read, such as cat/3.png" in capsys.readouterr().err
+    assert "cannot be read, such as cat/1" in capsys.readouterr().err
     assert main(words(tmp_path / "out", "--max-bad-share", "0.2", tasks=f"knn:{folder}")) == 0
-    assert "cannot be read, such as cat/3.png" in capsys.readouterr().out
+    assert "cannot be read, such as cat/1" in capsys.readouterr().out
     assert main(words(tmp_path / "out", "--max-bad-share", "0.2", tasks=f"knn:{folder}")) == 0
     assert "measured before" in capsys.readouterr().out
     assert main(words(tmp_path / "out", tasks=f"knn:{folder}")) == 2  # a kept figure is not a licence
     assert "more than --max-bad-share 0.01 allows" in capsys.readouterr().err
+
+
+def test_a_single_image_that_cannot_be_read_stops_nothing(tmp_path: Path, capsys) -> None:
+    folder = write_classes(tmp_path / "mine", 20)
+    (folder / "cat/3.png").write_bytes(b"no image")
+    for said in ("1 of ", "measured before"):  # it was done, so it is known
+        assert main(words(tmp_path / "out", tasks=f"knn:{folder}")) == 0
+        assert said in capsys.readouterr().out
+
+
+def test_a_folder_is_judged_at_the_size_it_was_made_for(tmp_path: Path, capsys) -> None:
+    write_student(tmp_path / "made", load_backbone(MODEL, weights="random", img_size=48), card="")
+    assert main(["evaluate", str(tmp_path / "made"), "--tasks", f"knn:{PLACE}", "--out", str(tmp_path / "out")]) == 0
+    assert "48 px" in capsys.readouterr().out  # and not 224, at which nobody ever used it
 
 
 def test_paper_mode_on_images_of_ones_own_says_that_it_flatters(tmp_path: Path, capsys) -> None:

@@ -45,6 +45,22 @@ def test_the_tone_is_that_of_the_verdict(tmp_path: Path, student: float, reach: 
     assert run_section(folder).tone == tone
 
 
+def test_a_run_that_was_stopped_says_so_and_keeps_its_curves(tmp_path: Path) -> None:
+    finished, stopped = (write_run(tmp_path / name, 0.6) for name in ("one", "two"))
+    (stopped / "results/student.json").unlink()
+    sections = [run_section(finished), run_section(stopped)]
+    assert sections[1].verdict.startswith("Not finished: the last step on record is 20.")
+    assert [len(frame["lines"]) for frame in overview(["one", "two"], sections)["curves"]] == [2, 2]
+    (stopped / "student-last").mkdir()  # its end came, and nobody judged
+    assert run_section(stopped).verdict.startswith("Nothing was measured")
+
+
+def test_images_of_the_monitor_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r", 0.6)
+    write_json(folder / "monitor.json", {"report": {"images": "a", "rows": list(range(903))}})
+    assert run_section(folder).content["unreadable_monitor"] == 3
+
+
 def test_rows_say_who_reaches_what_and_curves_share_a_frame(tmp_path: Path) -> None:
     sections = [run_section(write_run(tmp_path / name, value)) for name, value in (("one", 0.6), ("two", 0.4))]
     table = overview(["one", "two"], sections)

@@ -135,7 +135,7 @@ class EvaluateConfig(Config):
         "honest", description="settings chosen on validation images, or each paper's protocol with its quirks"
     )
     img_size: int | None = Field(
-        None, ge=8, description="input in pixels; by default that of the run or of open_clip's folder, else 224"
+        None, ge=8, description="input in pixels; by default that of the run or of the model's folder, else 224"
     )
     roles: tuple[Literal["student", "teacher", "random", "model"], ...] | None = Field(
         None, description="whom to judge: of a run student, teacher and random by default, else the model alone"

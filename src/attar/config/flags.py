@@ -53,12 +53,9 @@ def parse_flags(model: type[BaseModel], words: Sequence[str]) -> dict[str, Any]:
             continue
         if name not in known:
             own = getattr(model, "elsewhere", {}).get(name.removeprefix("--"))
-            nested = (
-                f"--{own}"
-                if own
-                else next((flag for flag in known if flag.endswith(f".{name.removeprefix('--')}")), None)
-            )
-            guess = f" Did you mean '{nested}'?" if nested else did_you_mean(name, known)
+            nested = [f"--{own}"] if own else [flag for flag in known if flag.endswith(f".{name.removeprefix('--')}")]
+            meant = "' or '".join(nested[:4])
+            guess = f" Did you mean '{meant}'?" if nested else did_you_mean(name, known)
             raise ConfigError(f"unknown flag '{name}'.{guess} All flags: --help.")
         flag = known[name]
         if flag.is_switch and not equals:

@@ -28,7 +28,7 @@ from torch import Tensor
 from attar.config import Config
 from attar.data.base import Source
 from attar.data.sources import open_source
-from attar.errors import ConfigError, DataError
+from attar.errors import ConfigError, DataError, meant_beside
 from attar.types import BadFile
 from attar.utils.io import new_file, read_json, sha256_file, sha256_text
 
@@ -308,7 +308,7 @@ def describe_shard(path: Path) -> PoolShard:
 
 def _read_manifest(path: Path) -> Manifest:
     if not path.parent.is_dir():
-        raise DataError(f"there is no folder {path.parent}. Give the --out of attar embed.")
+        raise DataError(f"there is no folder {path.parent}.{meant_beside(path.parent)} Give the --out of attar embed.")
     if not path.is_file():
         found = (
             "its shards are not all there: give the same attar embed command again"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attar.data.files import File, expand_braces, find_below, is_url, local_path, without_credentials
-from attar.errors import DataError
+from attar.errors import DataError, meant_beside
 
 SENTENCE_SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 _LONGEST = 1 << 20  # bytes of a line; what is longer is no sentence
@@ -62,7 +62,9 @@ def _files_of(place: str) -> list[File]:
         path = local_path(place)
         if not path.is_dir():
             if not path.exists():
-                raise DataError(f"{path} does not exist. Give a file of sentences, or a folder of such files.")
+                raise DataError(
+                    f"{path} does not exist.{meant_beside(path)} Give a file of sentences, or a folder of such files."
+                )
             return [_known(File(str(path)))]
         found = [File(str(below)) for below in path.rglob("*") if below.is_file()]
     files = [file for file in found if _plain_name(file).endswith(SENTENCE_SUFFIXES) and file.name[0] != "."]

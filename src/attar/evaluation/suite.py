@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -129,6 +130,7 @@ def _parse(word: str) -> tuple[Task, ...]:
     if not colon and word in SUITES:
         return SUITES[word]
     if colon and protocol in (*PROTOCOLS, *DENSE) and place:
+        _check_no_task_in(word, place)
         return (Task(protocol, place),)
     if protocol in (*PROTOCOLS, *DENSE):
         raise ConfigError(f"'{word}' names no images. Try {protocol}:DIR, or {protocol}: and a data set of --list.")
@@ -136,6 +138,13 @@ def _parse(word: str) -> tuple[Task, ...]:
         f"'{word}' is no task.{did_you_mean(protocol, [*PROTOCOLS, *DENSE, *SUITES])} A task is PROTOCOL:DATASET or"
         f" PROTOCOL:DIR, with {', '.join([*PROTOCOLS, *DENSE])}; or a suite: {', '.join(SUITES)}."
     )
+
+
+def _check_no_task_in(word: str, place: str) -> None:
+    """A misspelt task behind a comma would count as the end of the folder before it."""
+    for misspelt in re.findall(r",(\w+):", place):
+        if meant := did_you_mean(misspelt, [*PROTOCOLS, *DENSE]):
+            raise ConfigError(f"'{misspelt}' in '{word}' is no protocol.{meant} See --list.")
 
 
 def protocol_of(task: Task, config: EvaluateConfig) -> FeatureProtocol[Any]:

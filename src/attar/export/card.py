@@ -21,7 +21,7 @@ import onnxruntime
 from preprocess import prepare, read_settings
 
 if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
-    sys.exit(f"{sys.argv[1] if sys.argv[1:] else 'nothing'} is no image file. Try: python {Path(__file__).name} IMAGE")
+    sys.exit(f"{sys.argv[1]} is no file." if len(sys.argv) == 2 else f"Usage: python {Path(__file__).name} IMAGE")
 folder = Path(__file__).parent
 image = prepare(sys.argv[1], read_settings(folder))[None]  # a batch of one
 session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -37,7 +37,7 @@ import torch
 from preprocess import prepare, read_settings
 
 if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
-    sys.exit(f"{sys.argv[1] if sys.argv[1:] else 'nothing'} is no image file. Try: python {Path(__file__).name} IMAGE")
+    sys.exit(f"{sys.argv[1]} is no file." if len(sys.argv) == 2 else f"Usage: python {Path(__file__).name} IMAGE")
 folder = Path(__file__).parent
 image = torch.from_numpy(prepare(sys.argv[1], read_settings(folder))[None])  # a batch of one
 model = torch.export.load(folder / "model.pt2").module()

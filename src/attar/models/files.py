@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file
 from torch import Tensor
 
-from attar.errors import AttarError, WeightsError
+from attar.errors import AttarError, WeightsError, meant_beside
 from attar.utils.signals import stopped_at_once
 
 StateDict = dict[str, Tensor]
@@ -65,7 +65,9 @@ def read_checkpoint(path: Path, *, trust_torchscript: bool = False) -> tuple[Sta
             TorchScript archive that is not trusted.
     """
     if not path.is_file():
-        raise WeightsError(f"weight file {path} does not exist. Give random, pretrained or the path of a file.")
+        raise WeightsError(
+            f"weight file {path} does not exist.{meant_beside(path)} Give random, pretrained or the path of a file."
+        )
     if path.stat().st_size == 0:
         raise WeightsError(f"weight file {path} is empty. Copy or download it again.")
     is_torchscript = _is_torchscript(path)

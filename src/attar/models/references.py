@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
-from attar.errors import ModelReferenceError, did_you_mean
+from attar.errors import ModelReferenceError, did_you_mean, meant_beside
 
 Kind = Literal["timm", "directory", "module", "open_clip", "hf"]
 _PREFIXES: tuple[Kind, ...] = ("timm", "open_clip", "hf", "module")
@@ -61,7 +61,8 @@ def parse_reference(text: str) -> Reference:
         return _parse_prefixed(prefix, rest, text)
     if path.is_absolute() or name.startswith("~") or "/" in name or path.is_file() or path.suffix in _WEIGHT_FILES:
         is_like_a_repository = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) and path.suffix not in _WEIGHT_FILES
-        hint = f" If it is a repository of the model hub, write hf:{text}." if is_like_a_repository else ""
+        hint = meant_beside(path)
+        hint += f" If it is a repository of the model hub, write hf:{text}." if is_like_a_repository else ""
         raise ModelReferenceError(
             f"model reference '{text}' is no folder.{hint} A weight file goes with its architecture:"
             " NAME with --weights or --teacher-weights FILE (or weights=FILE)."

@@ -42,7 +42,8 @@ def say_header(log: Log, built: Assembly) -> None:
         f" views = {epochs:,.{1 if epochs >= 1 else 2}f} epochs on {_where(built)}"
         f", {told_rate(config.optim, config.batch_size)}"
     )
-    say_low_rate(log, config.optim, config.batch_size)
+    if told := low_rate(config.optim, config.batch_size):
+        log.say(f"           {told}")
     for place in taken if len(taken) > 1 else ():
         log.say(f"           {place}")
     if built.classes is not None:
@@ -122,11 +123,15 @@ def millions(count: int) -> str:
 
 
 def short(reference: str) -> str:
-    """A folder by its own name, anything else as it was given."""
+    """A folder by its own name, or as `RUN/student`, anything else as it was given."""
     prefix = "hf:" if reference.startswith("hf:") else ""
     path = reference.removeprefix(prefix)
     is_folder = "/" in path and Path(path.partition("?")[0]).expanduser().is_dir()
-    return f"{prefix}{Path(path).name}" if is_folder else reference
+    if not is_folder:
+        return reference
+    name = Path(path).name
+    is_part = name.partition("?")[0] in ("student", "student-last", "teacher")
+    return f"{prefix}{Path(path).parent.name}/{name}" if is_part else f"{prefix}{name}"
 
 
 def origin_facts(teacher: Backbone | None) -> dict[str, str]:
@@ -202,11 +207,19 @@ def facts(
         **changes,
         **({"teacher's answers": notes["teacher's answers"]} if "teacher's answers" in notes else {}),
         "monitor": _judged_on(built),
-        "training": f"{built.total_steps:,} steps of {config.batch_size:,} views, seed {config.seed}",
+        "training": f"{steps_done(built.total_steps, best, student)} of {config.batch_size:,} views,"
+        f" seed {config.seed}",
         "recipe": f"{config.recipe or 'none by name'}, {told_optimiser(config.optim, config.batch_size)}",
         **weights_hash(student, "model.safetensors"),
         "made with": f"attar {__version__}",
     }
+
+
+def steps_done(total: int, best: Mapping[str, Any], student: Path | None) -> str:
+    """How many steps a run has made: what is kept before its end says so, whatever becomes of the run."""
+    return (
+        f"{total:,} steps" if student is not None or best["step"] >= total else f"{best['step']:,} of {total:,} steps"
+    )
 
 
 def figures(results: Sequence[Result]) -> str:
@@ -225,13 +238,14 @@ def told_rate(optim: OptimConfig, batch_size: int) -> str:
     return f"learning rate {base_lr(optim, batch_size):.3g}"
 
 
-def say_low_rate(log: Log, optim: OptimConfig, batch_size: int) -> None:
-    """A line where nobody gave the learning rate, and a small batch makes it low."""
-    if optim.lr is None and base_lr(optim, batch_size) < _LOW_RATE:
-        log.say(
-            f"           that is low: {optim.lr_per_512:g} x {batch_size} / 512, made for large batches; a short run"
-            " learns little by it. Try --optim.lr 5e-4"
-        )
+def low_rate(optim: OptimConfig, batch_size: int, *, flag: str = "optim") -> str:
+    """What to say where nobody gave the learning rate, and a small batch makes it low; else an empty string."""
+    if optim.lr is not None or base_lr(optim, batch_size) >= _LOW_RATE:
+        return ""
+    return (
+        f"the learning rate is low: {optim.lr_per_512:g} x {batch_size} / 512, made for large batches; a short run"
+        f" learns little by it. Try --{flag}.lr 5e-4"
+    )
 
 
 def weights_hash(student: Path | None, name: str) -> dict[str, str]:

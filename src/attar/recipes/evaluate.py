@@ -29,6 +29,7 @@ from attar.models import Backbone
 from attar.recipes.candidates import Candidate, candidates
 from attar.recipes.describe import describe, short
 from attar.reports import Result, caution, comparison_table, read_results, show, write_result
+from attar.train.callbacks import most_bad
 from attar.utils.distributed import (
     from_main,
     is_main,
@@ -267,9 +268,9 @@ def _check_readable(features: Features | None, need: Need, config: EvaluateConfi
     first = min(set(range(len(need.images))) - set(features.positions.tolist()))
     words = f"{bad:,} of {len(need.images):,} {need.name} cannot be read, such as"
     words += f" {need.images.source.name(int(need.images.rows[first]))}"
-    if bad > config.max_bad_share * len(need.images):
+    if bad > most_bad(len(need.images), config.max_bad_share):
         raise DataError(f"{words}: more than --max-bad-share {config.max_bad_share:g} allows. Mend them, or raise it.")
-    log.say(f"           {words}")
+    log.say_once(f"           {words}")  # of each model, and where views differ, again
 
 
 def _key(need: Need) -> Any:
@@ -319,7 +320,8 @@ def _is_known(out: Path, candidate: Candidate, one: Opened, config: EvaluateConf
     source = read_json(path)["source"]
     judged = _judged(one, config, model)
     is_same = source.get("fingerprint") == model.fingerprint and source.get("judged") == judged
-    return bool(is_same and source.get("unreadable", 0.0) <= config.max_bad_share)
+    allowed = max(most_bad(len(part), config.max_bad_share) / len(part) for part in one.data.parts.values())
+    return bool(is_same and source.get("unreadable", 0.0) <= allowed)
 
 
 def _judged(one: Opened, config: EvaluateConfig, model: _Model) -> dict[str, Any]:

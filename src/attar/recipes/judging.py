@@ -111,10 +111,10 @@ def _beside(built: Watched, run: RunDirectory, state: TrainState, log: Log, teac
         log.say(
             "           the monitor has changed since the run ended: what was the best then is judged anew and stays"
         )
-    if (unreadable := len(monitor.report) - teacher.n) > 0:
-        log.say(f"           {unreadable} of the {len(monitor.report)} images to report on cannot be read")
     line = f"teacher {100 * (teacher.selection or 0):.1f}  random {100 * (random.selection or 0):.1f}"
     log.say(f"  monitor  {_place(built)}  {PROTOCOLS[monitor.kind]}  {line}  (selection half)")
+    if (unreadable := len(monitor.report) - teacher.n) > 0:
+        log.say(f"           {unreadable} of its {len(monitor.report)} images to report on cannot be read")
     if warning := caution([teacher]):
         log.say(f"           {warning}")
     return line

@@ -22,7 +22,7 @@ from attar.data.decode import open_image
 from attar.data.loader import EvaluationDataset, default_workers, evaluation_batches, images_in
 from attar.data.sources import Source, open_source
 from attar.data.views import EvaluationView
-from attar.errors import ConfigError, DataError, DecodeError, ModelReferenceError
+from attar.errors import ConfigError, DataError, DecodeError, ModelReferenceError, meant_beside
 from attar.evaluation.dense.windows import predict as predict_image
 from attar.evaluation.predictions import geometry_of, pixel_logits
 from attar.export import builds_itself, read_task_model
@@ -85,7 +85,7 @@ def model_folder(path: Path) -> Path:
     """
     if not path.exists():
         raise ModelReferenceError(
-            f"{path} does not exist. Give a run of attar transfer, or a student/ or teacher/ in it."
+            f"{path} does not exist.{meant_beside(path)} Give a run of attar transfer, or a student/ or teacher/ in it."
         )
     if is_task_model(path / "student"):
         return path / "student"
@@ -145,7 +145,7 @@ def _classify(model: TaskModel, source: Source, config: PredictConfig, out: Path
             for row in range(done, min(done + _BATCH, len(source))):
                 if row not in rows:
                     unreadable.append(source.name(row))
-                table.writerow([source.name(row), *rows.get(row, [])])
+                table.writerow([source.name(row), *rows.get(row, [""] * 2 * config.top_k)])
             done += _BATCH
         _check_any(unreadable, source)
     return unreadable

@@ -12,7 +12,7 @@ from attar.config import ReportConfig, TransferConfig
 from attar.config.files import read_settings
 from attar.data.loader import default_workers
 from attar.data.transfer_set import is_transfer_set
-from attar.errors import ConfigError, DataError, RunDirectoryError, UserError
+from attar.errors import ConfigError, DataError, RunDirectoryError, UserError, meant_beside
 from attar.evaluation.suite import means
 from attar.export import read_task_model
 from attar.models import Backbone
@@ -54,14 +54,17 @@ def report(config: ReportConfig) -> Path:
         with storage_errors(page):
             page.parent.mkdir(parents=True, exist_ok=True)
             write_report(page, sections)
-    log.say(f"  report   {page}  {page.stat().st_size / 1e6:.1f} MB")
+    log.say(f"  report   {page}  {page.stat().st_size / 1e6:.2f} MB")
     return page
 
 
 def _folder(given: str) -> Path:
     folder = Path(given).expanduser().resolve()
     if not folder.is_dir():
-        raise RunDirectoryError(f"{given} is no directory. Give those that attar distill, transfer … wrote to (--out).")
+        raise RunDirectoryError(
+            f"{given} is no directory.{meant_beside(folder)} Give those that attar distill, transfer … wrote to"
+            " (--out)."
+        )
     return folder
 
 
@@ -69,6 +72,7 @@ def _page(config: ReportConfig, folders: list[Path]) -> Path:
     """Where the page goes; over nothing that attar did not write."""
     if config.out is not None:
         page = Path(config.out).expanduser().resolve()
+        page = page if page.suffix else page.with_suffix(".html")
     elif len(folders) == 1 and not is_transfer_set(folders[0]):  # a set's own page shows more
         page = folders[0] / "report.html"
     else:

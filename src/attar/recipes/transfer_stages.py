@@ -23,7 +23,7 @@ from attar.methods import Contrastive, Cosine, Hint, Method, Proteus, Supervised
 from attar.methods.teacher_cache import TeacherCache
 from attar.models import Backbone, TaskModel
 from attar.models.lora import add_low_rank, merge_low_rank
-from attar.recipes.describe import licence_noted
+from attar.recipes.describe import licence_noted, low_rate
 from attar.recipes.stages import Outcome, Stage, finish, finished, run_stage, weights_hash
 from attar.recipes.task_results import Compute, Judge, task_card, task_facts, write_card_and_model
 from attar.recipes.tasks import FittedHead, OpenedTask
@@ -180,6 +180,8 @@ def transfer_on_pool(run: Run, adapted: TaskModel | None, teacher: Backbone, mod
     config, stage = run.config, pool_stage(run, adapted, teacher, model)
     method = stage.training.method
     run.log.say(f"  transfer {method.title}, {len(stage.training.stream.source):,} images")
+    if told := low_rate(config.transfer.optim, config.transfer.batch_size, flag="transfer.optim"):
+        run.log.say(f"           {told}")
     run.outcomes["transfer"] = run_stage(stage, config, run.log)
 
     def write() -> None:

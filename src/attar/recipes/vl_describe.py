@@ -23,6 +23,7 @@ from attar.recipes.describe import (
     short,
     start_facts,
     starting_weights,
+    steps_done,
     told_optimiser,
     weights_hash,
     which,
@@ -107,7 +108,8 @@ def towers_facts(
         "teacher saw": "each image once, whole" if config.teacher_views == "fixed" else "the student's views",
         **changes,
         "monitor": _judged_on(built),
-        "training": f"{built.total_steps:,} steps of {config.batch_size:,} images, seed {config.seed}",
+        "training": f"{steps_done(built.total_steps, best, student)} of {config.batch_size:,} images,"
+        f" seed {config.seed}",
         "recipe": f"{config.recipe or 'none by name'}, {told_optimiser(config.optim, config.batch_size)}",
         **weights_hash(student, "open_clip_model.safetensors"),
         "made with": f"attar {__version__}",

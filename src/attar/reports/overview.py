@@ -57,11 +57,11 @@ def _share(section: Section) -> str:
 
 def _judged(section: Section) -> str:
     """What its figures count, as `k-NN top-1`."""
-    student = section.figures.get("student")
-    if student is None:
+    result = section.figures.get("student") or next(iter(section.figures.values()), None)  # the first: not finished
+    if result is None:
         return ""
-    task = student.task.partition(":")[0]
-    return f"{PROTOCOLS.get(task, task)} {_METRICS.get(student.metric, student.metric)}"
+    task = result.task.partition(":")[0]
+    return f"{PROTOCOLS.get(task, task)} {_METRICS.get(result.metric, result.metric)}"
 
 
 def _curves(names: Sequence[str], sections: Sequence[Section]) -> list[dict[str, Any]]:

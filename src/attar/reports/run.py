@@ -55,7 +55,7 @@ def run_section(
     return Section(
         kind="run",
         path=run,
-        verdict=verdict(results),
+        verdict=verdict(results) if "student" in figures or is_finished(run) else unfinished(metrics),
         figures=figures,
         series=series,
         cells={"student": str(about.get("student", config.get("student", ""))), **costs},
@@ -70,10 +70,30 @@ def run_section(
             "costs": costs,
             "about": about,
             "provenance": provenance(run),
+            "unreadable_monitor": _unreadable_of_monitor(run, figures),
             **bad_content(bad_files),
             "config": config,
         },
     )
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the training came to its end: the last student is not written before."""
+    return (run / "student-last").exists()
+
+
+def unfinished(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The verdict of a run that was stopped."""
+    last = max((line["step"] for line in metrics), default=0)
+    return f"Not finished: the last step on record is {last:,}. The same command goes on, and judges at the end."
+
+
+def _unreadable_of_monitor(run: Path, figures: Mapping[str, Result]) -> int:
+    """How many of the images to report on could not be read."""
+    file = run / "monitor.json"
+    if "student" not in figures or not file.is_file():
+        return 0
+    return len(read_json(file)["report"]["rows"]) - figures["student"].n
 
 
 def _series(metrics: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Points]:

@@ -45,7 +45,7 @@ def transfer_rows(results: Sequence[Result], costs: Costs | None = None) -> list
     """
     first, second = dict.fromkeys(r.metric for r in sorted(results, key=lambda r: list(HEADINGS).index(r.metric)))
     by_part = {(r.protocol["stage"], r.protocol["part"], r.metric): r for r in results}
-    rows = [["", "on", HEADINGS[first], "95 % interval", HEADINGS[second], "images", "GMACs", "seconds"]]
+    rows = [["", "on", HEADINGS[first], "95 % interval", HEADINGS[second], "views", "GMACs", "seconds"]]
     for stage, title in STAGES.items():
         cost = (costs or {}).get("stages", {}).get(stage)
         spent = [f"{cost['images']:,}", gmacs(cost["macs"]), f"{cost['seconds']:,.0f}"] if cost else [""] * 3

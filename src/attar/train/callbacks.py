@@ -89,7 +89,7 @@ class Metrics(NoEffect):
     def on_step(self, state: TrainState, record: StepRecord) -> None:
         """Write the step's line when it is time."""
         self.images, self.seconds = self.images + record.images, self.seconds + record.seconds
-        if _is_due(record.step, self.every, self.total_steps):
+        if record.step == 1 or _is_due(record.step, self.every, self.total_steps):  # the first: where the curve begins
             self.write(
                 {
                     "step": record.step,

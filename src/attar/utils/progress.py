@@ -124,6 +124,13 @@ class Log:
 
     def __init__(self, path: Path | None = None, *, is_silent: bool = False) -> None:
         self.path, self.is_silent = path, is_silent
+        self._once: set[str] = set()
+
+    def say_once(self, text: str) -> None:
+        """`say`, unless the same was said so before."""
+        if text not in self._once:
+            self._once.add(text)
+            self.say(text)
 
     def say(self, text: str) -> None:
         """Print one line or several."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from attar.config import OptimConfig
 from attar.data.sources import share_a_place
 from attar.models import Backbone, terms_of
 from attar.models.backbone import Provenance
+from attar.recipes.describe import low_rate as told_low_rate
 from attar.recipes.describe import millions, short
 from attar.recipes.judging import Watched
 from attar.recipes.planning.parts import Concern, Part
@@ -28,6 +30,12 @@ def too_few_images(count: int, flag: str, *, least: int = FEW_IMAGES) -> Iterato
             f"--{flag} holds {count:,} images, fewer than {least:,}: the student sees the same ones again and again,"
             " and learns what a teacher says of these alone. Give more images; they need no labels.",
         )
+
+
+def low_rate(optim: OptimConfig, batch_size: int, *, flag: str = "optim") -> Iterator[Concern]:
+    """A learning rate that nobody gave, of a small batch."""
+    if told := told_low_rate(optim, batch_size, flag=flag):
+        yield Concern("learning rate", f"{told}.")
 
 
 def too_few_to_judge(count: int, flag: str) -> Iterator[Concern]:

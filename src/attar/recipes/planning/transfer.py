@@ -244,6 +244,8 @@ def _concerns(run: Run, teacher: Backbone | None, student: Backbone) -> Iterator
         )
     yield from concerns.licence(*starting_weights(student))
     if teacher is not None:
+        section = config.transfer
+        yield from concerns.low_rate(section.optim, section.batch_size, flag="transfer.optim")
         yield from concerns.untrained_teacher(teacher)
         yield from concerns.unequal_models(teacher, student)
         yield from concerns.licence(teacher.source)
