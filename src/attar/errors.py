@@ -117,9 +117,9 @@ def first_line(error: Exception) -> str:
 
 
 def meant_beside(path: Path) -> str:
-    """`" Did you mean 'x'?"` for the name in the same folder that is closest to a path's own, else an empty string."""
+    """`" Did you mean 'x'?"` for the name in the same folder that is closest to a path's own, if that is not there."""
     try:
-        return did_you_mean(path.name, (entry.name for entry in path.parent.iterdir()))
+        return "" if path.exists() else did_you_mean(path.name, (entry.name for entry in path.parent.iterdir()))
     except OSError:
         return ""
 

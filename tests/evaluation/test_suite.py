@@ -15,8 +15,13 @@ def test_a_comma_or_colon_in_a_name_is_part_of_it(place):
     assert parse_tasks([f"knn:{place}"]) == [Task("knn", place)]
 
 
-def test_a_misspelt_task_behind_a_comma_is_no_folder():
-    with pytest.raises(
-        ConfigError, match=r"'logistc' in 'knn:DIR,logistc:DIR' is no protocol\. Did you mean 'logistic'"
-    ):
-        parse_tasks(["knn:DIR,logistc:DIR"])
+@pytest.mark.parametrize(("misspelt", "meant"), [("logistc", "logistic"), ("few-shot", "few_shot")])
+def test_a_misspelt_task_behind_a_comma_is_no_folder(misspelt, meant):
+    with pytest.raises(ConfigError, match=f"'{misspelt}' in .* is no protocol. Did you mean '{meant}'"):
+        parse_tasks([f"knn:DIR,{misspelt}:DIR"])
+
+
+def test_a_folder_that_is_there_is_one_whatever_it_is_called(tmp_path):
+    place = tmp_path / "a,line:b"
+    place.mkdir()
+    assert parse_tasks([f"knn:{place}"]) == [Task("knn", str(place))]

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from attar.config import OptimConfig
 from attar.models import load_backbone
-from attar.recipes.describe import describe, say_low_rate, short, told_rate
-from attar.utils.progress import Log
+from attar.recipes.describe import describe, low_rate, short, told_rate
 from small_models import TINY
 
 
@@ -20,6 +19,13 @@ def test_a_folder_goes_by_its_own_name_and_anything_else_as_it_was_given(tmp_pat
         assert short(reference) == reference
 
 
+def test_a_student_goes_by_its_run(tmp_path, monkeypatch):
+    (tmp_path / "s1/student").mkdir(parents=True)
+    assert short(f"{tmp_path}/s1/student") == "s1/student"
+    monkeypatch.chdir(tmp_path / "s1")
+    assert short("./student") == "student"
+
+
 def test_what_is_left_aside_of_a_file_is_told_by_what_it_is():
     backbone = load_backbone(TINY, weights="random", img_size=32)
     unused = {f"text.{n}": "text tower; a backbone has none" for n in range(30)} | {"logit_scale": "temperature"}
@@ -28,10 +34,9 @@ def test_what_is_left_aside_of_a_file_is_told_by_what_it_is():
     assert "aside" not in describe(backbone, is_whole=False)
 
 
-def test_a_learning_rate_that_a_small_batch_makes_low_is_named(capsys):
+def test_a_learning_rate_that_a_small_batch_makes_low_is_named():
     assert told_rate(OptimConfig(), 16) == "learning rate 1.56e-05"
-    say_low_rate(Log(), OptimConfig(), 16)
-    assert "0.0005 x 16 / 512" in capsys.readouterr().out
-    say_low_rate(Log(), OptimConfig(), 128)
-    say_low_rate(Log(), OptimConfig(lr=1e-5), 16)  # who gave it knows it
-    assert not capsys.readouterr().out
+    assert "0.0005 x 16 / 512" in low_rate(OptimConfig(), 16)
+    assert "Try --transfer.optim.lr" in low_rate(OptimConfig(), 16, flag="transfer.optim")
+    assert not low_rate(OptimConfig(), 128)
+    assert not low_rate(OptimConfig(lr=1e-5), 16)  # who gave it knows it

@@ -102,7 +102,7 @@ def test_a_plan_names_the_settings_that_are_not_the_default_and_holds_all(tmp_pa
 def test_without_a_monitor_nobody_judges_and_the_plan_says_so(tmp_path):
     planned = attar.plan(distillation(tmp_path, monitor=None), QUICK)
     assert not any("judged" in what or "checks" in what for what in times(planned))
-    assert subjects(planned) == {"few images", "random teacher", "no monitor"}
+    assert subjects(planned) == {"few images", "learning rate", "random teacher", "no monitor"}
 
 
 def test_a_run_shorter_than_the_probe_is_probed_whole(tmp_path):

@@ -50,6 +50,7 @@ def test_a_run_that_was_stopped_says_so_and_keeps_its_curves(tmp_path: Path) -> 
     (stopped / "results/student.json").unlink()
     sections = [run_section(finished), run_section(stopped)]
     assert sections[1].verdict.startswith("Not finished: the last step on record is 20.")
+    assert sections[1].verdict.endswith("without --monitor nobody will judge it.")
     assert [len(frame["lines"]) for frame in overview(["one", "two"], sections)["curves"]] == [2, 2]
     (stopped / "student-last").mkdir()  # its end came, and nobody judged
     assert run_section(stopped).verdict.startswith("Nothing was measured")

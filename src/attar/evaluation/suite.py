@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -142,7 +143,7 @@ def _parse(word: str) -> tuple[Task, ...]:
 
 def _check_no_task_in(word: str, place: str) -> None:
     """A misspelt task behind a comma would count as the end of the folder before it."""
-    for misspelt in re.findall(r",(\w+):", place):
+    for misspelt in () if Path(place).expanduser().exists() else re.findall(r",([\w-]+):", place):
         if meant := did_you_mean(misspelt, [*PROTOCOLS, *DENSE]):
             raise ConfigError(f"'{misspelt}' in '{word}' is no protocol.{meant} See --list.")
 

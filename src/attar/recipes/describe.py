@@ -123,15 +123,15 @@ def millions(count: int) -> str:
 
 
 def short(reference: str) -> str:
-    """A folder by its own name, or as `RUN/student`, anything else as it was given."""
+    """A folder by its own name, a model in a run as `RUN/student`, anything else as it was given."""
     prefix = "hf:" if reference.startswith("hf:") else ""
     path = reference.removeprefix(prefix)
     is_folder = "/" in path and Path(path.partition("?")[0]).expanduser().is_dir()
     if not is_folder:
         return reference
-    name = Path(path).name
+    name, run = Path(path).name, Path(path).parent.name
     is_part = name.partition("?")[0] in ("student", "student-last", "teacher")
-    return f"{prefix}{Path(path).parent.name}/{name}" if is_part else f"{prefix}{name}"
+    return f"{prefix}{run}/{name}" if is_part and run else f"{prefix}{name}"
 
 
 def origin_facts(teacher: Backbone | None) -> dict[str, str]:
@@ -216,7 +216,7 @@ def facts(
 
 
 def steps_done(total: int, best: Mapping[str, Any], student: Path | None) -> str:
-    """How many steps a run has made: what is kept before its end says so, whatever becomes of the run."""
+    """How many steps made it: what is kept before the end of a run says so, whatever becomes of the run."""
     return (
         f"{total:,} steps" if student is not None or best["step"] >= total else f"{best['step']:,} of {total:,} steps"
     )

@@ -190,7 +190,7 @@ def _judge_all(candidate: Candidate, opened: Sequence[Opened], config: EvaluateC
     embedded = _embed(store, needs, config, log)
     for one in wanted:
         features = {name: embedded.get(_key(need)) for name, need in needs[one.task].items()}
-        lost = max((_lost(features[name], need) for name, need in needs[one.task].items()), default=0.0)
+        lost = [_lost(features[name], need) for name, need in needs[one.task].items()]
         from_main(partial(_judge, out, candidate, one, features, config, model, log, lost=lost))
 
 
@@ -255,9 +255,10 @@ def _tell_room(store: FeatureStore, passes: Sequence[tuple[Need, list[Output]]],
         log.say(f"           {told}")
 
 
-def _lost(features: Features | None, need: Need) -> float:
-    """Share of the images that could not be read; the main rank knows it."""
-    return 0.0 if features is None else (len(need.images) - len(features)) / len(need.images)
+def _lost(features: Features | None, need: Need) -> tuple[int, float]:
+    """How many images could not be read, and their share; the main rank knows it."""
+    count = 0 if features is None else len(need.images) - len(features)
+    return count, count / len(need.images)
 
 
 def _check_readable(features: Features | None, need: Need, config: EvaluateConfig, log: Log) -> None:
@@ -273,6 +274,14 @@ def _check_readable(features: Features | None, need: Need, config: EvaluateConfi
     log.say_once(f"           {words}")  # of each model, and where views differ, again
 
 
+def _unreadable(lost: Sequence[tuple[int, float]]) -> dict[str, float]:
+    """What `_is_known` asks later: the most of what was needed."""
+    return {
+        "unreadable": max((share for _, share in lost), default=0.0),
+        "unreadable images": max((count for count, _ in lost), default=0),
+    }
+
+
 def _key(need: Need) -> Any:
     return images_hash(need.images), need.view, need.statistics
 
@@ -286,7 +295,7 @@ def _judge(
     model: _Model,
     log: Log,
     *,
-    lost: float,
+    lost: Sequence[tuple[int, float]],
 ) -> None:
     started = time.perf_counter()
     known = {name: found for name, found in features.items() if found is not None}
@@ -304,7 +313,11 @@ def _judge(
         seed=config.seed,
         seconds=round(time.perf_counter() - started, 1),
         source=asdict(model.backbone.source)
-        | {"fingerprint": model.fingerprint, "judged": _judged(one, config, model), "unreadable": lost},
+        | {
+            "fingerprint": model.fingerprint,
+            "judged": _judged(one, config, model),
+        }
+        | _unreadable(lost),
         held_out=_is_held_out(candidate, one),
         details=score.details,
     )
@@ -320,8 +333,8 @@ def _is_known(out: Path, candidate: Candidate, one: Opened, config: EvaluateConf
     source = read_json(path)["source"]
     judged = _judged(one, config, model)
     is_same = source.get("fingerprint") == model.fingerprint and source.get("judged") == judged
-    allowed = max(most_bad(len(part), config.max_bad_share) / len(part) for part in one.data.parts.values())
-    return bool(is_same and source.get("unreadable", 0.0) <= allowed)
+    is_single = source.get("unreadable images", 0) == 1 and config.max_bad_share > 0
+    return bool(is_same and (is_single or source.get("unreadable", 0.0) <= config.max_bad_share))
 
 
 def _judged(one: Opened, config: EvaluateConfig, model: _Model) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def _page(config: ReportConfig, folders: list[Path]) -> Path:
     """Where the page goes; over nothing that attar did not write."""
     if config.out is not None:
         page = Path(config.out).expanduser().resolve()
-        page = page if page.suffix else page.with_suffix(".html")
+        if not page.suffix and not page.exists():
+            page = page.with_name(f"{page.name}.html")
     elif len(folders) == 1 and not is_transfer_set(folders[0]):  # a set's own page shows more
         page = folders[0] / "report.html"
     else:

@@ -55,7 +55,7 @@ def run_section(
     return Section(
         kind="run",
         path=run,
-        verdict=verdict(results) if "student" in figures or is_finished(run) else unfinished(metrics),
+        verdict=verdict(results) if "student" in figures or is_finished(run) else unfinished(metrics, config),
         figures=figures,
         series=series,
         cells={"student": str(about.get("student", config.get("student", ""))), **costs},
@@ -82,10 +82,11 @@ def is_finished(run: Path) -> bool:
     return (run / "student-last").exists()
 
 
-def unfinished(metrics: Sequence[Mapping[str, Any]]) -> str:
+def unfinished(metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> str:
     """The verdict of a run that was stopped."""
     last = max((line["step"] for line in metrics), default=0)
-    return f"Not finished: the last step on record is {last:,}. The same command goes on, and judges at the end."
+    judges = ", and judges at the end." if config.get("monitor") else "; without --monitor nobody will judge it."
+    return f"Not finished: the last step on record is {last:,}. The same command goes on{judges}"
 
 
 def _unreadable_of_monitor(run: Path, figures: Mapping[str, Result]) -> int:
@@ -93,7 +94,7 @@ def _unreadable_of_monitor(run: Path, figures: Mapping[str, Result]) -> int:
     file = run / "monitor.json"
     if "student" not in figures or not file.is_file():
         return 0
-    return len(read_json(file)["report"]["rows"]) - figures["student"].n
+    return max(0, len(read_json(file)["report"]["rows"]) - figures["student"].n)  # the monitor may have changed since
 
 
 def _series(metrics: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Points]:

@@ -41,7 +41,7 @@ def transfer_rows(results: Sequence[Result], costs: Costs | None = None) -> list
 
     Args:
         results: Two metrics for each; a figure's heading is its metric's.
-        costs: Columns of images, multiply-adds and seconds are empty without.
+        costs: Columns of views, multiply-adds and seconds are empty without.
     """
     first, second = dict.fromkeys(r.metric for r in sorted(results, key=lambda r: list(HEADINGS).index(r.metric)))
     by_part = {(r.protocol["stage"], r.protocol["part"], r.metric): r for r in results}

@@ -128,7 +128,7 @@ class TensorBoard(NoEffect):
 
     def on_step(self, state: TrainState, record: StepRecord) -> None:
         """Write scalars when it is time."""
-        if _is_due(record.step, self.every, self.total_steps):
+        if record.step == 1 or _is_due(record.step, self.every, self.total_steps):
             for name, value in {"loss": record.loss, "lr": record.lr, **record.terms}.items():
                 self.writer.add_scalar(f"train/{name}", value, record.step)
 
