@@ -124,7 +124,7 @@ def test_monitor_images_that_cannot_be_read_are_told(places, tmp_path):
     report = attar.distill_vl(config(places, tmp_path / "run", monitor=str(tmp_path / "test"), max_steps=1))
     left = report.results[0].n
     assert 0 < left < 8
-    assert f"{8 - left} of the 8 images to report on cannot be read" in (report.run / "log.txt").read_text()
+    assert f"{8 - left} of its 8 images to report on cannot be read" in (report.run / "log.txt").read_text()
 
 
 def test_a_small_text_tower_that_is_larger_than_the_teachers_is_told(places, tmp_path):

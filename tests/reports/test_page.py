@@ -113,4 +113,6 @@ def test_ticks_are_round_and_hold_all_values(values: list[float], ticks: list[fl
 def test_page_of_a_run_without_measurements_says_so(tmp_path: Path) -> None:
     write_text(tmp_path / "config.yaml", "teacher: big\n")
     write_json(tmp_path / "run.json", {"run_id": "a", "versions": {}})
+    assert "Not finished" in Page(write_page(tmp_path).read_text()).text
+    (tmp_path / "student-last").mkdir()
     assert "Nothing was measured" in Page(write_page(tmp_path).read_text()).text

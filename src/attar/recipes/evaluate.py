@@ -190,7 +190,7 @@ def _judge_all(candidate: Candidate, opened: Sequence[Opened], config: EvaluateC
     embedded = _embed(store, needs, config, log)
     for one in wanted:
         features = {name: embedded.get(_key(need)) for name, need in needs[one.task].items()}
-        lost = [_lost(features[name], need) for name, need in needs[one.task].items()]
+        lost = {name: _lost(features[name], need) for name, need in needs[one.task].items()}
         from_main(partial(_judge, out, candidate, one, features, config, model, log, lost=lost))
 
 
@@ -255,10 +255,9 @@ def _tell_room(store: FeatureStore, passes: Sequence[tuple[Need, list[Output]]],
         log.say(f"           {told}")
 
 
-def _lost(features: Features | None, need: Need) -> tuple[int, float]:
-    """How many images could not be read, and their share; the main rank knows it."""
-    count = 0 if features is None else len(need.images) - len(features)
-    return count, count / len(need.images)
+def _lost(features: Features | None, need: Need) -> tuple[int, int]:
+    """(images that could not be read, images); the main rank knows it."""
+    return 0 if features is None else len(need.images) - len(features), len(need.images)
 
 
 def _check_readable(features: Features | None, need: Need, config: EvaluateConfig, log: Log) -> None:
@@ -274,14 +273,6 @@ def _check_readable(features: Features | None, need: Need, config: EvaluateConfi
     log.say_once(f"           {words}")  # of each model, and where views differ, again
 
 
-def _unreadable(lost: Sequence[tuple[int, float]]) -> dict[str, float]:
-    """What `_is_known` asks later: the most of what was needed."""
-    return {
-        "unreadable": max((share for _, share in lost), default=0.0),
-        "unreadable images": max((count for count, _ in lost), default=0),
-    }
-
-
 def _key(need: Need) -> Any:
     return images_hash(need.images), need.view, need.statistics
 
@@ -295,7 +286,7 @@ def _judge(
     model: _Model,
     log: Log,
     *,
-    lost: Sequence[tuple[int, float]],
+    lost: Mapping[str, tuple[int, int]],
 ) -> None:
     started = time.perf_counter()
     known = {name: found for name, found in features.items() if found is not None}
@@ -313,11 +304,7 @@ def _judge(
         seed=config.seed,
         seconds=round(time.perf_counter() - started, 1),
         source=asdict(model.backbone.source)
-        | {
-            "fingerprint": model.fingerprint,
-            "judged": _judged(one, config, model),
-        }
-        | _unreadable(lost),
+        | {"fingerprint": model.fingerprint, "judged": _judged(one, config, model), "unreadable": lost},
         held_out=_is_held_out(candidate, one),
         details=score.details,
     )
@@ -333,8 +320,10 @@ def _is_known(out: Path, candidate: Candidate, one: Opened, config: EvaluateConf
     source = read_json(path)["source"]
     judged = _judged(one, config, model)
     is_same = source.get("fingerprint") == model.fingerprint and source.get("judged") == judged
-    is_single = source.get("unreadable images", 0) == 1 and config.max_bad_share > 0
-    return bool(is_same and (is_single or source.get("unreadable", 0.0) <= config.max_bad_share))
+    lost = source.get("unreadable", {})
+    if not isinstance(lost, Mapping):  # the largest share, of an older attar
+        return bool(is_same and lost <= config.max_bad_share)
+    return is_same and all(bad <= most_bad(count, config.max_bad_share) for bad, count in lost.values())
 
 
 def _judged(one: Opened, config: EvaluateConfig, model: _Model) -> dict[str, Any]:
