@@ -52,6 +52,8 @@ def test_a_run_that_was_stopped_says_so_and_keeps_its_curves(tmp_path: Path) -> 
     assert sections[1].verdict.startswith("Not finished: the last step on record is 20.")
     assert sections[1].verdict.endswith("without --monitor nobody will judge it.")
     assert [len(frame["lines"]) for frame in overview(["one", "two"], sections)["curves"]] == [2, 2]
+    write_report(tmp_path / "page.html", sections)
+    assert "not finished" in (tmp_path / "page.html").read_text()  # in the table too
     (stopped / "student-last").mkdir()  # its end came, and nobody judged
     assert run_section(stopped).verdict.startswith("Nothing was measured")
 
