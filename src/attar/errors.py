@@ -22,8 +22,11 @@ AttarError
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
+
+_MOST_BESIDE = 5000  # names that are compared with a misspelt one: of a million images nobody waits for that
 
 
 class AttarError(Exception):
@@ -119,7 +122,8 @@ def first_line(error: Exception) -> str:
 def meant_beside(path: Path) -> str:
     """`" Did you mean 'x'?"` for the name in the same folder that is closest to a path's own, if that is not there."""
     try:
-        return "" if path.exists() else did_you_mean(path.name, (entry.name for entry in path.parent.iterdir()))
+        beside = itertools.islice(path.parent.iterdir(), _MOST_BESIDE)
+        return "" if path.exists() else did_you_mean(path.name, (entry.name for entry in beside))
     except OSError:
         return ""
 

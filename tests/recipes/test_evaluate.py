@@ -13,6 +13,7 @@ from attar.cli import main
 from attar.errors import ConfigError
 from attar.export import write_student
 from attar.models import load_backbone
+from attar.recipes.candidates import candidates
 from small_runs import MODEL, distill_words, picture
 
 PLACE = "playground:1?n=160&variety=0"
@@ -160,6 +161,13 @@ def test_a_folder_is_judged_at_the_size_it_was_made_for(tmp_path: Path, capsys) 
     write_student(tmp_path / "made", load_backbone(MODEL, weights="random", img_size=48), card="")
     assert main(["evaluate", str(tmp_path / "made"), "--tasks", f"knn:{PLACE}", "--out", str(tmp_path / "out")]) == 0
     assert "48 px" in capsys.readouterr().out  # and not 224, at which nobody ever used it
+
+
+def test_a_name_of_timm_is_judged_at_224_px_whatever_lies_beside(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "resnet10t").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = attar.EvaluateConfig(model="timm:resnet10t", weights="random", tasks=("knn:x",), out="out")
+    assert candidates(config)[0].load(None).img_size == 224
 
 
 def test_paper_mode_on_images_of_ones_own_says_that_it_flatters(tmp_path: Path, capsys) -> None:

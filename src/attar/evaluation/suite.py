@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -143,8 +143,9 @@ def _parse(word: str) -> tuple[Task, ...]:
 
 def _check_no_task_in(word: str, place: str) -> None:
     """A misspelt task behind a comma would count as the end of the folder before it."""
-    for misspelt in () if Path(place).expanduser().exists() else re.findall(r",([\w-]+):", place):
-        if meant := did_you_mean(misspelt, [*PROTOCOLS, *DENSE]):
+    for misspelt in re.findall(r",([\w-]+):", place):
+        meant = did_you_mean(misspelt, [*PROTOCOLS, *DENSE])
+        if meant and not os.path.exists(os.path.expanduser(place)):  # of any text: no home and no length is an error
             raise ConfigError(f"'{misspelt}' in '{word}' is no protocol.{meant} See --list.")
 
 

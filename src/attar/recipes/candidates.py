@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -62,8 +63,9 @@ def _of_model(config: EvaluateConfig) -> list[Candidate]:
     reference = parse_reference(config.model)
     is_published = reference.kind == "open_clip" and "pretrained" in reference.arguments
     untrained = f"open_clip:{reference.name}" if is_published else config.model  # whose tag names the weights
-    is_folder = folder_in(reference) if reference.kind == "open_clip" else Path(reference.name).expanduser().is_dir()
-    own_size = None if is_folder and reference.kind != "module" else _IMG_SIZE
+    is_folder = reference.kind == "directory" or (reference.kind == "open_clip" and folder_in(reference) is not None)
+    is_folder |= reference.kind == "hf" and os.path.isdir(os.path.expanduser(reference.name))
+    own_size = None if is_folder else _IMG_SIZE
 
     def load(name: str, weights: str, img_size: int | None) -> Backbone:
         return load_backbone(

@@ -186,7 +186,7 @@ def _found(built: Assembly, answers: KeptAnswers | None) -> dict[str, object]:
 def _concerns(built: Assembly) -> Iterator[Concern]:
     config, teacher = built.config, built.teacher
     yield from concerns.too_few_images(len(built.source), "data")
-    yield from concerns.low_rate(built.config.optim, built.config.batch_size)
+    yield from concerns.low_rate(config.optim, config.batch_size)
     if config.method != "labels":
         yield from concerns.untrained_teacher(teacher)
         yield from concerns.unequal_models(teacher, built.student)
