@@ -148,6 +148,25 @@ def test_maps_are_pooled_by_the_model_and_read_row_by_row(name):
         assert equal(tokens.cls, features.mean((2, 3)))
 
 
+@pytest.mark.parametrize("name", ["resnet", "convnext", "vit", "swin"])
+def test_convolutions_see_channels_last_and_weights_and_gradients_keep_their_layout(name):
+    """The quick layout is one of activations: a checkpoint, an export and an optimizer know nothing of it."""
+    family = FAMILIES[name]
+    backbone = load_backbone(family.reference, weights="random", img_size=family.size)
+    inner = [part for part in backbone.model.modules() if isinstance(part, nn.Conv2d) and part.in_channels > 3]
+    seen: list[bool] = []
+    for convolution in inner:
+        convolution.register_forward_hook(
+            lambda _module, _inputs, output: seen.append(output.is_contiguous(memory_format=torch.channels_last))
+        )
+    backbone.train()(images(family.size)).cls.sum().backward()
+    assert len(seen) == len(inner)
+    assert bool(seen) == (name in ("resnet", "convnext"))
+    assert all(seen)
+    assert all(p.is_contiguous() for p in backbone.parameters())
+    assert all(p.grad.is_contiguous() for p in backbone.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("reference", [f"vit_base_patch16_224?{SLIM}&dynamic_img_size=true", "resnet10t"])
 def test_other_image_shapes_keep_rows_and_columns_apart(reference):
     backbone = load_backbone(reference, weights="random", img_size=64)

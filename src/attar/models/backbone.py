@@ -98,6 +98,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, 3, 1, 1), persistent=False)
         self._masking: MaskedPatchEmbed | None = None
+        self._convolves = convolves(model)
         probe = self._probe()
         self.embed_dim = probe.cls.shape[-1]
         self.grid = probe.grid
@@ -259,6 +260,11 @@ class Backbone(nn.Module):
         return images.to(self.mean.device)
 
     def _normalise(self, images: Tensor) -> Tensor:
+        pixels = self._standardised(images)
+        # Convolutions are quickest with channels last, and hand the layout on. Weights keep theirs, which is a file's.
+        return pixels.contiguous(memory_format=torch.channels_last) if self._convolves else pixels
+
+    def _standardised(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ShapeError(f"images are {tuple(images.shape)}; a backbone takes (B, 3, H, W), RGB.")
         if images.dtype == torch.uint8:
@@ -325,6 +331,11 @@ class Backbone(nn.Module):
         if stride and self.grid[0] in (self.img_size // stride, math.ceil(self.img_size / stride)):
             return stride
         return self.img_size // self.grid[0]
+
+
+def convolves(model: nn.Module) -> bool:
+    """Whether convolutions do a model's work, not only embed its patches."""
+    return any(isinstance(module, nn.Conv2d) and module.in_channels > 3 for module in model.modules())
 
 
 class evaluating:  # noqa: N801  (a context manager, used like a function)
