@@ -392,6 +392,13 @@ def test_other_grids_need_the_option_and_say_so() -> None:
     assert torch.isfinite(method.training_step(batch_of(4)).loss)
 
 
+def test_what_is_measured_ends_after_two_thousand_views() -> None:
+    """However long the run: statistics cost a short one no more than they must."""
+    method, left = proteus(standardise_targets=True), iter([batch_of(600, step=step) for step in range(6)])
+    method.prepare(left)
+    assert next(left).step == 4
+
+
 def test_resampled_tokens_keep_a_linear_ramp_and_the_mean() -> None:
     ramp = torch.arange(4.0).repeat(4, 1).reshape(1, 16, 1)  # value = column
     tokens = Tokens(torch.zeros(1, 1), ramp, (4, 4), torch.empty(1, 0, 1))

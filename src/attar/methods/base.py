@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attar.methods.teacher_cache import Answers, TeacherCache
 from attar.models import Backbone
 from attar.types import Batch, StepOutput
+from attar.utils.distributed import world_size
 
 
 class Method(Protocol):
@@ -41,6 +42,15 @@ class Method(Protocol):
         Called by all ranks, each with its share. Here a method measures what it must know.
         """
         return None
+
+
+def first_views(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+    """The first batches, until they hold so many views of all ranks together."""
+    for batch in batches:
+        yield batch
+        count -= len(batch.views) * world_size()  # as large on each rank: all end at the same one
+        if count <= 0:
+            return
 
 
 class Taught(Method):

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from attar.config import LogitsConfig
 from attar.losses import cross_entropy, kl_divergence
-from attar.methods.base import Taught
+from attar.methods.base import Taught, first_views
 from attar.methods.teacher import ask, check_patches, frozen, resize
 from attar.methods.teacher_cache import Answers
 from attar.models import Backbone, ClassificationHead, LinearClassifier
 from attar.types import Batch, StepOutput
-from attar.utils.distributed import sum_over_ranks, world_size
+from attar.utils.distributed import sum_over_ranks
 
 _ASKED = 512  # views, of all ranks together, on which teacher and labels are compared
 
@@ -81,14 +81,12 @@ class LogitDistillation(Taught):
     def prepare(self, batches: Iterable[Batch]) -> str:
         """How far the teacher's classifier and the labels agree: a file cannot tell whose classes its rows are."""
         counts = self.classifier.weight.new_zeros(3, self.classifier.out_features)
-        for batch in batches:
+        for batch in first_views(batches, _ASKED):
             batch = batch.to(counts.device)
             assert batch.labels is not None, "a supervised method on a stream without labels"
             classes = self.ask(batch.views)[0].argmax(1)
             for count, found in zip(counts, (classes[classes == batch.labels], classes, batch.labels), strict=True):
                 count += found.bincount(minlength=len(count))
-            if counts[1].sum() * world_size() >= _ASKED:  # batches are as large on each rank: all stop at the same one
-                break
         return _agreement(*sum_over_ranks(counts).double().cpu())
 
 
