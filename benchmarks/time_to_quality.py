@@ -212,7 +212,8 @@ class Race:
         return True
 
     def rate(self, row: str) -> dict[str, Any]:
-        """What `attar plan` says of a row's steps; once for all processes."""
+        """What `attar plan` says of a row's steps; once for all processes, and for all learning rates."""
+        row = "+".join(name for name in row.split("+") if not name.startswith("lr_x")) or "P1"
         file = self.out / "rates" / f"{row}.json"
         with alone_at(self.out / "rates" / f".{row}"):
             if not file.exists():
