@@ -167,6 +167,23 @@ def test_convolutions_see_channels_last_and_weights_and_gradients_keep_their_lay
     assert all(p.grad.is_contiguous() for p in backbone.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize(("name", "size"), [("vit", 64), ("eva", 70), ("dynamic", 288)])
+def test_attention_is_fused_but_where_bf16_on_a_cpu_meets_few_tokens(name, size):
+    """timm's fused kernel is the slow one there; on 324 tokens a table of all pairs would cost memory instead."""
+    backbone = load_backbone(FAMILIES[name].reference, weights="random", img_size=size)
+    is_few = name != "dynamic"
+    attentions = [part for part in backbone.model.modules() if hasattr(part, "fused_attn")]
+    exact = backbone.tokens(images(size))
+    assert attentions
+    assert all(part.fused_attn for part in attentions)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = backbone.tokens(images(size))
+        assert [part.fused_attn for part in attentions] == [not is_few] * len(attentions)
+    torch.testing.assert_close(rounded.patch, exact.patch, atol=0.1, rtol=0.05)
+    assert torch.equal(backbone.tokens(images(size)).patch, exact.patch)
+    assert all(part.fused_attn for part in attentions)
+
+
 @pytest.mark.parametrize("reference", [f"vit_base_patch16_224?{SLIM}&dynamic_img_size=true", "resnet10t"])
 def test_other_image_shapes_keep_rows_and_columns_apart(reference):
     backbone = load_backbone(reference, weights="random", img_size=64)

@@ -21,6 +21,7 @@ from attar.types import IMAGENET, Tokens
 from attar.utils.io import sha256_file
 
 _RANGE = (-0.5, 1.5)  # of [0, 1], with room for what bicubic resizing adds at edges
+_FEW_TOKENS = 300  # at 224 px a patch of 14 makes 257; of more, a table of all pairs takes too much memory
 _REFUSALS = (AssertionError, RuntimeError, ValueError)  # how models complain about an image's size
 
 
@@ -99,10 +100,12 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, 3, 1, 1), persistent=False)
         self._masking: MaskedPatchEmbed | None = None
         self._convolves = convolves(model)
+        self._fused: list[nn.Module] = []
         probe = self._probe()
         self.embed_dim = probe.cls.shape[-1]
         self.grid = probe.grid
         self.patch_size = self._stride()
+        self._fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
         if (patch_embed := patch_embedding(model, self.patch_size)) is not None:
             self._masking = MaskedPatchEmbed(patch_embed)
 
@@ -261,8 +264,17 @@ class Backbone(nn.Module):
 
     def _normalise(self, images: Tensor) -> Tensor:
         pixels = self._standardised(images)
+        self._choose_attention(pixels)
         # Convolutions are quickest with channels last, and hand the layout on. Weights keep theirs, which is a file's.
         return pixels.contiguous(memory_format=torch.channels_last) if self._convolves else pixels
+
+    def _choose_attention(self, pixels: Tensor) -> None:
+        """timm's plain attention in bf16 on a CPU, where two products take a fraction of the fused kernel's time."""
+        is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        module: Any
+        for module in self._fused:
+            count = math.prod(pixels.shape[-2:]) // self.patch_size**2
+            module.fused_attn = not (is_bf16 and pixels.device.type == "cpu" and count <= _FEW_TOKENS)
 
     def _standardised(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
