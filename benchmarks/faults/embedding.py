@@ -25,7 +25,7 @@ def killed_embedding(folder: Path, *, trials: int, seed: int, only: int | None) 
     while kills < trials and not (killed / "manifest.json").exists():
         forked(
             words(killed, images),
-            while_running=killed_after(rng.uniform(0.2, 1.3 * length / trials)),  # so that all come before the end
+            while_running=killed_after(rng.uniform(0.2, 0.9 * length / trials)),  # all come before the end
             log=folder / "k.log",
         )
         kills += 1
