@@ -181,7 +181,7 @@ class Backbone(nn.Module):
         Raises:
             ShapeError: If the images are no (B, 3, H, W), of another size than the model takes, or masks do not fit.
         """
-        pixels = self._normalise(images)
+        pixels = self._prepared(images)
         if masks is None:
             return self._tokens(pixels)
         if self._masking is None:
@@ -208,7 +208,7 @@ class Backbone(nn.Module):
         if not layers or not all(-depth <= layer < depth for layer in layers):
             raise ModelReferenceError(f"layers {layers}: {self.source.name} has layers 0 to {depth - 1}.")
         wanted = sorted({layer % depth for layer in layers})
-        by_layer = dict(zip(wanted, self._intermediates(self._normalise(images), wanted, norm), strict=True))
+        by_layer = dict(zip(wanted, self._intermediates(self._prepared(images), wanted, norm), strict=True))
         return [by_layer[layer % depth] for layer in layers]
 
     @torch.no_grad()
@@ -233,7 +233,7 @@ class Backbone(nn.Module):
 
     def forward_embed(self, images: Tensor) -> Tensor:
         """(B, E) with gradient, in the module's current mode; otherwise as `embed`."""
-        pixels = self._normalise(images)
+        pixels = self._prepared(images)
         if not isinstance(self.model, Tower):
             return self._tokens(pixels).cls
         try:
@@ -262,8 +262,9 @@ class Backbone(nn.Module):
                 )
         return images.to(self.mean.device)
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        pixels = self._standardised(images)
+    def _prepared(self, images: Tensor) -> Tensor:
+        """Normalised pixels in the model's layout, and the model ready for them."""
+        pixels = self._normalise(images)
         self._choose_attention(pixels)
         # Convolutions are quickest with channels last, and hand the layout on. Weights keep theirs, which is a file's.
         return pixels.contiguous(memory_format=torch.channels_last) if self._convolves else pixels
@@ -276,7 +277,7 @@ class Backbone(nn.Module):
             count = math.prod(pixels.shape[-2:]) // self.patch_size**2
             module.fused_attn = not (is_bf16 and pixels.device.type == "cpu" and count <= _FEW_TOKENS)
 
-    def _standardised(self, images: Tensor) -> Tensor:
+    def _normalise(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ShapeError(f"images are {tuple(images.shape)}; a backbone takes (B, 3, H, W), RGB.")
         if images.dtype == torch.uint8:
