@@ -45,8 +45,8 @@ MUTATIONS = (
     Mutation(
         "manifest",
         "train/checkpoint.py",
-        'return bool(read_json(path / "manifest.json")["files"] == _describe(path))',
-        'return (path / "manifest.json").exists()',
+        "if said == found:",
+        "if said:",
         ("--group", "damage", "--trials", "40"),
     ),
     Mutation(
@@ -174,7 +174,7 @@ def _in_place(target: Path) -> Iterator[Path]:
 
 PLANTED: dict[str, tuple[str, Callable[..., Any], Callable[..., Iterator[Trial]]]] = {
     "a save under the final name": ("new_folder", _in_place, at_one_save),
-    "a manifest that nobody reads": ("_is_complete", lambda path: True, damaged_checkpoints),
+    "a manifest that nobody reads": ("_damage", lambda path: "", damaged_checkpoints),
 }
 
 

@@ -14,7 +14,7 @@ from attar.errors import CheckpointError
 from attar.methods.proteus import ProteusLearner
 from attar.models import load_backbone
 from attar.train import TrainState, build_state, load_checkpoint, save_checkpoint
-from attar.train.checkpoint import _is_complete, saved_notes
+from attar.train.checkpoint import _damage, saved_notes
 from disk import watched
 
 IDENTITY = {"run_id": "a", "data_fingerprint": "b"}
@@ -88,7 +88,13 @@ def test_damage_anywhere_is_noticed_and_the_older_one_used(tmp_path: Path, name:
     else:
         content[len(content) // 2] ^= 0x10  # one bit
         path.write_bytes(bytes(content))
-    assert loaded_step(tmp_path) == 1
+    said: list[str] = []
+    state = new_state()
+    assert load_checkpoint(tmp_path, state, IDENTITY, say=said.append) == tmp_path / "step-00000001"
+    assert state.step == 1
+    assert len(said) == 1
+    assert "step-00000002 is damaged" in said[0]
+    assert name in said[0] or name == "manifest.json"  # one whose hashes have changed blames the files
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"notes"'])
@@ -177,7 +183,7 @@ def test_saving_again_at_the_same_step_keeps_the_complete_one(tmp_path: Path) ->
 
 def named_checkpoints(folder: Path) -> dict[str, bool]:
     """All that a reader would take for a checkpoint, and whether it is whole."""
-    return {path.name: _is_complete(path) for path in folder.glob("step-*")}
+    return {path.name: not _damage(path) for path in folder.glob("step-*")}
 
 
 def test_what_has_the_name_of_a_checkpoint_is_whole_at_every_moment(tmp_path: Path) -> None:

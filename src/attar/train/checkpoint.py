@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, state: TrainState, identity: dict[str, Any], *
         RunDirectoryError: If the disk is full or the folder cannot be written; the older checkpoints are untouched.
     """
     target = folder / f"step-{state.step:08d}"
-    if from_main(lambda: target.exists() and _is_complete(target)):
+    if from_main(lambda: target.exists() and not _damage(target)):
         return target
     tensors = state.tensors()
     if is_main():
@@ -176,9 +176,9 @@ class _TensorFile(Mapping[str, Tensor]):
 
 def _newest_complete(folder: Path, say: Callable[[str], None]) -> Path | None:
     for path in reversed(_numbered(folder)):
-        if _is_complete(path):
+        if not (damage := _damage(path)):
             return path
-        say(f"  resume   {path.name} is damaged (its manifest does not verify) and passed over")
+        say(f"  resume   {path.name} is damaged ({damage}) and passed over")
     return None
 
 
@@ -202,12 +202,16 @@ def _described_while_synced(folder: Path) -> dict[str, dict[str, Any]]:
         return described.result()
 
 
-def _is_complete(path: Path) -> bool:
-    """Whether the manifest is there and every file in it has the size and hash it says."""
+def _damage(path: Path) -> str:
+    """What is wrong with a checkpoint; nothing where every file has the size and hash that its manifest says."""
     try:
-        return bool(read_json(path / "manifest.json")["files"] == _describe(path))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        said, found = read_json(path / "manifest.json")["files"], _describe(path)
+        if said == found:
+            return ""
+        names = [name for name in sorted({*said, *found}) if said.get(name) != found.get(name)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "its manifest.json cannot be read"
+    return f"not as its manifest says: {', '.join(names)}"
 
 
 def _numbered(folder: Path) -> list[Path]:
