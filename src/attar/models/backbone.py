@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from attar.types import IMAGENET, Tokens
 from attar.utils.io import sha256_file
 
 _RANGE = (-0.5, 1.5)  # of [0, 1], with room for what bicubic resizing adds at edges
-_FEW_TOKENS = 300  # at 224 px a patch of 14 makes 257; of more, a table of all pairs takes too much memory
+_FEW_TOKENS = 300  # at 224 px patches of 14 make 256; of more, a table of all pairs takes too much memory
 _REFUSALS = (AssertionError, RuntimeError, ValueError)  # how models complain about an image's size
 
 
@@ -101,11 +102,14 @@ class Backbone(nn.Module):
         self._masking: MaskedPatchEmbed | None = None
         self._convolves = convolves(model)
         self._fused: list[nn.Module] = []
+        self.patch_size = img_size  # until it is measured
         probe = self._probe()
         self.embed_dim = probe.cls.shape[-1]
         self.grid = probe.grid
         self.patch_size = self._stride()
-        self._fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
+        if isinstance(model, Tower) or isinstance(getattr(model, "num_prefix_tokens", None), int):
+            # only where all tokens stand in one sequence; a pyramid's first stages have more than its last
+            self._fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
         if (patch_embed := patch_embedding(model, self.patch_size)) is not None:
             self._masking = MaskedPatchEmbed(patch_embed)
 
@@ -164,6 +168,7 @@ class Backbone(nn.Module):
                 model.set_grad_checkpointing(True)
             else:
                 raise NotImplementedError("it has no set_grad_checkpointing, as timm's models have")
+            self._fused = []  # what is computed again must be computed the same way
         except (NotImplementedError, AssertionError, ValueError) as error:  # how libraries say that they cannot
             raise ConfigError(
                 f"optim.recompute is set, and student {self.source.name} cannot do it: {error}. Leave it out, and split"
@@ -181,7 +186,7 @@ class Backbone(nn.Module):
         Raises:
             ShapeError: If the images are no (B, 3, H, W), of another size than the model takes, or masks do not fit.
         """
-        pixels = self._prepared(images)
+        pixels = self._normalise(images)
         if masks is None:
             return self._tokens(pixels)
         if self._masking is None:
@@ -208,7 +213,7 @@ class Backbone(nn.Module):
         if not layers or not all(-depth <= layer < depth for layer in layers):
             raise ModelReferenceError(f"layers {layers}: {self.source.name} has layers 0 to {depth - 1}.")
         wanted = sorted({layer % depth for layer in layers})
-        by_layer = dict(zip(wanted, self._intermediates(self._prepared(images), wanted, norm), strict=True))
+        by_layer = dict(zip(wanted, self._intermediates(self._normalise(images), wanted, norm), strict=True))
         return [by_layer[layer % depth] for layer in layers]
 
     @torch.no_grad()
@@ -233,11 +238,12 @@ class Backbone(nn.Module):
 
     def forward_embed(self, images: Tensor) -> Tensor:
         """(B, E) with gradient, in the module's current mode; otherwise as `embed`."""
-        pixels = self._prepared(images)
+        pixels = self._normalise(images)
         if not isinstance(self.model, Tower):
             return self._tokens(pixels).cls
         try:
-            return self.model.embed(pixels)
+            with self._attention(pixels):
+                return self.model.embed(pixels)
         except _REFUSALS as error:
             raise self._in_words(error, pixels) from None
 
@@ -262,22 +268,13 @@ class Backbone(nn.Module):
                 )
         return images.to(self.mean.device)
 
-    def _prepared(self, images: Tensor) -> Tensor:
-        """Normalised pixels in the model's layout, and the model ready for them."""
-        pixels = self._normalise(images)
-        self._choose_attention(pixels)
+    def _normalise(self, images: Tensor) -> Tensor:
+        """Normalised pixels in the model's layout."""
+        pixels = self._standardised(images)
         # Convolutions are quickest with channels last, and hand the layout on. Weights keep theirs, which is a file's.
         return pixels.contiguous(memory_format=torch.channels_last) if self._convolves else pixels
 
-    def _choose_attention(self, pixels: Tensor) -> None:
-        """timm's plain attention in bf16 on a CPU, where two products take a fraction of the fused kernel's time."""
-        is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        module: Any
-        for module in self._fused:
-            count = math.prod(pixels.shape[-2:]) // self.patch_size**2
-            module.fused_attn = not (is_bf16 and pixels.device.type == "cpu" and count <= _FEW_TOKENS)
-
-    def _normalise(self, images: Tensor) -> Tensor:
+    def _standardised(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ShapeError(f"images are {tuple(images.shape)}; a backbone takes (B, 3, H, W), RGB.")
         if images.dtype == torch.uint8:
@@ -288,9 +285,24 @@ class Backbone(nn.Module):
             raise ShapeError(f"images are {images.dtype}; a backbone takes floats in [0, 1], or uint8.")
         return ((images - self.mean) / self.std).to(self.mean.dtype)
 
+    @contextlib.contextmanager
+    def _attention(self, pixels: Tensor) -> Iterator[None]:
+        """timm's plain attention under bf16 autocast on a CPU: two products take a fraction of the fused one's time."""
+        is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        count = math.prod(pixels.shape[-2:]) // self.patch_size**2
+        changed: list[Any] = self._fused if is_bf16 and pixels.device.type == "cpu" and count <= _FEW_TOKENS else []
+        for module in changed:
+            module.fused_attn = False
+        try:
+            yield
+        finally:
+            for module in changed:
+                module.fused_attn = True
+
     def _tokens(self, pixels: Tensor) -> Tokens:
         try:
-            return read_tokens(self.model, pixels, self.source.name)
+            with self._attention(pixels):
+                return read_tokens(self.model, pixels, self.source.name)
         except _REFUSALS as error:
             raise self._in_words(error, pixels) from None
 
@@ -306,9 +318,10 @@ class Backbone(nn.Module):
 
     def _intermediates(self, pixels: Tensor, layers: list[int], norm: bool) -> list[Tokens]:
         try:
-            if isinstance(self.model, Tower):
-                return self.model.intermediates(pixels, layers, norm=norm)
-            return read_intermediates(self.model, pixels, layers, norm=norm, embed_dim=self.embed_dim)
+            with self._attention(pixels):
+                if isinstance(self.model, Tower):
+                    return self.model.intermediates(pixels, layers, norm=norm)
+                return read_intermediates(self.model, pixels, layers, norm=norm, embed_dim=self.embed_dim)
         except _REFUSALS as error:
             in_words = self._in_words(error, pixels)
             if in_words is error and isinstance(error, AssertionError):  # timm's way to refuse an option
@@ -347,8 +360,9 @@ class Backbone(nn.Module):
 
 
 def convolves(model: nn.Module) -> bool:
-    """Whether convolutions do a model's work, not only embed its patches."""
-    return any(isinstance(module, nn.Conv2d) and module.in_channels > 3 for module in model.modules())
+    """Whether a library's model has convolutions behind the one of its images; one's own may rely on the layout."""
+    is_of_library = isinstance(model, Tower) or hasattr(model, "forward_intermediates")
+    return is_of_library and any(isinstance(part, nn.Conv2d) and part.in_channels > 3 for part in model.modules())
 
 
 class evaluating:  # noqa: N801  (a context manager, used like a function)
