@@ -72,6 +72,7 @@ def compare(
     backbone = attar.load_backbone(reference, weights="random", img_size=size).to(args.device).train(is_training)
     model: Any = copy.deepcopy(backbone.model)
     images = torch.rand(count, 3, size, size, device=args.device)
+    kind = torch.device(args.device).type
 
     def ours() -> Tensor:
         return backbone(images).patch
@@ -83,7 +84,7 @@ def compare(
     def run(forward: Callable[[], Tensor]) -> float:
         synchronise(args.device)
         started = time.perf_counter()
-        with torch.set_grad_enabled(is_training), torch.autocast(args.device, torch.bfloat16, precision == "bf16"):
+        with torch.set_grad_enabled(is_training), torch.autocast(kind, torch.bfloat16, precision == "bf16"):
             found = forward()
         if is_training:
             found.float().square().mean().backward()

@@ -7,12 +7,12 @@ DATA as for proteus_small.py, whose teacher and student these are; images are CI
 recipe taken literally; P1, which has its schedule and learning rate repaired; or changes to P1 by name, joined by `+`
 (see `CHANGES`). All rows run on attar's own step, so that what is compared are recipes, not code.
 
-Each cell is one complete schedule of a row, as long as a share of the budget (`--horizons`): never a point within
-a longer one. How many steps that is says `attar plan`, which times each row once, outside of the clock (in processor
-time with `--budget-clock cpu`, where others use the machine too; give one thread a process then). What counts
-is the clock of the cell itself: wall time and processor time of the whole of `attar distill`, from open data to the
-written student, with cache, statistics and compiling, and without k-NN, which comes afterwards and for which no run
-is held up. Nothing is resumed: an interrupted cell begins anew.
+Each cell is one complete schedule of a row, as long as a share of the budget (`--horizons`): never a point within a
+longer one. How many steps that is says `attar plan`, which times each row once for all of its learning rates, outside
+of the clock (in processor time with `--budget-clock cpu`, where others use the machine too; give one thread a process
+then). What counts is the clock of the cell itself: wall time and processor time of the whole of `attar distill`, from
+open data to the written student, with cache, statistics and compiling, and without k-NN, which comes afterwards and for
+which no run is held up. Nothing is resumed: an interrupted cell begins anew.
 
 k-NN of CIFAR-10 test images has two halves, one to choose rows by and one to report. `time at Q` is interpolated
 between the horizons around it, Q being the baseline's k-NN at the whole budget, mean of its seeds; intervals (90 %)

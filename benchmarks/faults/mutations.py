@@ -45,8 +45,8 @@ MUTATIONS = (
     Mutation(
         "manifest",
         "train/checkpoint.py",
-        "if said == found:",
-        "if said:",
+        "names = [] if said == found else ",
+        "names = [] if said else ",
         ("--group", "damage", "--trials", "40"),
     ),
     Mutation(

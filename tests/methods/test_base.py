@@ -8,6 +8,7 @@ import torch
 from attar.config import LogitsConfig, ProteusConfig
 from attar.errors import ShapeError
 from attar.methods import TASKS, Cosine, Hint, LogitDistillation, Proteus, SoftLogits, Supervised, TaskTransfer
+from attar.methods.base import first_views
 from attar.models import TaskModel
 from small_models import TINY, WIDE, backbone, batch_of, classifier
 
@@ -155,3 +156,10 @@ def test_patches_of_the_teacher_that_leave_a_rest_are_refused(name):
 def test_titles_tell_methods_apart():
     titles = {method_of(name).title for name in METHODS}
     assert len(titles) == len(METHODS)
+
+
+@pytest.mark.parametrize(("ranks", "batches"), [(1, 3), (2, 2), (8, 1)])
+def test_the_first_views_are_counted_over_all_ranks(monkeypatch, ranks, batches):
+    monkeypatch.setattr("attar.methods.base.world_size", lambda: ranks)
+    found = list(first_views((replace(batch_of(4), step=step) for step in range(9)), 12))
+    assert [batch.step for batch in found] == list(range(batches))

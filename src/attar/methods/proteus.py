@@ -32,7 +32,7 @@ from attar.types import Batch, StepOutput, Tokens
 from attar.utils.distributed import sum_over_ranks
 from attar.utils.seeding import numpy_generator
 
-_MEASURED = 2048  # views, of all ranks together: the deviation of a class token's channel is within 2 %
+_MEASURED = 2048  # views, of all ranks together: a channel's deviation is then known to some 2 %
 
 
 @dataclass(frozen=True)

@@ -205,13 +205,17 @@ def _described_while_synced(folder: Path) -> dict[str, dict[str, Any]]:
 def _damage(path: Path) -> str:
     """What is wrong with a checkpoint; nothing where every file has the size and hash that its manifest says."""
     try:
-        said, found = read_json(path / "manifest.json")["files"], _describe(path)
-        if said == found:
-            return ""
-        names = [name for name in sorted({*said, *found}) if said.get(name) != found.get(name)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "its manifest.json cannot be read"
-    return f"not as its manifest says: {', '.join(names)}"
+        said = read_json(path / "manifest.json")["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its manifest.json is missing or cannot be read"
+    try:
+        found = _describe(path)
+        names = [] if said == found else [name for name in {**said, **found} if said.get(name) != found.get(name)]
+    except OSError as error:
+        return f"{Path(error.filename or path).name} cannot be read"
+    except (TypeError, AttributeError):
+        return "its manifest.json says nothing of files"
+    return f"not as its manifest says: {', '.join(sorted(names))}" if names else ""
 
 
 def _numbered(folder: Path) -> list[Path]:
