@@ -289,8 +289,8 @@ class Proteus(Taught):
         """Set the statistics of standardised targets; nothing to do when the option is off."""
         if self.standardiser is not None:
             device = self.teacher.mean.device
-            views = (batch.to(device).views for batch in first_views(batches, _MEASURED))
-            self.standardiser.measure(self.target(each) for each in views)
+            measured = first_views(batches, _MEASURED)
+            self.standardiser.measure(self.target(batch.to(device).views) for batch in measured)
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
