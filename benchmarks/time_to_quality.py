@@ -70,7 +70,7 @@ REPAIRED: dict[str, Any] = {
 """P1: the rate moves by step, warms up in 3 % of the steps and falls to zero; no average, random masks."""
 
 CHANGES: dict[str, dict[str, Any]] = {
-    **{f"lr_x{factor}": {"lr_times": float(factor)} for factor in ("0.25", "0.5", "2", "5")},
+    **{f"lr_x{factor}": {"lr_times": float(factor)} for factor in ("0.25", "0.5", "2", "5", "10", "20")},
     "beta2_99": {"optim": {"betas": [0.9, 0.99]}},
     "beta2_999": {"optim": {"betas": [0.9, 0.999]}},
     "plain_views": {"views": {"crop_scale": [0.4, 1.0], "randaugment": False, "erase": 0.0, "repeats": 1}},
@@ -83,8 +83,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "small_first": {"student": f"{STUDENT}&dynamic_img_size=true", "proteus": {"small_size": 32, "small_share": 0.5}},
     "batch_64": {"batch_size": 64},
     "batch_256": {"batch_size": 256},
+    "wider": {"student": STUDENT.replace("embed_dim=128&depth=4&num_heads=4", "embed_dim=256&depth=6&num_heads=8")},
 }
-"""What is tried, over P1. `lr_times` multiplies its learning rate."""
+"""What is tried, over P1. `lr_times` multiplies its learning rate; `wider` is another student, six times as large."""
 
 FAST = "plain_views+no_masked+standardised+muon+lr_x2"
 """The candidate for the recipe `fast`, as long as nothing is measured; `--rows fast` is this row."""
@@ -207,6 +208,8 @@ class Race:
                 "last_loss": losses[-1],
                 **self.judge(attar.load_backbone(str(report.student), img_size=IMG_SIZE).to(self.args.device)),
             }
+            if self.args.keep:
+                shutil.copytree(report.student, self.out / "students" / name, dirs_exist_ok=True)
             shutil.rmtree(folder)  # a cache may be large
             write_json(file, found)
         return True
@@ -433,6 +436,7 @@ def main() -> None:
     parser.add_argument("--horizons", nargs="+", type=float, default=list(HORIZONS), help="shares of the budget")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--probe-steps", type=int, default=20, help="steps by which a row's speed is known beforehand")
+    parser.add_argument("--keep", action="store_true", help="keep the students, in OUT/students")
     parser.add_argument("--threads", type=int, help="threads of torch; by default one for each core")
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
     parser.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="bf16")
