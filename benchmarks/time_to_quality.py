@@ -4,8 +4,9 @@
     python benchmarks/time_to_quality.py --results results.json --table
 
 DATA as for proteus_small.py, whose teacher and student these are; images are CIFAR-10 train at 64 px. A row is P0, the
-recipe taken literally; P1, which has its schedule and learning rate repaired; or changes to P1 by name, joined by `+`
-(see `CHANGES`). All rows run on attar's own step, so that what is compared are recipes, not code.
+recipe taken literally; P1, which has its schedule and learning rate repaired; changes to P1 by name, joined by `+`
+(see `CHANGES`); or `fast`, the recipe of that name as it ships. All rows run on attar's own step, so that what is
+compared are recipes, not code.
 
 Each cell is one complete schedule of a row, as long as a share of the budget (`--horizons`): never a point within a
 longer one. How many steps that is says `attar plan`, which times each row once for all of its learning rates, outside
@@ -45,6 +46,7 @@ from attar.data.labelled import Labelled
 from attar.evaluation import knn_predict
 from attar.evaluation.embedding import MonitorViews, embed
 from attar.recipes.planning.distill import plan_distill
+from attar.recipes.proteus import RECIPES, from_recipe
 from attar.utils.io import read_json, read_lines, write_json
 from attar.utils.locks import alone_at, take_lock
 from attar.utils.seeding import numpy_generator
@@ -87,9 +89,6 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """What is tried, over P1. `lr_times` multiplies its learning rate; `wider` is another student, six times as large."""
 
-FAST = "plain_views+no_masked+standardised+muon+lr_x2"
-"""The candidate for the recipe `fast`, as long as nothing is measured; `--rows fast` is this row."""
-
 SCREENED = [
     *("P0", "P1", "lr_x0.25", "lr_x0.5", "lr_x2", "lr_x5", "beta2_99", "beta2_999"),
     *("plain_views", "no_masked", "quarter_masked", "standardised", "cached_1", "cached_2", "small_first"),
@@ -101,7 +100,10 @@ def settings_of(row: str, steps: int) -> dict[str, Any]:
     """What makes a row, in so many steps."""
     if row == "P0":
         return PAPER
-    names = [] if row == "P1" else (FAST if row == "fast" else row).split("+")
+    if row == "fast":
+        recipe = RECIPES["fast"](data=".", out=".").model_dump(mode="json")
+        return {"recipe": "fast"} | {section: recipe[section] for section in ("views", "proteus", "optim")}
+    names = [] if row == "P1" else row.split("+")
     settings, rate = REPAIRED, LR
     for name in names:
         change = dict(CHANGES[name])
@@ -161,7 +163,7 @@ class Race:
             "log_every": max(1, steps // 20),
             "checkpoint": {"every": 10**9, "keep": 1},
         }
-        return attar.DistillConfig.build(merge(shared, settings_of(row, steps)))
+        return from_recipe(merge(shared, settings_of(row, steps)))
 
     def run(self, rows: Sequence[str], horizons: Sequence[float], seeds: Sequence[int]) -> Iterator[None]:
         """Every cell that is missing and that no other process is at; rows take turns."""
@@ -198,7 +200,7 @@ class Race:
             losses = [line["loss"] for line in read_lines(report.run / "metrics.jsonl") if "loss" in line]
             found = {
                 "row": row,
-                "settings": settings,  # names of changes, and `fast`, may come to mean others
+                "settings": settings,  # names of changes, and the recipe, may come to mean others
                 "horizon": horizon,
                 "seed": seed,
                 "steps": steps,
@@ -323,7 +325,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         "command": f"python benchmarks/time_to_quality.py --data DATA --out OUT {given(args)}",
         "machine": machine("timm"),
         "settings": read_json(out / "settings.json"),
-        "changes": CHANGES | {"fast": FAST},
+        "changes": CHANGES,
         "rates": [read_json(path) for path in sorted((out / "rates").glob("*.json"))],
         "factors": {half: {clock: factors(cells, half, clock) for clock in CLOCKS} for half in HALVES},
         "cells": kept,

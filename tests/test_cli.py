@@ -209,6 +209,11 @@ def test_steps_take_the_place_of_a_recipes_epochs(capsys):
     assert (settings["max_steps"], settings["epochs"]) == (9, None)
 
 
+def test_epochs_take_the_place_of_a_recipes_steps(capsys):
+    settings = printed(capsys, "--recipe", "fast", "--data", "d", "--out", "o", "--epochs", "2")
+    assert (settings["max_steps"], settings["epochs"]) == (None, 2)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -12,7 +12,7 @@ from attar.errors import ConfigError, Interrupted
 from attar.evaluation import KnnMonitor
 from attar.models import load_backbone
 from attar.recipes.distill import distill
-from attar.recipes.proteus import RECIPES
+from attar.recipes.proteus import RECIPES, from_recipe
 from attar.recipes.quickstart import playground_teacher, quickstart_config
 
 
@@ -21,7 +21,7 @@ def test_every_recipe_builds_and_names_models_that_exist(name: str) -> None:
     config = RECIPES[name](data="images", out="run")
     for reference in (config.teacher, config.student):
         assert timm.is_model(reference.partition("?")[0])
-    assert config.epochs == 300
+    assert (config.epochs, config.max_steps) == ((None, 1000) if name == "fast" else (300, None))
     assert config.img_size == 224
     is_paper = name.endswith("_paper")
     assert (config.optim.schedule, config.proteus.mask_rule) == (("paper", "paper") if is_paper else ("step", "random"))
@@ -40,7 +40,7 @@ def test_pairings_are_one_size_up(name: str, teacher: int, student: int) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["proteus_ti", "proteus_s_paper"])
+@pytest.mark.parametrize("name", ["proteus_ti", "proteus_s_paper", "fast"])
 def test_recipes_do_two_steps_at_their_input_size(name: str, tmp_path: Path) -> None:
     config = RECIPES[name](data="playground:0?n=300", out=str(tmp_path / "run"))
     shallow = [
@@ -56,6 +56,16 @@ def test_recipes_do_two_steps_at_their_input_size(name: str, tmp_path: Path) -> 
         workers=0,
     )
     assert distill(config).student.is_dir()
+
+
+def test_fast_takes_any_pair_and_length_and_leaves_its_other_settings() -> None:
+    asked = {"recipe": "fast", "data": "images", "out": "run", "teacher": "a", "student": "b"}
+    plain, longer = from_recipe(asked), from_recipe(asked | {"epochs": 3})
+    assert (plain.teacher, plain.student, plain.max_steps, plain.epochs) == ("a", "b", 1000, None)
+    assert longer == plain.replace(epochs=3, max_steps=None)
+    assert (plain.optim.algorithm, plain.proteus.patch_weight, plain.proteus.standardise_targets) == ("muon", 0, True)
+    other = from_recipe(asked | {"optim": {"lr": 1e-3}})
+    assert other == plain.replace(optim={"lr": 1e-3})
 
 
 def test_an_interrupted_last_judgement_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

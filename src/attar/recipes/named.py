@@ -34,7 +34,8 @@ def over_recipe(
     if not isinstance(name, str) or name not in recipes:
         raise ConfigError(f"no recipe {name!r}.{did_you_mean(str(name), recipes)} Known: {', '.join(recipes)}.")
     start = recipes[name](**dict.fromkeys(places, "-")).model_dump(exclude=set(places))
-    if settings.get("max_steps") is not None:
-        start["epochs"] = None  # the recipe's length gives way to the one asked for
+    for asked, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
+        if settings.get(asked) is not None:
+            start[other] = None  # the recipe's length gives way to the one asked for
     drop(start)
     return merge(start, dict(settings))

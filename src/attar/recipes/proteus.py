@@ -3,6 +3,8 @@
 Data is ImageNet-1K train, unlabelled. Hardware and length are the paper's: 8 A100, 300 epochs (wall time is not
 reported). Figures are the paper's: ImageNet linear probe, mean of 12 fine-grained sets, ADE20K mIoU (UperNet
 fine-tuned), NYUd RMSE.
+
+And `fast`, which is no paper's: for any pair, in little time.
 """
 
 from __future__ import annotations
@@ -103,6 +105,31 @@ def proteus_b_clip(*, data: str, out: str) -> DistillConfig:
     )
 
 
+def fast(*, data: str, out: str) -> DistillConfig:
+    """Not the paper's: any pair in little time, by default ViT-Ti/14 from DINOv2-S/14.
+
+    attar distill --recipe fast --teacher TEACHER --student STUDENT --data photos --monitor labelled --out runs/fast
+
+    Crops with their colours as they are, no masked term, standardised targets, Muon; small batches, no average. What
+    it was measured on, and what it costs: `notes/time_to_quality.md`.
+    """
+    return proteus_ti(data=data, out=out).replace(
+        batch_size=128,
+        epochs=None,
+        max_steps=1000,
+        views={"crop_scale": [0.4, 1.0], "randaugment": False, "erase": 0.0, "repeats": 1},
+        proteus={"patch_weight": 0.0, "standardise_targets": True},
+        optim={
+            "algorithm": "muon",
+            "lr": 5e-3,
+            "min_lr": 0.0,
+            "betas": [0.9, 0.95],
+            "clip_norm": 1.0,
+            "ema_decay": 0.0,
+        },
+    )
+
+
 def as_released(recipe: Recipe) -> Recipe:
     """The recipe with the quirks of the released code: epoch-wise schedule off by one, first half of a batch masked,
     no warm-up of the average, no gradient clipping, ImageNet statistics for every model."""
@@ -119,8 +146,10 @@ def as_released(recipe: Recipe) -> Recipe:
 
 
 _PAIRINGS = (proteus_ti, proteus_s, proteus_b, proteus_l, proteus_b_synclr, proteus_b_clip)
-RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in _PAIRINGS} | {
-    f"{recipe.__name__}_paper": as_released(recipe) for recipe in _PAIRINGS
+RECIPES: dict[str, Recipe] = {
+    **{recipe.__name__: recipe for recipe in _PAIRINGS},
+    **{f"{recipe.__name__}_paper": as_released(recipe) for recipe in _PAIRINGS},
+    "fast": fast,
 }
 """Recipes of `attar distill --recipe NAME`."""
 
