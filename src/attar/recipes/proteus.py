@@ -121,7 +121,7 @@ def fast(*, data: str, out: str) -> DistillConfig:
         proteus={"patch_weight": 0.0, "standardise_targets": True},
         optim={
             "algorithm": "muon",
-            "lr": 5e-3,
+            "lr": 1e-2,
             "min_lr": 0.0,
             "betas": [0.9, 0.95],
             "clip_norm": 1.0,
