@@ -83,11 +83,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cached_1": {"cached_views": 1, "cache": {"format": "int8"}},
     "cached_2": {"cached_views": 2, "cache": {"format": "int8"}},
     "small_first": {"student": f"{STUDENT}&dynamic_img_size=true", "proteus": {"small_size": 32, "small_share": 0.5}},
+    "tenth": {"images": 0.1},
     "batch_64": {"batch_size": 64},
     "batch_256": {"batch_size": 256},
     "wider": {"student": STUDENT.replace("embed_dim=128&depth=4&num_heads=4", "embed_dim=256&depth=6&num_heads=8")},
 }
-"""What is tried, over P1. `lr_times` multiplies its learning rate; `wider` is another student, six times as large."""
+"""What is tried, over P1. `lr_times` multiplies its learning rate, `images` is the share of them to learn from; `wider`
+is another student, six times as large."""
 
 SCREENED = [
     *("P0", "P1", "lr_x0.25", "lr_x0.5", "lr_x2", "lr_x5", "beta2_99", "beta2_999"),
@@ -109,8 +111,8 @@ def settings_of(row: str, steps: int) -> dict[str, Any]:
         change = dict(CHANGES[name])
         rate *= change.pop("lr_times", 1.0)
         settings = merge(settings, change)
-    size = settings.get("batch_size", BATCH_SIZE)
-    return merge(settings, {"optim": {"lr": rate, "warmup_epochs": WARMUP * steps * size / EPOCH}})
+    epoch = EPOCH * settings.get("images", 1.0) / settings.get("batch_size", BATCH_SIZE)  # in steps
+    return merge(settings, {"optim": {"lr": rate, "warmup_epochs": WARMUP * steps / epoch}})
 
 
 class Race:
@@ -146,11 +148,13 @@ class Race:
 
     def config(self, row: str, steps: int, seed: int, out: Path) -> attar.DistillConfig:
         """The run of a cell."""
-        args = self.args
+        args, settings = self.args, settings_of(row, steps)
+        share = settings.pop("images", None)
+        part = f"?images={share:g}&subset_seed=0" if share else ""
         shared = {
             "teacher": f"{self.data / 'teachers' / 'resnet10t_64'}?output_stride=8",
             "student": STUDENT,
-            "data": str(self.data / "cifar10" / "train.parquet"),
+            "data": f"{self.data / 'cifar10' / 'train.parquet'}{part}",
             "out": str(out),
             "img_size": IMG_SIZE,
             "batch_size": BATCH_SIZE,
@@ -163,7 +167,7 @@ class Race:
             "log_every": max(1, steps // 20),
             "checkpoint": {"every": 10**9, "keep": 1},
         }
-        return from_recipe(merge(shared, settings_of(row, steps)))
+        return from_recipe(merge(shared, settings))
 
     def run(self, rows: Sequence[str], horizons: Sequence[float], seeds: Sequence[int]) -> Iterator[None]:
         """Every cell that is missing and that no other process is at; rows take turns."""
