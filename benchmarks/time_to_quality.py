@@ -16,9 +16,9 @@ open data to the written student, with cache, statistics and compiling, and with
 which no run is held up. Nothing is resumed: an interrupted cell begins anew.
 
 k-NN of CIFAR-10 test images has two halves, one to choose rows by and one to report. `time at Q` is interpolated
-between the horizons around it, Q being the baseline's k-NN at the whole budget, mean of its seeds; intervals (90 %)
-are drawn over seeds and images, the same images for all rows. Cells are files in `--out`; a second start does what is
-missing, and several processes with one `--out` share the work.
+between the horizons around it, Q being the baseline's k-NN at the whole budget, mean of its seeds, for P1 at the best
+of the rates that were run there. Intervals (90 %) are drawn over seeds and images, the same images for all rows. Cells
+are files in `--out`; a second start does what is missing, and several processes with one `--out` share the work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ import datetime
 import json
 import math
 import os
+import re
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -340,7 +342,10 @@ CLOCKS, HALVES = ("wall", "cpu"), ("select", "report")
 
 
 def factors(cells: Sequence[Mapping[str, Any]], half: str, clock: str) -> dict[str, dict[str, Any]]:
-    """By row: how many times sooner it is as good as each baseline at its longest horizon, with 90 % intervals."""
+    """By row: how many times sooner it is as good as each baseline at its longest horizon, with 90 % intervals.
+
+    P1 stands for its best learning rate.
+    """
     if not cells:
         return {}
     rng = np.random.default_rng(0)
@@ -349,10 +354,10 @@ def factors(cells: Sequence[Mapping[str, Any]], half: str, clock: str) -> dict[s
     by_images = np.concatenate([hits.mean(1)[None], counts @ hits.T / hits.shape[1]])  # as measured, then as drawn
     curves = {row: curve(cells, by_images, row, clock, rng) for row in dict.fromkeys(cell["row"] for cell in cells)}
     found: dict[str, dict[str, Any]] = {row: {} for row in curves}
-    for base in ("P0", "P1"):
-        if base not in curves:
+    for base, chosen in (("P0", "P0"), ("P1", repaired(cells))):
+        if chosen is None or chosen not in curves:
             continue
-        seconds, quality = curves[base][0][:, -1], curves[base][1][:, -1]
+        seconds, quality = curves[chosen][0][:, -1], curves[chosen][1][:, -1]
         for row, (times, qualities) in curves.items():
             reached = [time_at(*point) for point in zip(times, qualities, quality, strict=True)]
             ratios = seconds / np.array(reached)
@@ -360,6 +365,17 @@ def factors(cells: Sequence[Mapping[str, Any]], half: str, clock: str) -> dict[s
             is_bound = bool(qualities[0, 0] >= quality[0])  # the shortest horizon is good enough already
             found[row][base] = {"factor": ratios[0], "low": low, "high": high, "at_least": is_bound}
     return found
+
+
+def repaired(cells: Sequence[Mapping[str, Any]]) -> str | None:
+    """P1 at the learning rate with the highest k-NN on the selection half, of those run at the longest horizon."""
+    rates = [cell for cell in cells if cell["row"] == "P1" or re.fullmatch(r"lr_x[\d.]+", cell["row"])]
+    longest = max((cell["horizon"] for cell in rates), default=None)
+    found: dict[str, list[float]] = {}
+    for cell in rates:
+        if cell["horizon"] == longest:
+            found.setdefault(cell["row"], []).append(cell["knn_select"])
+    return max(found, key=lambda row: statistics.mean(found[row]), default=None)
 
 
 def curve(
@@ -420,8 +436,9 @@ def table(results: dict[str, Any], half: str, clock: str) -> str:
 
 
 def mean(values: Iterator[float]) -> float:
+    """Of no values: not a number."""
     found = list(values)
-    return sum(found) / len(found) if found else math.nan
+    return statistics.mean(found) if found else math.nan
 
 
 def factor_in_words(found: Mapping[str, Any]) -> str:
