@@ -105,8 +105,9 @@ def settings_of(row: str, steps: int) -> dict[str, Any]:
     if row == "P0":
         return PAPER
     if row == "fast":
-        recipe = RECIPES["fast"](data=".", out=".").model_dump(mode="json")
-        return {"recipe": "fast"} | {section: recipe[section] for section in ("views", "proteus", "optim")}
+        own, other = (RECIPES[name](data=".", out=".").model_dump(mode="json") for name in ("fast", "proteus_ti"))
+        own["max_steps"], own["epochs"] = other["max_steps"], other["epochs"]  # as long as the cell is
+        return {"recipe": "fast"} | {name: value for name, value in own.items() if value != other[name]}
     names = [] if row == "P1" else row.split("+")
     settings, rate = REPAIRED, LR
     for name in names:

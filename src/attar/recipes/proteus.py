@@ -106,19 +106,20 @@ def proteus_b_clip(*, data: str, out: str) -> DistillConfig:
 
 
 def fast(*, data: str, out: str) -> DistillConfig:
-    """Not the paper's: any pair in little time, by default ViT-Ti/14 from DINOv2-S/14.
+    """Any pair in little time, by default ViT-Ti/14 from DINOv2-S/14. Not the paper's.
 
     attar distill --recipe fast --teacher TEACHER --student STUDENT --data photos --monitor labelled --out runs/fast
 
-    Crops with their colours as they are, no masked term, standardised targets, Muon; small batches, no average. What
-    it was measured on, and what it costs: `notes/time_to_quality.md`.
+    Crops with their colours as they are, no masked term, standardised targets, Muon; small batches, no average.
+    Measured with a small student at 64 px (`benchmarks/time_to_quality.py`); how far that carries, and the figures:
+    `notes/time_to_quality.md`.
     """
     return proteus_ti(data=data, out=out).replace(
         batch_size=128,
         epochs=None,
         max_steps=1000,
         views={"crop_scale": [0.4, 1.0], "randaugment": False, "erase": 0.0, "repeats": 1},
-        proteus={"patch_weight": 0.0, "standardise_targets": True},
+        proteus={"patch_weight": 0.0, "standardise_targets": True, "resample_tokens": True},
         optim={
             "algorithm": "muon",
             "lr": 1e-2,
