@@ -29,7 +29,6 @@ import datetime
 import json
 import math
 import os
-import re
 import shutil
 import statistics
 import tempfile
@@ -96,7 +95,7 @@ is another student, six times as large."""
 SCREENED = [
     *("P0", "P1", "lr_x0.25", "lr_x0.5", "lr_x2", "lr_x5", "beta2_99", "beta2_999"),
     *("plain_views", "no_masked", "quarter_masked", "standardised", "cached_1", "cached_2", "small_first"),
-    *("muon+lr_x0.25", "muon+lr_x0.5", "muon", "muon+lr_x2", "muon+lr_x5", "batch_64", "batch_256+lr_x2", "fast"),
+    *("muon", "muon+lr_x2", "muon+lr_x5", "muon+lr_x10", "muon+lr_x20", "batch_64", "batch_256+lr_x2", "fast"),
 ]
 
 
@@ -345,7 +344,8 @@ CLOCKS, HALVES = ("wall", "cpu"), ("select", "report")
 def factors(cells: Sequence[Mapping[str, Any]], half: str, clock: str) -> dict[str, dict[str, Any]]:
     """By row: how many times sooner it is as good as each baseline at its longest horizon, with 90 % intervals.
 
-    P1 stands for its best learning rate.
+    P1 is that of the row's student, at its best learning rate. `at_least` and `high_at_least` say that the factor, or
+    the end of its interval, is a bound, as the shortest horizon is good enough already.
     """
     if not cells:
         return {}
@@ -355,28 +355,41 @@ def factors(cells: Sequence[Mapping[str, Any]], half: str, clock: str) -> dict[s
     by_images = np.concatenate([hits.mean(1)[None], counts @ hits.T / hits.shape[1]])  # as measured, then as drawn
     curves = {row: curve(cells, by_images, row, clock, rng) for row in dict.fromkeys(cell["row"] for cell in cells)}
     found: dict[str, dict[str, Any]] = {row: {} for row in curves}
-    for base, chosen in (("P0", "P0"), ("P1", repaired(cells))):
-        if chosen is None or chosen not in curves:
-            continue
-        seconds, quality = curves[chosen][0][:, -1], curves[chosen][1][:, -1]
-        for row, (times, qualities) in curves.items():
+    for row, (times, qualities) in curves.items():
+        is_wider = "wider" in row.split("+")
+        for base, chosen in (("P0", None if is_wider else "P0"), ("P1", best_rate_of_p1(cells, is_wider=is_wider))):
+            if chosen is None or chosen not in curves or chosen == row:
+                continue
+            seconds, quality = curves[chosen][0][:, -1], curves[chosen][1][:, -1]
             reached = [time_at(*point) for point in zip(times, qualities, quality, strict=True)]
             ratios = seconds / np.array(reached)
             low, high = np.quantile(ratios[1:], [0.05, 0.95])
-            is_bound = bool(qualities[0, 0] >= quality[0])  # the shortest horizon is good enough already
-            found[row][base] = {"factor": ratios[0], "low": low, "high": high, "at_least": is_bound}
+            is_bound = qualities[:, 0] >= quality
+            found[row][base] = {
+                "against": chosen,
+                "factor": ratios[0],
+                "low": low,
+                "high": high,
+                "at_least": bool(is_bound[0]),
+                "high_at_least": bool(is_bound[1:].mean() > 0.05),
+            }
     return found
 
 
-def repaired(cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """P1 at the learning rate with the highest k-NN on the selection half, of those run at the longest horizon."""
-    rates = [cell for cell in cells if cell["row"] == "P1" or re.fullmatch(r"lr_x[\d.]+", cell["row"])]
+def best_rate_of_p1(cells: Sequence[Mapping[str, Any]], *, is_wider: bool = False) -> str | None:
+    """The row of P1's learning rates with the highest k-NN on the selection half, of those at the longest horizon."""
+    rates = [cell for cell in cells if is_p1(cell["row"]) and ("wider" in cell["row"].split("+")) == is_wider]
     longest = max((cell["horizon"] for cell in rates), default=None)
     found: dict[str, list[float]] = {}
     for cell in rates:
         if cell["horizon"] == longest:
             found.setdefault(cell["row"], []).append(cell["knn_select"])
     return max(found, key=lambda row: statistics.mean(found[row]), default=None)
+
+
+def is_p1(row: str) -> bool:
+    """Whether a row is P1, of either student, at any learning rate."""
+    return all(name in ("P1", "wider") or name.startswith("lr_x") for name in row.split("+"))
 
 
 def curve(
@@ -420,7 +433,9 @@ def table(results: dict[str, Any], half: str, clock: str) -> str:
     cells = results["cells"]
     horizons = sorted({cell["horizon"] for cell in cells})
     longest = [f"k-NN at {horizon:g}" for horizon in horizons]
-    heading = ["row", *longest, "unseen classes", "views", "sooner than P0", "sooner than P1", "CPU/wall"]
+    chosen = best_rate_of_p1(cells)
+    p1 = "P1" if chosen in (None, "P1") else f"P1 ({chosen})"
+    heading = ["row", *longest, "unseen classes", "views", "sooner than P0", f"sooner than {p1}", "CPU/wall"]
     lines = [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]
     for row, found in results["factors"][half][clock].items():
         own = [cell for cell in cells if cell["row"] == row]
@@ -437,7 +452,7 @@ def table(results: dict[str, Any], half: str, clock: str) -> str:
 
 
 def mean(values: Iterator[float]) -> float:
-    """Of no values: not a number."""
+    """Their mean; NaN of none."""
     found = list(values)
     return statistics.mean(found) if found else math.nan
 
@@ -445,8 +460,8 @@ def mean(values: Iterator[float]) -> float:
 def factor_in_words(found: Mapping[str, Any]) -> str:
     if not found["factor"]:
         return "never"
-    sign = "≥ " if found["at_least"] else ""
-    return f"{sign}{found['factor']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    sign, upper = ("≥ " if found[name] else "" for name in ("at_least", "high_at_least"))
+    return f"{sign}{found['factor']:.2f} ({found['low']:.2f} to {upper}{found['high']:.2f})"
 
 
 def main() -> None:
@@ -460,7 +475,7 @@ def main() -> None:
     parser.add_argument("--horizons", nargs="+", type=float, default=list(HORIZONS), help="shares of the budget")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--probe-steps", type=int, default=20, help="steps by which a row's speed is known beforehand")
-    parser.add_argument("--keep", action="store_true", help="keep the students, in OUT/students")
+    parser.add_argument("--keep", action="store_true", help="keep the students of cells done now, in OUT/students")
     parser.add_argument("--threads", type=int, help="threads of torch; by default one for each core")
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
     parser.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="bf16")
@@ -477,8 +492,9 @@ def main() -> None:
         return
     if args.data is None:
         parser.error("--data is needed")
-    if unknown := {name for row in args.rows for name in row.split("+")} - {"P0", "P1", "fast", *CHANGES}:
-        parser.error(f"no such change: {', '.join(sorted(unknown))}. Known: {', '.join(CHANGES)}")
+    changes = [row for row in args.rows if row not in ("P0", "P1", "fast")]
+    if unknown := {name for row in changes for name in row.split("+")} - set(CHANGES):
+        parser.error(f"no such change: {', '.join(sorted(unknown))}. Known: {', '.join(CHANGES)}; alone: P0, P1, fast")
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     for _ in Race(args).run(args.rows, args.horizons, args.seeds):
         write_json(file, collect(args))

@@ -178,3 +178,10 @@ def test_a_recipes_method_gives_way_with_its_settings():
     assert DISTILL.parse([*words, "--method", "hint"]).normalisation == "imagenet"  # the rest of it stays
     with pytest.raises(ConfigError, match="settings of proteus are given, and method hint"):
         DISTILL.parse([*words, "--method", "hint", "--proteus.mask-ratio", "0.4"])
+
+
+def test_a_rate_per_512_beside_a_rate_would_do_nothing_and_is_refused():
+    with pytest.raises(ConfigError, match=r"optim.lr is 0.01 and optim.lr_per_512 is 0.001.*--optim.lr none"):
+        DISTILL.parse([*FLAGS, "--data", "a", "--recipe", "fast", "--optim.lr-per-512", "1e-3"])
+    words = [*FLAGS, "--data", "a", "--recipe", "fast", "--optim.lr", "none", "--optim.lr-per-512", "1e-3"]
+    assert DISTILL.parse(words).optim.lr is None

@@ -66,6 +66,28 @@ def test_fast_takes_any_pair_and_length_and_leaves_its_other_settings() -> None:
     assert (plain.optim.algorithm, plain.proteus.patch_weight, plain.proteus.standardise_targets) == ("muon", 0, True)
     other = from_recipe(asked | {"optim": {"lr": 1e-3}})
     assert other == plain.replace(optim={"lr": 1e-3})
+    with pytest.raises(ConfigError, match=r"epochs and max_steps are both set \(3, 9\)"):
+        from_recipe(asked | {"epochs": 3, "max_steps": 9})
+
+
+@pytest.mark.parametrize("method", ["proteus", "hint"])
+def test_fast_teaches_a_conv_net_whose_grid_is_another(method: str, tmp_path: Path) -> None:
+    config = from_recipe(
+        {
+            "recipe": "fast",
+            "teacher": "vit_tiny_patch16_224?depth=1",
+            "teacher_weights": "random",
+            "student": "resnet10t",  # 2 x 2 places at 64 px, the teacher has 4 x 4
+            "method": method,
+            "data": "playground:0?n=60",
+            "out": str(tmp_path / "run"),
+            "img_size": 64,
+            "batch_size": 4,
+            "max_steps": 2,
+            "workers": 0,
+        }
+    )
+    assert distill(config).student.is_dir()
 
 
 def test_an_interrupted_last_judgement_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

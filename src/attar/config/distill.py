@@ -119,6 +119,15 @@ class OptimConfig(Config):
             raise ConfigError(f"optim.betas is {self.betas}: it must be two numbers 0 <= beta < 1. Try 0.9 0.999.")
         return self
 
+    @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        if self.lr is not None and self.lr_per_512 != OptimConfig.model_fields["lr_per_512"].default:
+            raise ConfigError(
+                f"optim.lr is {self.lr:g} and optim.lr_per_512 is {self.lr_per_512:g}: lr holds for any batch, and"
+                " lr_per_512 would do nothing. Keep one; --optim.lr none takes back that of a recipe."
+            )
+        return self
+
 
 class MonitorConfig(Config):
     """The k-NN check during and after the run."""
