@@ -8,10 +8,11 @@ DATA as for proteus_small.py, whose teacher, student and views these are. Two qu
 - Does the cache change anything at the same K? `K=2` asks the teacher anew about views that come again; `K=2, float32`
   and so on read its answers. Compared are the losses of all steps and, for float32, the weights to the last bit.
 - What do few views cost? `K=1` to `K=8` against `fresh`. With 5,000 images (`--images 0.1`) even 800 steps see
-  each of a view's images twenty times. `fresh loss` is the student's loss on new views of images that it never saw: it
+  each image twenty times. `fresh loss` is the student's loss on new views of images that it never saw: it
   tells memorised views from learned ones, which the loss in training cannot.
 
-k-NN is that of time_to_quality.py. Each finished cell is a file in `--out`; a second start does what is missing, and
+`--recipe fast` trains by the recipe of that name, whose students learn more in as many steps, so that they have more to
+lose. k-NN is that of time_to_quality.py. Each finished cell is a file in `--out`; a second start does what is missing, and
 several processes with one `--out` share the work.
 """
 
@@ -39,6 +40,7 @@ from attar.data.sources import open_source
 from attar.recipes.assembly import Assembly, assemble
 from attar.recipes.distill import training_of, views_of
 from attar.recipes.kept_answers import keep_answers
+from attar.recipes.proteus import from_recipe
 from attar.recipes.training import train
 from attar.train import TrainState, build_state
 from attar.utils.distributed import pick_device, uses_bf16
@@ -48,7 +50,7 @@ from attar.utils.progress import Log
 from attar.utils.run_directory import RunDirectory
 from machine import given, machine
 from proteus_small import BATCH_SIZE, IMG_SIZE, OPTIM, STUDENT, VIEWS
-from time_to_quality import Judge
+from time_to_quality import Judge, settings_of
 
 STEPS, IMAGES = 800, 0.1
 SAME = 2  # K at which cached and uncached are compared
@@ -71,18 +73,26 @@ class CacheStudy:
         self.judge = Judge(self.data, limit=args.limit, workers=args.workers)
         self.out.mkdir(parents=True, exist_ok=True)
         file = self.out / "settings.json"
-        settings = {name: vars(args)[name] for name in ("steps", "images", "precision", "device", "terms", "limit")}
-        settings |= {"student": STUDENT, "img_size": IMG_SIZE, "batch_size": BATCH_SIZE, "views": VIEWS, "optim": OPTIM}
+        settings = {name: vars(args)[name] for name in ("steps", "images", "precision", "device", "limit")}
+        settings |= {"student": STUDENT, "img_size": IMG_SIZE, "batch_size": BATCH_SIZE, **self.learning()}
         with alone_at(self.out / ".settings"):
             if file.exists() and read_json(file) != settings:
                 raise SystemExit(f"{self.out} holds cells of other settings. Take another --out.")
             write_json(file, settings)
 
+    def learning(self) -> dict[str, Any]:
+        """How all rows learn."""
+        if self.args.recipe:
+            return settings_of(self.args.recipe, self.args.steps)
+        is_part = self.args.terms == "token_feature"
+        return {"views": VIEWS, "optim": OPTIM, "proteus": {"patch_weight": 0.0} if is_part else {}}
+
     def config(self, row: str, seed: int) -> attar.DistillConfig:
         """The run of a cell."""
         args, (views, form) = self.args, ROWS[row]
-        return attar.DistillConfig.build(
-            {
+        return from_recipe(
+            self.learning()
+            | {
                 "teacher": f"{self.data / 'teachers' / 'resnet10t_64'}?output_stride=8",
                 "student": STUDENT,
                 "data": f"{self.data / 'cifar10' / 'train.parquet'}?images={args.images:g}&subset_seed=0",
@@ -94,9 +104,6 @@ class CacheStudy:
                 "device": args.device,
                 "precision": args.precision,
                 "workers": args.workers,
-                "views": VIEWS,
-                "optim": OPTIM,
-                "proteus": {"patch_weight": 0.0} if args.terms == "token_feature" else {},
                 "cached_views": views,
                 "cache": {"format": form} if form else {},
                 "compile": "off",
@@ -237,6 +244,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--images", type=float, default=IMAGES, help="share of CIFAR-10 train to learn from")
     parser.add_argument("--terms", choices=["token_feature", "all"], default="token_feature")
+    parser.add_argument("--recipe", choices=["fast"], help="in place of proteus_small.py's settings and of --terms")
     parser.add_argument("--threads", type=int, help="threads of torch; by default one for each core")
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
     parser.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="bf16")
