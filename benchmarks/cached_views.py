@@ -12,8 +12,8 @@ DATA as for proteus_small.py, whose teacher, student and views these are. Two qu
   tells memorised views from learned ones, which the loss in training cannot.
 
 `--recipe fast` trains by the recipe of that name, whose students learn more in as many steps, so that they have more to
-lose. k-NN is that of time_to_quality.py. Each finished cell is a file in `--out`; a second start does what is missing, and
-several processes with one `--out` share the work.
+lose. k-NN is that of time_to_quality.py. Each finished cell is a file in `--out`; a second start does what is missing,
+and several processes with one `--out` share the work.
 """
 
 from __future__ import annotations
