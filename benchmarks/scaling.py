@@ -8,7 +8,8 @@ fresh process, imports left out:
 
 - the first start, which lists every file or meets every header, and the second, which reads the index of the first;
 - images a second and CPU milliseconds an image over 300 batches of 32 views of a training run, all over the place;
-- the peak of resident memory of a process that does so, and of a loader's worker.
+- the peak of resident memory of a process that does so and of a loader's worker, in each of which the mapped index
+  counts; and of a process with its worker (`Pss`), in which what both share counts once.
 
 Then the same work for each of one process and several: loader processes that make training views of 500 x 375 photos,
 and ranks of `attar embed` on them. The ratio is of images a second to those of one process, times their number.
@@ -152,7 +153,7 @@ def start(place: str) -> dict[str, float]:
 
 
 def loading(place: str) -> dict[str, float]:
-    """Speed and memory of a process that loads all batches, then memory of one worker that does."""
+    """Speed and memory of a process that loads all batches, then memory of one that has a worker do so."""
     from attar.data.loader import training_batches  # noqa: F401  imports are not what is measured
     from attar.data.sources import open_source
 
@@ -165,20 +166,25 @@ def loading(place: str) -> dict[str, float]:
         pass
     images = (BATCHES - 1) * BATCH_SIZE
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    process, worker = resident("self", "VmHWM"), 0.0
-    for _ in batches_of(open_source(place), workers=1):
-        worker = max(worker, *(resident(child.pid, "VmRSS") for child in multiprocessing.active_children()))
+    peak = resident("self", "status", "VmHWM")
+    worker = both = 0.0
+    for number, _ in enumerate(batches_of(open_source(place), workers=1)):
+        children = [child.pid for child in multiprocessing.active_children()]
+        worker = max(worker, *(resident(child, "status", "VmRSS") for child in children))
+        if number % 50 == 0 or number == BATCHES - 1:  # walks all pages
+            both = max(both, sum(resident(process, "smaps_rollup", "Pss") for process in ("self", *children)))
     return {
         "images_per_second": round(images / wall),
         "cpu_ms_per_image": round(1e3 * cpu / images, 3),
-        "process_peak_mb": process,
+        "process_peak_mb": peak,
         "worker_peak_mb": worker,
+        "run_peak_mb": both,
     }
 
 
-def resident(process: int | str | None, field: str) -> float:
-    """A field of /proc/PROCESS/status in megabytes."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+def resident(process: int | str | None, file: str, field: str) -> float:
+    """A field of /proc/PROCESS/FILE in megabytes."""
+    lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
     return next(round(int(line.split()[1]) / 1024, 1) for line in lines if line.startswith(f"{field}:"))
 
 
@@ -268,13 +274,14 @@ def median(runs: list[dict[str, float]]) -> dict[str, float]:
 def table(record: dict[str, Any]) -> str:
     """Markdown."""
     lines = [
-        "| place | images | first start | second start | images/s | CPU ms an image | process | worker |",
-        "|---|---|---|---|---|---|---|---|",
+        "| place | images | first start | second start | images/s | CPU ms an image | process | worker | both |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row['place']} | {row['images']:,} | {row['first_start']['first_batch_s']:.2f} s"
         f" | {row['second_start']['first_batch_s']:.2f} s | {row['images_per_second']:,}"
-        f" | {row['cpu_ms_per_image']:.2f} | {row['process_peak_mb']:.0f} MB | {row['worker_peak_mb']:.0f} MB |"
+        f" | {row['cpu_ms_per_image']:.2f} | {row['process_peak_mb']:.0f} MB | {row['worker_peak_mb']:.0f} MB"
+        f" | {row['run_peak_mb']:.0f} MB |"
         for row in record["sizes"]
     ]
     lines += ["", "| work | processes | images/s | of as many times one |", "|---|---|---|---|"]

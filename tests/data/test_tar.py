@@ -349,6 +349,22 @@ def test_a_negative_size_does_not_walk_for_ever(tmp_path):
     assert "no tar header" in source.problems[0].reason
 
 
+def test_an_image_beyond_what_the_index_can_tell_leaves_the_others_as_they_are(tmp_path):
+    path = Path(write_tar(tmp_path / "x.tar", sample("a", 0)))
+    huge = tarfile.TarInfo("b.jpg")
+    huge.size = 5 << 30
+    last = Path(write_tar(tmp_path / "last.tar", sample("c", 1))).read_bytes()
+    with path.open("r+b") as file:
+        file.seek(4 * BLOCK)
+        file.write(huge.tobuf(tarfile.GNU_FORMAT))
+        file.seek(huge.size, os.SEEK_CUR)  # a hole: it takes no room on the disk
+        file.write(last)
+    source = open_source(str(path))
+    assert names(source) == ["x.tar/a.jpg", "x.tar/b.jpg", "x.tar/c.jpg"]
+    assert (source.read(0), source.read(2)) == (b"a", b"c")
+    assert source.problems == ()
+
+
 def test_a_sparse_member_is_refused(tmp_path):
     path = tmp_path / "x.tar"
     write_tar(path, sample("a", 0))

@@ -27,8 +27,9 @@ from attar.data.mapped import ArrowFile, CachedRows, cached_rows
 from attar.errors import DataError
 from attar.utils.io import sha256_file
 
-_FORMAT = 2  # raise when the layout of the cached files changes
+_FORMAT = 3  # raise when the layout of the cached files changes
 _LARGEST_HEADER = 1 << 20  # bytes of a long name; a damaged length must not fill the memory
+_LARGEST_SIZE = 2**32 - 1  # bytes of an image that the index can tell; a larger one fails when it is read
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)  # WebDataset: key, ending
 
@@ -48,7 +49,7 @@ def shard_rows(file: File) -> tuple[CachedRows, tuple[Problem, ...]]:
 
 
 def _build(file: File, folder: Path) -> dict[str, Any]:
-    columns = {"name": pa.large_binary(), "offset": pa.int64(), "size": pa.int64(), "label": pa.int64()}
+    columns = {"name": pa.binary(), "offset": pa.int64(), "size": pa.uint32(), "label": pa.int64()}  # small: all mapped
     rows, digest, problems = ArrowFile(folder / "rows.arrow", columns), hashlib.sha256(), []
     images = 0
     with file.open() as opened:
@@ -121,7 +122,7 @@ def _samples(file: BinaryIO) -> Iterator[_Sample]:
                 has_labels = True
             elif f".{match[2].lower()}" in IMAGE_SUFFIXES and not sample.name:
                 sample.name = member.name.encode(errors="surrogateescape")
-                sample.offset, sample.size = member.offset_data, member.size
+                sample.offset, sample.size = member.offset_data, min(member.size, _LARGEST_SIZE)
     except _Damage:
         if sample.name and (sample.label is not None or not has_labels):  # else its class lay behind the damage
             yield sample
