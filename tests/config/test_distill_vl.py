@@ -5,7 +5,7 @@ import pytest
 from attar.cli import DISTILL_VL
 from attar.config import DistillVlConfig
 from attar.errors import ConfigError
-from attar.recipes.dime_fm import RECIPES
+from attar.recipes.dime_fm import RECIPES, completed, from_recipe
 
 FLAGS = ["--teacher", "open_clip:ViT-B-32", "--student", "vit_tiny_patch16_224", "--images", "a", "--sentences", "b"]
 FLAGS += ["--out", "c"]
@@ -66,6 +66,13 @@ def test_recipes_take_the_teacher_and_data_of_the_command_line(name):
     assert DISTILL_VL.parse([*words, "--max-steps", "3"]).epochs is None
     assert isinstance(DISTILL_VL.parse([*words, "--batch-size", "64"]), DistillVlConfig)
     assert (config.dime_fm.udist_weight > 0) is name.endswith("regularised")
+
+
+def test_a_recipe_named_from_python_says_what_nobody_set():
+    given = {"recipe": "dime_fm_b32", "teacher": "t", "student": "s", "images": "i", "sentences": "s", "out": "o"}
+    whole = completed(DistillVlConfig(**given, max_steps=3))
+    assert whole == from_recipe(given | {"max_steps": 3})
+    assert (whole.batch_size, whole.teacher, whole.epochs) == (640, "t", None)
 
 
 def test_an_unknown_recipe_is_told():

@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 
-from attar.config import DistillConfig
+from attar.config import DistillConfig, PlanConfig
 from attar.data.labelled import open_labelled
 from attar.errors import ConfigError, Interrupted
 from attar.evaluation import KnnMonitor
 from attar.models import load_backbone
 from attar.recipes.distill import distill
-from attar.recipes.proteus import RECIPES, from_recipe
+from attar.recipes.plan import plan
+from attar.recipes.proteus import RECIPES, completed, from_recipe
 from attar.recipes.quickstart import playground_teacher, quickstart_config
 
 
@@ -68,6 +70,36 @@ def test_fast_takes_any_pair_and_length_and_leaves_its_other_settings() -> None:
     assert other == plain.replace(optim={"lr": 1e-3})
     with pytest.raises(ConfigError, match=r"epochs and max_steps are both set \(3, 9\)"):
         from_recipe(asked | {"epochs": 3, "max_steps": 9})
+
+
+def test_a_recipe_named_from_python_says_what_nobody_set() -> None:
+    given = {"recipe": "fast", "data": "images", "out": "run", "teacher": "a", "student": "b"}
+    for own in ({}, {"max_steps": 7}, {"epochs": 3}, {"optim": {"lr": 1e-3}}, {"method": "hint"}, {"seed": 0}):
+        whole = from_recipe(given | own)
+        assert completed(DistillConfig(**given).replace(**own)) == whole == completed(DistillConfig(**given, **own))
+        assert completed(whole) == whole
+        assert completed(whole.replace(optim={"algorithm": "adamw"})).optim.algorithm == "adamw"
+    alone = DistillConfig(**{name: value for name, value in given.items() if name != "recipe"})
+    assert completed(alone) == alone
+
+
+def test_a_run_and_a_plan_take_what_the_recipe_says(tmp_path: Path) -> None:
+    config = DistillConfig(
+        recipe="fast",
+        teacher="vit_tiny_patch16_224?depth=1",
+        teacher_weights="random",
+        student="vit_tiny_patch16_224?depth=1",
+        data="playground:0?n=60",
+        out=str(tmp_path / "run"),
+        img_size=32,
+        batch_size=4,
+        workers=0,
+    )
+    planned = plan(config, PlanConfig(probe_steps=2))
+    assert [part.times for part in planned.parts if part.what == "training steps"] == [1000]
+    run = distill(config.replace(max_steps=2)).run
+    recorded = DistillConfig.build(yaml.safe_load((run / "config.yaml").read_text()))
+    assert (recorded.recipe, recorded.optim.algorithm, recorded.proteus.patch_weight) == ("fast", "muon", 0)
 
 
 @pytest.mark.parametrize("method", ["proteus", "hint"])

@@ -68,7 +68,7 @@ class Config(BaseModel, metaclass=_InWords):
         Raises:
             ConfigError: If a changed field is unknown or out of bounds.
         """
-        settings = self.model_dump()
+        settings = self.model_dump(exclude_unset=True)  # a recipe may still say what nobody set
         for name, value in changes.items():
             current = settings.get(name)
             if isinstance(value, Mapping) and isinstance(current, dict):

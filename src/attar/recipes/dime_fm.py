@@ -64,3 +64,12 @@ def from_recipe(settings: Mapping[str, Any]) -> DistillVlConfig:
         ConfigError: If there is no such recipe, or a setting is unknown, missing or out of bounds.
     """
     return DistillVlConfig.build(over_recipe(settings, RECIPES, ("images", "sentences", "out")))
+
+
+def completed(config: DistillVlConfig) -> DistillVlConfig:
+    """The same, and from the recipe that it names what nobody set; as it is if it came from `from_recipe`.
+
+    Raises:
+        ConfigError: If there is no such recipe.
+    """
+    return from_recipe(config.model_dump(exclude_unset=True))

@@ -19,6 +19,7 @@ from attar.recipes.describe import binding, card, facts, places_in_words, say_da
 from attar.recipes.judging import is_unjudged, judge, judge_baselines, watch
 from attar.recipes.kept import keep, take_back
 from attar.recipes.kept_answers import ask_beforehand, check_room, keep_answers
+from attar.recipes.proteus import completed
 from attar.recipes.training import Training, bad_files_of, memory_in_words, resume, train
 from attar.reports import Result, read_results, verdict, write_page
 from attar.train import TrainState, build_state
@@ -64,6 +65,7 @@ def distill(config: DistillConfig) -> DistillReport:
         TrainingError: If a step needs more memory than the device has, or another rank has gone.
         Interrupted: If SIGINT or SIGTERM came; a checkpoint is saved.
     """
+    config = completed(config)
     device = pick_device(config.device)
     with (
         polite_stop(),

@@ -16,6 +16,7 @@ from attar.export import check_ships, costs_table, tower_costs, write_two_towers
 from attar.methods import DimeFm
 from attar.models import Backbone, TextTower, load_two_towers
 from attar.recipes.describe import places_in_words, say_damage, say_results
+from attar.recipes.dime_fm import completed
 from attar.recipes.judging import is_unjudged, judge, judge_baselines, watch
 from attar.recipes.kept import keep, take_back
 from attar.recipes.training import Training, resume, train
@@ -70,6 +71,7 @@ def distill_vl(config: DistillVlConfig) -> DistillVlReport:
         TrainingError: If a step needs more memory than the device has, or another rank has gone.
         Interrupted: If SIGINT or SIGTERM came; a checkpoint is saved.
     """
+    config = completed(config)
     device = pick_device(config.device)
     with (
         polite_stop(),

@@ -167,3 +167,12 @@ def from_recipe(settings: Mapping[str, Any]) -> DistillConfig:
             del start["proteus"]  # another method has no use for it
 
     return DistillConfig.build(over_recipe(settings, RECIPES, ("data", "out"), drop=drop))
+
+
+def completed(config: DistillConfig) -> DistillConfig:
+    """The same, and from the recipe that it names what nobody set; as it is if it came from `from_recipe`.
+
+    Raises:
+        ConfigError: If there is no such recipe.
+    """
+    return from_recipe(config.model_dump(exclude_unset=True))

@@ -21,6 +21,7 @@ from attar.recipes.planning import concerns
 from attar.recipes.planning.monitoring import Judgements, images_to_look_at, students_kept, students_written
 from attar.recipes.planning.parts import Concern, Part, Plan, bytes_below, free_at
 from attar.recipes.planning.probe import Steps, forget_peaks, held, probe, timed
+from attar.recipes.proteus import completed
 from attar.recipes.training import check_every, checkpoint_every
 from attar.train import TrainState, build_state, times_due
 from attar.utils.distributed import pick_device
@@ -34,6 +35,7 @@ def plan_distill(config: DistillConfig, settings: PlanConfig, folder: Path) -> P
         settings: Of the plan.
         folder: An empty one, for what is written meanwhile.
     """
+    config = completed(config)
     device = pick_device(config.device)
     forget_peaks(device)
     opening, built = timed(lambda: assemble(config, device))

@@ -21,6 +21,7 @@ from attar.methods import DimeFm, ImageTargets, cached_targets, online_targets, 
 from attar.methods.teacher_cache import TeacherCache
 from attar.models import load_two_towers
 from attar.recipes.describe import describe, starting_weights
+from attar.recipes.dime_fm import completed
 from attar.recipes.distill_vl import training_of
 from attar.recipes.embed import Embedding
 from attar.recipes.planning import concerns
@@ -85,6 +86,7 @@ class Repeated:
 
 def plan_distill_vl(config: DistillVlConfig, settings: PlanConfig, folder: Path) -> Plan:
     """Assemble the run, ask the teacher about a little, judge some images as the run will, train some steps, save."""
+    config = completed(config)
     device = pick_device(config.device)
     forget_peaks(device)
     opening, built = timed(lambda: _assembled(config, device))
