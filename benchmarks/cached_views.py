@@ -84,8 +84,7 @@ class CacheStudy:
         """How all rows learn."""
         if self.args.recipe:
             return settings_of(self.args.recipe, self.args.steps)
-        is_part = self.args.terms == "token_feature"
-        return {"views": VIEWS, "optim": OPTIM, "proteus": {"patch_weight": 0.0} if is_part else {}}
+        return {"views": VIEWS, "optim": OPTIM, "proteus": {} if self.args.terms == "all" else {"patch_weight": 0.0}}
 
     def config(self, row: str, seed: int) -> attar.DistillConfig:
         """The run of a cell."""
@@ -243,8 +242,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--images", type=float, default=IMAGES, help="share of CIFAR-10 train to learn from")
-    parser.add_argument("--terms", choices=["token_feature", "all"], default="token_feature")
-    parser.add_argument("--recipe", choices=["fast"], help="in place of proteus_small.py's settings and of --terms")
+    parser.add_argument("--terms", choices=["token_feature", "all"], help="token_feature by default")
+    parser.add_argument("--recipe", choices=["fast"], help="in place of proteus_small.py's settings")
     parser.add_argument("--threads", type=int, help="threads of torch; by default one for each core")
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
     parser.add_argument("--precision", choices=["fp32", "bf16", "auto"], default="bf16")
@@ -258,6 +257,8 @@ def main() -> None:
         return
     if args.data is None:
         parser.error("--data is needed")
+    if args.recipe and args.terms:
+        parser.error("--recipe says which terms there are. Leave --terms out")
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     study = CacheStudy(args)
     for seed, row in itertools.product(args.seeds, args.rows):

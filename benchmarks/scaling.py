@@ -9,7 +9,8 @@ fresh process, imports left out:
 - the first start, which lists every file or meets every header, and the second, which reads the index of the first;
 - images a second and CPU milliseconds an image over 300 batches of 32 views of a training run, all over the place;
 - the peak of resident memory of a process that does so and of a loader's worker, in each of which the mapped index
-  counts; and of a process with its worker (`Pss`), in which what both share counts once.
+  counts; and of a process and its worker together, in which what both map counts once (`Pss`: what other processes map
+  too is divided among all, so let none with torch run beside).
 
 Then the same work for each of one process and several: loader processes that make training views of 500 x 375 photos,
 and ranks of `attar embed` on them. The ratio is of images a second to those of one process, times their number.
@@ -86,8 +87,10 @@ def of_size(root: Path, count: int) -> Iterator[dict[str, Any]]:
         time.sleep(2.5)  # a folder written to less than two seconds ago is listed again
         print(f"{datetime.datetime.now():%H:%M:%S} {kind} of {count:,}", flush=True)
         first, second = (measured("start", str(place), cache) for _ in range(2))
-        loading = median([measured("loading", str(place), cache) for _ in range(REPEATS)])
-        yield {"place": kind, "images": count, "first_start": first, "second_start": second, **loading}
+        had = {}
+        for what in ("loading", "worker"):
+            had |= median([measured(what, str(place), cache) for _ in range(REPEATS)])
+        yield {"place": kind, "images": count, "first_start": first, "second_start": second, **had}
         shutil.rmtree(place)
 
 
@@ -153,33 +156,36 @@ def start(place: str) -> dict[str, float]:
 
 
 def loading(place: str) -> dict[str, float]:
-    """Speed and memory of a process that loads all batches, then memory of one that has a worker do so."""
+    """Speed and memory of a process that loads all batches."""
     from attar.data.loader import training_batches  # noqa: F401  imports are not what is measured
     from attar.data.sources import open_source
 
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
-    source = open_source(place)
-    batches = iter(batches_of(source, workers=0))
+    batches = iter(batches_of(open_source(place), workers=0))
     next(batches)
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in batches:
         pass
     images = (BATCHES - 1) * BATCH_SIZE
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = resident("self", "status", "VmHWM")
-    worker = both = 0.0
-    for number, _ in enumerate(batches_of(open_source(place), workers=1)):
-        children = [child.pid for child in multiprocessing.active_children()]
-        worker = max(worker, *(resident(child, "status", "VmRSS") for child in children))
-        if number % 50 == 0 or number == BATCHES - 1:  # walks all pages
-            both = max(both, sum(resident(process, "smaps_rollup", "Pss") for process in ("self", *children)))
     return {
         "images_per_second": round(images / wall),
         "cpu_ms_per_image": round(1e3 * cpu / images, 3),
-        "process_peak_mb": peak,
-        "worker_peak_mb": worker,
-        "run_peak_mb": both,
+        "process_peak_mb": resident("self", "status", "VmHWM"),
     }
+
+
+def worker(place: str) -> dict[str, float]:
+    """Memory of a loader's worker that makes all batches, and of it and its parent together, after every 50th."""
+    from attar.data.sources import open_source
+
+    alone = both = 0.0
+    for number, _ in enumerate(batches_of(open_source(place), workers=1), 1):
+        if number % 50 == 0:  # the kernel walks all pages
+            pids = ["self", *(child.pid for child in multiprocessing.active_children())]
+            alone = max(alone, *(resident(pid, "status", "VmRSS") for pid in pids[1:]))
+            both = max(both, sum(resident(pid, "smaps_rollup", "Pss") for pid in pids))
+    return {"worker_peak_mb": alone, "both_peak_mb": both}
 
 
 def resident(process: int | str | None, file: str, field: str) -> float:
@@ -264,7 +270,7 @@ def embedded_by(folder: Path, root: Path, count: int) -> float:
 
 
 RATES: dict[str, Callable[[Path, Path, int], float]] = {"views": views_by, "embedding": embedded_by}
-MEASURES: dict[str, Callable[[str], dict[str, float]]] = {"start": start, "loading": loading}
+MEASURES: dict[str, Callable[[str], dict[str, float]]] = {"start": start, "loading": loading, "worker": worker}
 
 
 def median(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -281,7 +287,7 @@ def table(record: dict[str, Any]) -> str:
         f"| {row['place']} | {row['images']:,} | {row['first_start']['first_batch_s']:.2f} s"
         f" | {row['second_start']['first_batch_s']:.2f} s | {row['images_per_second']:,}"
         f" | {row['cpu_ms_per_image']:.2f} | {row['process_peak_mb']:.0f} MB | {row['worker_peak_mb']:.0f} MB"
-        f" | {row['run_peak_mb']:.0f} MB |"
+        f" | {row['both_peak_mb']:.0f} MB |"
         for row in record["sizes"]
     ]
     lines += ["", "| work | processes | images/s | of as many times one |", "|---|---|---|---|"]

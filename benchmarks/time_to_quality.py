@@ -253,7 +253,7 @@ def seconds_of(steps: int, rate: Mapping[str, Any]) -> float:
 def steps_in(seconds: float, rate: Mapping[str, Any]) -> int:
     """How many steps a run has that takes so long: the inverse of `seconds_of`, which rises."""
     low, high = 0, 1
-    while seconds_of(high, rate) < seconds:
+    while seconds_of(high, rate) <= seconds:
         high *= 2
     while high - low > 1:
         middle = (low + high) // 2

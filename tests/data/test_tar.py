@@ -349,7 +349,7 @@ def test_a_negative_size_does_not_walk_for_ever(tmp_path):
     assert "no tar header" in source.problems[0].reason
 
 
-def test_an_image_beyond_what_the_index_can_tell_leaves_the_others_as_they_are(tmp_path):
+def test_an_image_of_gigabytes_is_refused_and_leaves_the_others_as_they_are(tmp_path):
     path = Path(write_tar(tmp_path / "x.tar", sample("a", 0)))
     huge = tarfile.TarInfo("b.jpg")
     huge.size = 5 << 30
@@ -362,6 +362,8 @@ def test_an_image_beyond_what_the_index_can_tell_leaves_the_others_as_they_are(t
     source = open_source(str(path))
     assert names(source) == ["x.tar/a.jpg", "x.tar/b.jpg", "x.tar/c.jpg"]
     assert (source.read(0), source.read(2)) == (b"a", b"c")
+    with pytest.raises(DecodeError, match=r"x\.tar/b\.jpg: the file has 4 GiB or more"):
+        source.read(1)
     assert source.problems == ()
 
 

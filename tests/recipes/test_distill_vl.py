@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import attar
@@ -133,6 +134,14 @@ def test_a_small_text_tower_that_is_larger_than_the_teachers_is_told(places, tmp
         report = attar.distill_vl(config(places, tmp_path / f"run{len(list(tmp_path.iterdir()))}", **changes))
         for place in (report.run / "log.txt", report.student / "README.md"):
             assert ("the small text tower is larger than the teacher's (" in place.read_text()) is is_told
+
+
+def test_a_run_and_a_plan_take_what_the_recipe_says(places, tmp_path):
+    named = config(places, tmp_path / "out", recipe="dime_fm_b32_regularised", max_steps=1)
+    planned = attar.plan(named, attar.PlanConfig(probe_steps=2))
+    assert planned.settings["dime_fm"]["udist_weight"] == planned.found["settings"]["dime_fm.udist_weight"] == 0.1
+    attar.distill_vl(named)
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["dime_fm"]["udist_weight"] == 0.1
 
 
 def test_the_frozen_text_tower_ships_as_it_is(places, tmp_path):

@@ -7,7 +7,8 @@ import timm
 import torch
 import yaml
 
-from attar.config import DistillConfig, PlanConfig
+from attar.config import DistillConfig, OptimConfig, PlanConfig
+from attar.config.distill import PlainViewsConfig
 from attar.data.labelled import open_labelled
 from attar.errors import ConfigError, Interrupted
 from attar.evaluation import KnnMonitor
@@ -79,8 +80,14 @@ def test_a_recipe_named_from_python_says_what_nobody_set() -> None:
         assert completed(DistillConfig(**given).replace(**own)) == whole == completed(DistillConfig(**given, **own))
         assert completed(whole) == whole
         assert completed(whole.replace(optim={"algorithm": "adamw"})).optim.algorithm == "adamw"
-    alone = DistillConfig(**{name: value for name, value in given.items() if name != "recipe"})
+        assert completed(whole.replace(optim=OptimConfig())).optim == OptimConfig()
+    named = DistillConfig(**given, optim=OptimConfig(lr=1e-3), views=PlainViewsConfig())
+    assert completed(named).optim == from_recipe(given | {"optim": {"lr": 1e-3}}).optim
+    assert completed(named).views.model_dump() == PlainViewsConfig().model_dump()
+    del given["recipe"]
+    alone = DistillConfig(**given, views=PlainViewsConfig())
     assert completed(alone) == alone
+    assert alone.replace(seed=1).views.model_dump() == PlainViewsConfig().model_dump()
 
 
 def test_a_run_and_a_plan_take_what_the_recipe_says(tmp_path: Path) -> None:
@@ -97,6 +104,7 @@ def test_a_run_and_a_plan_take_what_the_recipe_says(tmp_path: Path) -> None:
     )
     planned = plan(config, PlanConfig(probe_steps=2))
     assert [part.times for part in planned.parts if part.what == "training steps"] == [1000]
+    assert planned.found["settings"]["optim.algorithm"] == "muon"
     run = distill(config.replace(max_steps=2)).run
     recorded = DistillConfig.build(yaml.safe_load((run / "config.yaml").read_text()))
     assert (recorded.recipe, recorded.optim.algorithm, recorded.proteus.patch_weight) == ("fast", "muon", 0)

@@ -62,13 +62,24 @@ class Config(BaseModel, metaclass=_InWords):
         except ValidationError as error:
             raise ConfigError(explain(error, cls)) from None
 
+    def given(self) -> dict[str, Any]:
+        """What was set, as nested settings: of each section its own; all of one whose class has other defaults."""
+        found = {}
+        for name in self.model_fields_set:
+            value = getattr(self, name)
+            is_plain = isinstance(value, Config) and type(value) is type(type(self).model_fields[name].default)
+            found[name] = value.given() if is_plain else self.model_dump(include={name})[name]
+        return found
+
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated again. Nested models take a mapping of their changed fields.
+        """A copy with some fields changed, validated again; what nobody set stays for a recipe to say.
+
+        A section takes a mapping of its changed fields, or a model that stands for all of them.
 
         Raises:
             ConfigError: If a changed field is unknown or out of bounds.
         """
-        settings = self.model_dump(exclude_unset=True)  # a recipe may still say what nobody set
+        settings = self.given()
         for name, value in changes.items():
             current = settings.get(name)
             if isinstance(value, Mapping) and isinstance(current, dict):

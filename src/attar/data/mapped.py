@@ -18,6 +18,7 @@ from attar.errors import DataError
 from attar.utils.io import cache_dir, new_folder, read_json, sha256_file, write_json
 
 _ROWS = 65_536  # rows of an index per Arrow batch: a few megabytes
+_BYTES = 1 << 26  # of names in a batch, which may be long; Arrow has room for 2 GiB
 _OPEN_TABLES = 128  # memory maps kept at a time: each is an open file, of which a process may have few
 
 
@@ -140,11 +141,13 @@ class ArrowFile:
         self.schema = pa.schema(list(columns.items()))
         self.writer = pa.ipc.new_file(str(path), self.schema)
         self.rows: list[tuple[object, ...]] = []
+        self.bytes = 0
 
     def append(self, *row: object) -> None:
         """One row, in the order of the columns."""
         self.rows.append(row)
-        if len(self.rows) == _ROWS:
+        self.bytes += sum(len(value) for value in row if isinstance(value, bytes))
+        if len(self.rows) == _ROWS or self.bytes >= _BYTES:
             self._flush()
 
     def close(self) -> None:
@@ -158,3 +161,4 @@ class ArrowFile:
             arrays = [pa.array(values, field.type) for values, field in zip(columns, self.schema, strict=True)]
             self.writer.write_batch(pa.record_batch(arrays, schema=self.schema))
             self.rows.clear()
+            self.bytes = 0

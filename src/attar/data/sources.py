@@ -22,7 +22,7 @@ from attar.data.parquet import parquet_rows
 from attar.data.references import shown, split_reference
 from attar.data.scenes import ArrangementSource, PlaygroundSource, open_playground
 from attar.data.subset import SubsetSource, subset
-from attar.data.tar import shard_rows
+from attar.data.tar import TOO_LARGE, shard_rows
 from attar.data.transfer_set import is_transfer_set, open_transfer_set
 from attar.errors import DataError, DecodeError
 from attar.utils.progress import track
@@ -274,6 +274,8 @@ class TarSource:
         """The member's bytes."""
         part, own = self._rows.find(row)
         start, size = part.table["offset"][own].as_py(), part.table["size"][own].as_py()
+        if size == TOO_LARGE:
+            raise DecodeError(f"{self.name(row)}: the file has 4 GiB or more, which no image has. Leave it out.")
         return part.file.read(start, start + size, name=self.name(row))
 
     def labels(self) -> tuple[Labels, list[str]] | None:

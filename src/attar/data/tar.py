@@ -29,7 +29,7 @@ from attar.utils.io import sha256_file
 
 _FORMAT = 3  # raise when the layout of the cached files changes
 _LARGEST_HEADER = 1 << 20  # bytes of a long name; a damaged length must not fill the memory
-_LARGEST_SIZE = 2**32 - 1  # bytes of an image that the index can tell; a larger one fails when it is read
+TOO_LARGE = 2**32 - 1  # bytes: what the index says of this size and of all beyond
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)  # WebDataset: key, ending
 
@@ -37,9 +37,9 @@ _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)  # WebDataset: key, 
 def shard_rows(file: File) -> tuple[CachedRows, tuple[Problem, ...]]:
     """(where each image of a shard lies, what of the shard is damaged), from the cache or by walking its headers once.
 
-    The table has columns `name`, `offset`, `size` and `label`, which may be null. A damaged shard keeps the images
-    before the damage, and as many count as lost as its other bytes would hold at their size. The fingerprint is over
-    the columns: other bytes of equal length do not change it.
+    The table has columns `name`, `offset`, `size`, which is `TOO_LARGE` at most, and `label`, which may be null. A
+    damaged shard keeps the images before the damage, and as many count as lost as its other bytes would hold at their
+    size. The fingerprint is over the columns: other bytes of equal length do not change it.
 
     Raises:
         DataError: If the file cannot be read, or is compressed.
@@ -122,7 +122,7 @@ def _samples(file: BinaryIO) -> Iterator[_Sample]:
                 has_labels = True
             elif f".{match[2].lower()}" in IMAGE_SUFFIXES and not sample.name:
                 sample.name = member.name.encode(errors="surrogateescape")
-                sample.offset, sample.size = member.offset_data, min(member.size, _LARGEST_SIZE)
+                sample.offset, sample.size = member.offset_data, min(member.size, TOO_LARGE)
     except _Damage:
         if sample.name and (sample.label is not None or not has_labels):  # else its class lay behind the damage
             yield sample

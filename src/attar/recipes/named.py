@@ -1,4 +1,4 @@
-"""Starting points by name: what a command line says, over what the recipe that it names says."""
+"""Starting points by name: what a command line or a config says, over what the recipe that it names says."""
 
 from __future__ import annotations
 

@@ -81,14 +81,14 @@ def plan(config: Config, settings: PlanConfig | None = None) -> Plan:
             planned = planner(config, settings, Path(folder))
         except Interrupted as stop:
             raise Interrupted(stop.args[0], "stopped while planning; nothing is left behind.") from None
-    planned = replace(planned, found={"settings": _given(config), **planned.found})
+    planned = replace(planned, found={"settings": _changed(config, planned.settings), **planned.found})
     if settings.json_file is not None:
         write_json(Path(settings.json_file).expanduser(), planned.as_json())
     Log().say(f"  plan     attar {planned.verb}; nothing was written into --out\n{planned}")
     return planned
 
 
-def _given(config: Config) -> dict[str, Any]:
+def _changed(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that are not what they are by default."""
     defaults = type(config).model_construct().model_dump(mode="json")
-    return {name: now for name, (_, now) in flat_changes(defaults, config.model_dump(mode="json")).items()}
+    return {name: now for name, (_, now) in flat_changes(defaults, dict(settings)).items()}

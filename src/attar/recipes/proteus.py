@@ -170,9 +170,9 @@ def from_recipe(settings: Mapping[str, Any]) -> DistillConfig:
 
 
 def completed(config: DistillConfig) -> DistillConfig:
-    """The same, and from the recipe that it names what nobody set; as it is if it came from `from_recipe`.
+    """With what its recipe says where nobody set anything; as it is if it names none, or came from `from_recipe`.
 
     Raises:
-        ConfigError: If there is no such recipe.
+        ConfigError: If there is no such recipe, or what it says and what was set do not go together.
     """
-    return from_recipe(config.model_dump(exclude_unset=True))
+    return config if config.recipe is None else from_recipe(config.given())
