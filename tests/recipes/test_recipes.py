@@ -69,6 +69,8 @@ def test_fast_takes_any_pair_and_length_and_leaves_its_other_settings() -> None:
     assert (plain.optim.algorithm, plain.proteus.patch_weight, plain.proteus.standardise_targets) == ("muon", 0, True)
     other = from_recipe(asked | {"optim": {"lr": 1e-3}})
     assert other == plain.replace(optim={"lr": 1e-3})
+    adamw = from_recipe(asked | {"optim": {"algorithm": "adamw"}}).optim
+    assert (adamw.lr, adamw.lr_per_512) == (None, OptimConfig().lr_per_512)  # Muon's rate is not for others
     with pytest.raises(ConfigError, match=r"epochs and max_steps are both set \(3, 9\)"):
         from_recipe(asked | {"epochs": 3, "max_steps": 9})
 
@@ -104,7 +106,14 @@ def test_a_run_and_a_plan_take_what_the_recipe_says(tmp_path: Path) -> None:
     )
     planned = plan(config, PlanConfig(probe_steps=2))
     assert [part.times for part in planned.parts if part.what == "training steps"] == [1000]
-    assert planned.found["settings"]["optim.algorithm"] == "muon"
+    assert planned.settings["optim"]["algorithm"] == "muon"
+    told = planned.found["settings"]  # what is neither the default nor the recipe's
+    assert told == {
+        "recipe": "fast",
+        **{name: getattr(config, name) for name in ("teacher", "teacher_weights", "student", "out")},
+        "data": "playground:0?n=60",
+        **{name: getattr(config, name) for name in ("img_size", "batch_size", "workers")},
+    }
     run = distill(config.replace(max_steps=2)).run
     recorded = DistillConfig.build(yaml.safe_load((run / "config.yaml").read_text()))
     assert (recorded.recipe, recorded.optim.algorithm, recorded.proteus.patch_weight) == ("fast", "muon", 0)

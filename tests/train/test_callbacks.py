@@ -199,17 +199,19 @@ def monitor_of(tmp_path, log, scores, *, every=2, total_steps=5):
 
 
 def test_the_best_by_selection_is_kept_be_it_student_or_average(state, tmp_path, log):
-    # at steps 2, 4 and the last: the student's score, then that of its average; an equal one replaces nothing
+    # at steps 2, 4 and the last: the student's score, then that of its average; an equal one of a later step is better
     scores = Scores(0.3, 0.2, 0.3, 0.4, 0.4, 0.1)
     monitor, kept = monitor_of(tmp_path, log, scores)
     go(monitor, state, 5)
     assert [best for _, best in kept] == [
         {"selected": 0.3, "role": "student", "step": 2},
+        {"selected": 0.3, "role": "student", "step": 4},
         {"selected": 0.4, "role": "ema", "step": 4},
+        {"selected": 0.4, "role": "student", "step": 5},
     ]
     assert kept[0][0] is state.student
-    assert kept[1][0] is state.ema.module
-    assert state.notes == {"best": kept[1][1], "judged": 5}
+    assert kept[2][0] is state.ema.module
+    assert state.notes == {"best": kept[3][1], "judged": 5}
     written = lines(tmp_path / "metrics.jsonl")
     assert [(line["step"], line["student_knn_select"], line["ema_knn_report"]) for line in written] == [
         (2, 0.3, 0.8),
@@ -217,6 +219,12 @@ def test_the_best_by_selection_is_kept_be_it_student_or_average(state, tmp_path,
         (5, 0.4, 0.9),
     ]
     assert "at step 4  student 30.0  ema 40.0  teacher 90.0" in log.path.read_text()
+
+
+def test_of_two_that_are_equal_at_one_step_the_student_is_kept(state, tmp_path, log):
+    monitor, kept = monitor_of(tmp_path, log, Scores(0.3, 0.3), every=5)
+    go(monitor, state, 5)
+    assert [best for _, best in kept] == [{"selected": 0.3, "role": "student", "step": 5}]
 
 
 def test_a_judgement_that_was_cut_short_is_made_up_for_and_none_is_made_twice(state, tmp_path, log):

@@ -29,7 +29,8 @@ from attar.methods.teacher import ask, check_patches, frozen, resample_tokens, r
 from attar.methods.teacher_cache import Answers
 from attar.models import Backbone, ProjectionHead
 from attar.types import Batch, StepOutput, Tokens
-from attar.utils.distributed import sum_over_ranks
+from attar.utils.distributed import sum_over_ranks, world_size
+from attar.utils.progress import track
 from attar.utils.seeding import numpy_generator
 
 _MEASURED = 2048  # views, of all ranks together: a channel's deviation is then known to some 2 %
@@ -289,7 +290,13 @@ class Proteus(Taught):
         """Set the statistics of standardised targets; nothing to do when the option is off."""
         if self.standardiser is not None:
             device = self.teacher.mean.device
-            measured = first_views(batches, _MEASURED)
+            measured = track(
+                first_views(batches, _MEASURED),
+                "measuring the teacher's channels",
+                total=_MEASURED,
+                unit="views",
+                size=lambda batch: len(batch.views) * world_size(),
+            )
             self.standardiser.measure(self.target(batch.to(device).views) for batch in measured)
 
 

@@ -56,6 +56,9 @@ RECIPES: dict[str, Recipe] = {
 }
 """Recipes of `attar distill-vl --recipe NAME`."""
 
+PLACES = ("images", "sentences", "out")
+"""Arguments of each."""
+
 
 def from_recipe(settings: Mapping[str, Any]) -> DistillVlConfig:
     """A config from nested settings; those not given come from the recipe that `recipe` names, if any.
@@ -63,7 +66,7 @@ def from_recipe(settings: Mapping[str, Any]) -> DistillVlConfig:
     Raises:
         ConfigError: If there is no such recipe, or a setting is unknown, missing or out of bounds.
     """
-    return DistillVlConfig.build(over_recipe(settings, RECIPES, ("images", "sentences", "out")))
+    return DistillVlConfig.build(over_recipe(settings, RECIPES, PLACES))
 
 
 def completed(config: DistillVlConfig) -> DistillVlConfig:

@@ -19,6 +19,7 @@ from attar.config import (
     TransferConfig,
 )
 from attar.errors import ConfigError, Interrupted
+from attar.recipes import dime_fm, proteus
 from attar.recipes.planning.distill import plan_distill
 from attar.recipes.planning.distill_vl import plan_distill_vl
 from attar.recipes.planning.embedding import plan_embed
@@ -42,6 +43,11 @@ PLANNERS: Mapping[type[Config], _Planner] = {
     EvaluateConfig: plan_evaluate,
 }
 """What plans each verb, by its settings."""
+
+_RECIPES = {
+    DistillConfig: (proteus.RECIPES, proteus.PLACES),
+    DistillVlConfig: (dime_fm.RECIPES, dime_fm.PLACES),
+}
 
 
 def plan(config: Config, settings: PlanConfig | None = None) -> Plan:
@@ -89,6 +95,9 @@ def plan(config: Config, settings: PlanConfig | None = None) -> Plan:
 
 
 def _changed(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that are not what they are by default."""
+    """Settings that are not what they are by default, or by the recipe that they name."""
     defaults = type(config).model_construct().model_dump(mode="json")
+    if (name := settings.get("recipe")) is not None:
+        recipes, places = _RECIPES[type(config)]
+        defaults |= recipes[name](**dict.fromkeys(places, "-")).model_dump(mode="json", exclude=set(places))
     return {name: now for name, (_, now) in flat_changes(defaults, dict(settings)).items()}

@@ -154,6 +154,9 @@ RECIPES: dict[str, Recipe] = {
 }
 """Recipes of `attar distill --recipe NAME`."""
 
+PLACES = ("data", "out")
+"""Arguments of each."""
+
 
 def from_recipe(settings: Mapping[str, Any]) -> DistillConfig:
     """A config from nested settings; those not given come from the recipe that `recipe` names, if any.
@@ -165,8 +168,11 @@ def from_recipe(settings: Mapping[str, Any]) -> DistillConfig:
     def drop(start: dict[str, Any]) -> None:
         if settings.get("method", start["method"]) != start["method"]:
             del start["proteus"]  # another method has no use for it
+        own, given = start["optim"], settings.get("optim")
+        if isinstance(given, Mapping) and given.get("algorithm", own["algorithm"]) != own["algorithm"]:
+            own["lr"] = None  # which is for that optimizer
 
-    return DistillConfig.build(over_recipe(settings, RECIPES, ("data", "out"), drop=drop))
+    return DistillConfig.build(over_recipe(settings, RECIPES, PLACES, drop=drop))
 
 
 def completed(config: DistillConfig) -> DistillConfig:

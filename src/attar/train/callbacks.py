@@ -196,7 +196,8 @@ class BadFiles(NoEffect):
 class Monitor(NoEffect):
     """Judges the student and its moving average while they train, and keeps the best one; the main rank does it.
 
-    Best is chosen by the scores whose name ends in `select`; those ending in `report` are only written down.
+    Best is chosen by the scores whose name ends in `select`; those ending in `report` are only written down. Of equal
+    scores that of the later step is kept, as `EarlyStop` has it: with few images the first ones may all be equal.
 
     Args:
         evaluator: Judges a backbone.
@@ -206,7 +207,7 @@ class Monitor(NoEffect):
         total_steps: Length of the run; its last step is judged as well.
         title: What people call the figure.
         beside: Figures to compare with, for the log.
-        keep_best: Called with a backbone that is better than any before it.
+        keep_best: Called with a backbone that none of an earlier step exceeds, and that leads its own step.
     """
 
     def __init__(
@@ -251,7 +252,8 @@ class Monitor(NoEffect):
             line |= {f"{role}_{name}": value for name, value in scores.items()}
             selected = next(value for name, value in scores.items() if name.endswith("select"))
             shown.append(f"{role} {100 * selected:.1f}")
-            if selected > state.notes.get("best", {}).get("selected", -1.0):
+            best = state.notes.get("best", {"selected": -1.0, "step": 0})
+            if (selected, state.step) > (best["selected"], best["step"]):
                 state.notes["best"] = {"selected": selected, "role": role, "step": state.step}
                 self.keep_best(backbone, state.notes["best"])
         state.notes["judged"] = state.step
