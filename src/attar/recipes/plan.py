@@ -44,7 +44,7 @@ PLANNERS: Mapping[type[Config], _Planner] = {
 }
 """What plans each verb, by its settings."""
 
-_RECIPES = {
+_RECIPES: Mapping[type[Config], tuple[Mapping[str, Callable[..., Config]], tuple[str, ...]]] = {
     DistillConfig: (proteus.RECIPES, proteus.PLACES),
     DistillVlConfig: (dime_fm.RECIPES, dime_fm.PLACES),
 }
