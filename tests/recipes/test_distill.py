@@ -49,12 +49,12 @@ def test_a_monitor_that_changes_after_the_end_does_not_change_what_ships(tmp_pat
     for name in ("cat", "dog"):
         write_pictures(tmp_path / "monitor" / name, 12)
     config = config_of("proteus", tmp_path).replace(
-        monitor=str(tmp_path / "monitor"), monitoring={"every": 1, "k": 3}, optim={"lr": 1e-2}, max_steps=3
+        monitor=str(tmp_path / "monitor"), monitoring={"every": 1, "k": 3}, optim={"lr": 0.05}, max_steps=3, seed=2
     )
     report = attar.distill(config)
     file = report.student / "model.safetensors"
     best, last = file.read_bytes(), (report.run / "student-last/model.safetensors").read_bytes()
-    assert best != last  # of equal figures the first is kept
+    assert best != last  # 17, 67 and 50 % of the selection half
     picture(99).save(tmp_path / "monitor/cat/new.png")
     again = attar.distill(config.replace(reindex=True))
     assert file.read_bytes() == best
