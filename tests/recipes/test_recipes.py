@@ -71,13 +71,22 @@ def test_fast_takes_any_pair_and_length_and_leaves_its_other_settings() -> None:
     assert other == plain.replace(optim={"lr": 1e-3})
     adamw = from_recipe(asked | {"optim": {"algorithm": "adamw"}}).optim
     assert (adamw.lr, adamw.lr_per_512) == (None, OptimConfig().lr_per_512)  # Muon's rate is not for others
+    both = from_recipe(asked | {"optim": {"algorithm": "adamw", "lr": 1e-3}})
+    assert (both.optim.algorithm, both.optim.lr) == ("adamw", 1e-3)
     with pytest.raises(ConfigError, match=r"epochs and max_steps are both set \(3, 9\)"):
         from_recipe(asked | {"epochs": 3, "max_steps": 9})
 
 
 def test_a_recipe_named_from_python_says_what_nobody_set() -> None:
     given = {"recipe": "fast", "data": "images", "out": "run", "teacher": "a", "student": "b"}
-    for own in ({}, {"max_steps": 7}, {"epochs": 3}, {"optim": {"lr": 1e-3}}, {"method": "hint"}, {"seed": 0}):
+    for own in (
+        {},
+        {"max_steps": 7},
+        {"epochs": 3},
+        {"optim": {"lr": 1e-3}},
+        {"method": "hint"},
+        {"optim": {"algorithm": "adamw"}},
+    ):
         whole = from_recipe(given | own)
         assert completed(DistillConfig(**given).replace(**own)) == whole == completed(DistillConfig(**given, **own))
         assert completed(whole) == whole

@@ -290,13 +290,10 @@ class Proteus(Taught):
         """Set the statistics of standardised targets; nothing to do when the option is off."""
         if self.standardiser is not None:
             device = self.teacher.mean.device
-            measured = track(
-                first_views(batches, _MEASURED),
-                "measuring the teacher's channels",
-                total=_MEASURED,
-                unit="views",
-                size=lambda batch: len(batch.views) * world_size(),
-            )
+            measured = first_views(batches, _MEASURED)
+            if world_size() == 1:  # a signal ends it at once, where several ranks must end together
+                what = "measuring the teacher's channels"
+                measured = track(measured, what, total=_MEASURED, unit="views", size=lambda batch: len(batch.views))
             self.standardiser.measure(self.target(batch.to(device).views) for batch in measured)
 
 

@@ -99,5 +99,8 @@ def _changed(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
     defaults = type(config).model_construct().model_dump(mode="json")
     if (name := settings.get("recipe")) is not None:
         recipes, places = _RECIPES[type(config)]
-        defaults |= recipes[name](**dict.fromkeys(places, "-")).model_dump(mode="json", exclude=set(places))
+        start = recipes[name](**dict.fromkeys(places, "-")).model_dump(mode="json", exclude=set(places))
+        if settings.get("method") != start.get("method"):
+            del start["proteus"]  # which the recipe says for its own method
+        defaults |= start
     return {name: now for name, (_, now) in flat_changes(defaults, dict(settings)).items()}

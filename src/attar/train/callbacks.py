@@ -207,7 +207,7 @@ class Monitor(NoEffect):
         total_steps: Length of the run; its last step is judged as well.
         title: What people call the figure.
         beside: Figures to compare with, for the log.
-        keep_best: Called with a backbone that none of an earlier step exceeds, and that leads its own step.
+        keep_best: Called with each backbone that becomes the best so far.
     """
 
     def __init__(
