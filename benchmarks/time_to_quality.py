@@ -85,8 +85,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cached_2": {"cached_views": 2, "cache": {"format": "int8"}},
     "small_first": {"student": f"{STUDENT}&dynamic_img_size=true", "proteus": {"small_size": 32, "small_share": 0.5}},
     "tenth": {"images": 0.1},
-    "batch_64": {"batch_size": 64},
-    "batch_256": {"batch_size": 256},
+    **{f"batch_{size}": {"batch_size": size} for size in (32, 64, 256)},
     "wider": {"student": STUDENT.replace("embed_dim=128&depth=4&num_heads=4", "embed_dim=256&depth=6&num_heads=8")},
 }
 """What is tried, over P1. `lr_times` multiplies its learning rate, `images` is the share of them to learn from; `wider`
