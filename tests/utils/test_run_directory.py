@@ -35,11 +35,15 @@ def started(path, config=CONFIG, *, step=1):
     return run
 
 
-def test_opening_leaves_an_empty_directory_and_starting_names_the_run(tmp_path):
+def test_opening_leaves_nothing_and_starting_names_the_run(tmp_path):
+    (tmp_path / "empty").mkdir()
     run = opened(tmp_path / "a/b")
     assert run.is_new
-    assert list(run.path.iterdir()) == []
-    assert read_json(start_run(run).path / "run.json")["run_id"] == run.run_id
+    assert opened(tmp_path / "empty").is_new
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]  # what the user made stays
+    with open_run(tmp_path / "a/b", CONFIG) as run:
+        started_run = start_run(run)
+    assert read_json(started_run.path / "run.json")["run_id"] == run.run_id
 
 
 def test_the_same_settings_go_on_with_the_same_run(tmp_path):

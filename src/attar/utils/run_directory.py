@@ -88,10 +88,12 @@ def open_run(path: Path, config: Config, *, resume_anyway: bool = False) -> Iter
 def held_directory(path: Path) -> Iterator[Path]:
     """The absolute path of a directory, made where there is none, for no other process within the block.
 
+    One that was made and is empty at the end, as a refused run leaves it, is removed again.
+
     Raises:
         RunDirectoryError: If it cannot be made or written, or is in use.
     """
-    path = _made(path)
+    path, made = _made(path)
     lock = _hold(path / ".attar-lock")
     try:
         yield path
@@ -99,9 +101,13 @@ def held_directory(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             Path(lock.name).unlink()
         lock.close()
+        with contextlib.suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
 
 
-def _made(path: Path) -> Path:
+def _made(path: Path) -> tuple[Path, list[Path]]:
+    """The absolute path, and the folders that had to be made for it, innermost first."""
     try:
         path = path.expanduser().resolve()
         str(path).encode()
@@ -111,8 +117,9 @@ def _made(path: Path) -> Path:
     with storage_errors(path):
         if path.exists() and not path.is_dir():
             raise RunDirectoryError(f"--out {path} is a file. Give a directory.")
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
-    return path
+    return path, missing
 
 
 def _hold(path: Path) -> TextIO:
