@@ -74,7 +74,7 @@ class CacheStudy:
         self.out.mkdir(parents=True, exist_ok=True)
         file = self.out / "settings.json"
         settings = {name: vars(args)[name] for name in ("steps", "images", "precision", "device", "limit")}
-        settings |= {"student": STUDENT, "img_size": IMG_SIZE, "batch_size": BATCH_SIZE, **self.learning()}
+        settings |= {"student": STUDENT, "img_size": IMG_SIZE, **self.learning()}
         with alone_at(self.out / ".settings"):
             if file.exists() and read_json(file) != settings:
                 raise SystemExit(f"{self.out} holds cells of other settings. Take another --out.")
@@ -83,8 +83,9 @@ class CacheStudy:
     def learning(self) -> dict[str, Any]:
         """How all rows learn."""
         if self.args.recipe:
-            return settings_of(self.args.recipe, self.args.steps)
-        return {"views": VIEWS, "optim": OPTIM, "proteus": {} if self.args.terms == "all" else {"patch_weight": 0.0}}
+            return {"batch_size": BATCH_SIZE} | settings_of(self.args.recipe, self.args.steps)
+        proteus = {} if self.args.terms == "all" else {"patch_weight": 0.0}
+        return {"batch_size": BATCH_SIZE, "views": VIEWS, "optim": OPTIM, "proteus": proteus}
 
     def config(self, row: str, seed: int) -> attar.DistillConfig:
         """The run of a cell."""
@@ -97,7 +98,6 @@ class CacheStudy:
                 "data": f"{self.data / 'cifar10' / 'train.parquet'}?images={args.images:g}&subset_seed=0",
                 "out": str(self.out / "runs" / f"{row}-{seed}"),
                 "img_size": IMG_SIZE,
-                "batch_size": BATCH_SIZE,
                 "max_steps": args.steps,
                 "seed": seed,
                 "device": args.device,

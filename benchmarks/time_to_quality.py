@@ -17,8 +17,9 @@ which no run is held up. Nothing is resumed: an interrupted cell begins anew.
 
 k-NN of CIFAR-10 test images has two halves, one to choose rows by and one to report. `time at Q` is interpolated
 between the horizons around it, Q being the baseline's k-NN at the whole budget, mean of its seeds, for P1 at the best
-of the rates that were run there. Intervals (90 %) are drawn over seeds and images, the same images for all rows. Cells
-are files in `--out`; a second start does what is missing, and several processes with one `--out` share the work.
+of the rates and batch sizes that were run there. Intervals (90 %) are drawn over seeds and images, the same images for
+all rows. Cells are files in `--out`; a second start does what is missing, and several processes with one `--out` share
+the work.
 """
 
 from __future__ import annotations
@@ -343,8 +344,8 @@ CLOCKS, HALVES = ("wall", "cpu"), ("select", "report")
 def factors(cells: Sequence[Mapping[str, Any]], half: str, clock: str) -> dict[str, dict[str, Any]]:
     """By row: how many times sooner it is as good as each baseline at its longest horizon, with 90 % intervals.
 
-    P1 is that of the row's student, at its best learning rate. `at_least` and `high_at_least` say that the factor, or
-    the end of its interval, is a bound, as the shortest horizon is good enough already.
+    P1 is that of the row's student, at its best learning rate and batch size. `at_least` and `high_at_least` say that
+    the factor, or the end of its interval, is a bound, as the shortest horizon is good enough already.
     """
     if not cells:
         return {}
@@ -356,7 +357,7 @@ def factors(cells: Sequence[Mapping[str, Any]], half: str, clock: str) -> dict[s
     found: dict[str, dict[str, Any]] = {row: {} for row in curves}
     for row, (times, qualities) in curves.items():
         is_wider = "wider" in row.split("+")
-        for base, chosen in (("P0", None if is_wider else "P0"), ("P1", best_rate_of_p1(cells, is_wider=is_wider))):
+        for base, chosen in (("P0", None if is_wider else "P0"), ("P1", best_of_p1(cells, is_wider=is_wider))):
             if chosen is None or chosen not in curves or chosen == row:
                 continue
             seconds, quality = curves[chosen][0][:, -1], curves[chosen][1][:, -1]
@@ -375,8 +376,8 @@ def factors(cells: Sequence[Mapping[str, Any]], half: str, clock: str) -> dict[s
     return found
 
 
-def best_rate_of_p1(cells: Sequence[Mapping[str, Any]], *, is_wider: bool = False) -> str | None:
-    """The row of P1's learning rates with the highest k-NN on the selection half, of those at the longest horizon."""
+def best_of_p1(cells: Sequence[Mapping[str, Any]], *, is_wider: bool = False) -> str | None:
+    """Of P1's learning rates and batch sizes at the longest horizon, the row best on the selection half."""
     rates = [cell for cell in cells if is_p1(cell["row"]) and ("wider" in cell["row"].split("+")) == is_wider]
     longest = max((cell["horizon"] for cell in rates), default=None)
     found: dict[str, list[float]] = {}
@@ -387,8 +388,8 @@ def best_rate_of_p1(cells: Sequence[Mapping[str, Any]], *, is_wider: bool = Fals
 
 
 def is_p1(row: str) -> bool:
-    """Whether a row is P1, of either student, at any learning rate."""
-    return all(name in ("P1", "wider") or name.startswith("lr_x") for name in row.split("+"))
+    """Whether a row is P1, of either student, at any learning rate and batch size."""
+    return all(name in ("P1", "wider") or name.startswith(("lr_x", "batch_")) for name in row.split("+"))
 
 
 def curve(
@@ -432,7 +433,7 @@ def table(results: dict[str, Any], half: str, clock: str) -> str:
     cells = results["cells"]
     horizons = sorted({cell["horizon"] for cell in cells})
     longest = [f"k-NN at {horizon:g}" for horizon in horizons]
-    chosen = best_rate_of_p1(cells)
+    chosen = best_of_p1(cells)
     p1 = "P1" if chosen in (None, "P1") else f"P1 ({chosen})"
     heading = ["row", *longest, "unseen classes", "views", "sooner than P0", f"sooner than {p1}", "CPU/wall"]
     lines = [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]

@@ -100,10 +100,14 @@ def test_the_end_of_an_interval_is_a_bound_where_one_draw_in_twenty_is() -> None
 
 
 def test_the_baselines_rate_is_chosen_by_the_selection_half_at_the_longest_horizon() -> None:
-    assert race.best_rate_of_p1(CELLS) == "lr_x2"  # 0.6 in the mean of its seeds
-    assert race.best_rate_of_p1([*CELLS, cell("lr_x5", 1.0, cpu=1, wall=1, report=0.1, select=0.7)]) == "lr_x5"
-    assert race.best_rate_of_p1([*CELLS, cell("fast", 1.0, cpu=1, wall=1, report=1.0, select=1.0)]) == "lr_x2"
-    assert race.best_rate_of_p1([CELLS[0]]) is None
+    assert race.best_of_p1(CELLS) == "lr_x2"  # 0.6 in the mean of its seeds
+    assert race.best_of_p1([*CELLS, cell("lr_x5", 1.0, cpu=1, wall=1, report=0.1, select=0.7)]) == "lr_x5"
+    assert (
+        race.best_of_p1([*CELLS, cell("lr_x2+batch_64", 1.0, cpu=1, wall=1, report=0.1, select=0.7)])
+        == "lr_x2+batch_64"
+    )
+    assert race.best_of_p1([*CELLS, cell("fast", 1.0, cpu=1, wall=1, report=1.0, select=1.0)]) == "lr_x2"
+    assert race.best_of_p1([CELLS[0]]) is None
 
 
 def test_another_student_has_its_own_baseline() -> None:
@@ -111,8 +115,8 @@ def test_another_student_has_its_own_baseline() -> None:
         cell("wider+lr_x2", 1.0, cpu=100, wall=100, report=0.9, select=0.9),
         cell("muon+wider", 0.1, cpu=10, wall=10, report=0.9, select=0.9),
     ]
-    assert race.best_rate_of_p1([*CELLS, *wider]) == "lr_x2"
-    assert race.best_rate_of_p1([*CELLS, *wider], is_wider=True) == "wider+lr_x2"
+    assert race.best_of_p1([*CELLS, *wider]) == "lr_x2"
+    assert race.best_of_p1([*CELLS, *wider], is_wider=True) == "wider+lr_x2"
     found = race.factors([*CELLS, *wider], "report", "cpu")["muon+wider"]
     assert found == {"P1": found["P1"]}  # the literal recipe was not run with this student
     assert (found["P1"]["against"], found["P1"]["factor"]) == ("wider+lr_x2", 10)

@@ -24,7 +24,7 @@ def test_every_recipe_builds_and_names_models_that_exist(name: str) -> None:
     config = RECIPES[name](data="images", out="run")
     for reference in (config.teacher, config.student):
         assert timm.is_model(reference.partition("?")[0])
-    assert (config.epochs, config.max_steps) == ((None, 1000) if name == "fast" else (300, None))
+    assert (config.epochs, config.max_steps) == ((None, 2000) if name == "fast" else (300, None))
     assert config.img_size == 224
     is_paper = name.endswith("_paper")
     assert (config.optim.schedule, config.proteus.mask_rule) == (("paper", "paper") if is_paper else ("step", "random"))
@@ -64,7 +64,7 @@ def test_recipes_do_two_steps_at_their_input_size(name: str, tmp_path: Path) -> 
 def test_fast_takes_any_pair_and_length_and_leaves_its_other_settings() -> None:
     asked = {"recipe": "fast", "data": "images", "out": "run", "teacher": "a", "student": "b"}
     plain, longer = from_recipe(asked), from_recipe(asked | {"epochs": 3})
-    assert (plain.teacher, plain.student, plain.max_steps, plain.epochs) == ("a", "b", 1000, None)
+    assert (plain.teacher, plain.student, plain.max_steps, plain.epochs) == ("a", "b", 2000, None)
     assert longer == plain.replace(epochs=3, max_steps=None)
     assert (plain.optim.algorithm, plain.proteus.patch_weight, plain.proteus.standardise_targets) == ("muon", 0, True)
     other = from_recipe(asked | {"optim": {"lr": 1e-3}})
@@ -114,7 +114,7 @@ def test_a_run_and_a_plan_take_what_the_recipe_says(tmp_path: Path) -> None:
         workers=0,
     )
     planned = plan(config, PlanConfig(probe_steps=2))
-    assert [part.times for part in planned.parts if part.what == "training steps"] == [1000]
+    assert [part.times for part in planned.parts if part.what == "training steps"] == [2000]
     assert planned.settings["optim"]["algorithm"] == "muon"
     told = planned.found["settings"]  # what is neither the default nor the recipe's
     assert told == {

@@ -115,9 +115,9 @@ def fast(*, data: str, out: str) -> DistillConfig:
     `notes/time_to_quality.md`.
     """
     return proteus_ti(data=data, out=out).replace(
-        batch_size=128,
+        batch_size=64,
         epochs=None,
-        max_steps=1000,
+        max_steps=2000,
         views={"crop_scale": [0.4, 1.0], "randaugment": False, "erase": 0.0, "repeats": 1},
         proteus={"patch_weight": 0.0, "standardise_targets": True, "resample_tokens": True},
         optim={
