@@ -25,6 +25,8 @@ def test_every_recipe_builds_and_names_models_that_exist(name: str) -> None:
     for reference in (config.teacher, config.student):
         assert timm.is_model(reference.partition("?")[0])
     assert (config.epochs, config.max_steps) == ((None, 2000) if name == "fast" else (300, None))
+    if name == "fast":
+        assert config.batch_size == 64
     assert config.img_size == 224
     is_paper = name.endswith("_paper")
     assert (config.optim.schedule, config.proteus.mask_rule) == (("paper", "paper") if is_paper else ("step", "random"))

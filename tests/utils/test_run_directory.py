@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from attar.config import DistillConfig
-from attar.errors import RunDirectoryError
+from attar.errors import ConfigError, RunDirectoryError
 from attar.utils.io import read_json
 from attar.utils.run_directory import open_run, record_settings, start_run, versions
 from small_runs import environment
@@ -44,6 +44,27 @@ def test_opening_leaves_nothing_and_starting_names_the_run(tmp_path):
     with open_run(tmp_path / "a/b", CONFIG) as run:
         started_run = start_run(run)
     assert read_json(started_run.path / "run.json")["run_id"] == run.run_id
+
+
+def test_what_a_refused_run_has_made_goes_unless_something_else_lies_in_it(tmp_path):
+    with pytest.raises(ConfigError), open_run(tmp_path / "a/b/c", CONFIG) as run:
+        (run.path.parents[1] / "other").touch()
+        raise ConfigError("refused")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a/other"]
+
+
+def test_a_directory_that_its_holder_removes_meanwhile_is_made_anew(tmp_path, monkeypatch):
+    lock, path = fcntl.lockf, tmp_path / "run"
+
+    def lock_after_the_holder_has_gone(*args):
+        monkeypatch.setattr(fcntl, "lockf", lock)
+        (path / ".attar-lock").unlink()
+        path.rmdir()
+        return lock(*args)
+
+    monkeypatch.setattr(fcntl, "lockf", lock_after_the_holder_has_gone)
+    with open_run(path, CONFIG) as run:
+        assert [file.name for file in run.path.iterdir()] == [".attar-lock"]
 
 
 def test_the_same_settings_go_on_with_the_same_run(tmp_path):

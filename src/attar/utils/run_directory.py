@@ -93,21 +93,22 @@ def held_directory(path: Path) -> Iterator[Path]:
     Raises:
         RunDirectoryError: If it cannot be made or written, or is in use.
     """
-    path, made = _made(path)
-    lock = _hold(path / ".attar-lock")
-    try:
+    path, missing = _looked_up(path)
+    with contextlib.ExitStack() as held:
+        for folder in missing:
+            held.callback(_remove_if_empty, folder)
+        lock = _hold(path / ".attar-lock")
+        held.callback(lock.close)
+        held.callback(_remove, Path(lock.name))
+        with storage_errors(path):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()}")
+            lock.flush()
         yield path
-    finally:
-        with contextlib.suppress(OSError):
-            Path(lock.name).unlink()
-        lock.close()
-        with contextlib.suppress(OSError):  # not empty
-            for folder in made:
-                folder.rmdir()
 
 
-def _made(path: Path) -> tuple[Path, list[Path]]:
-    """The absolute path, and the folders that had to be made for it, innermost first."""
+def _looked_up(path: Path) -> tuple[Path, list[Path]]:
+    """The absolute path, and the folders on the way to it that are not there, outermost first."""
     try:
         path = path.expanduser().resolve()
         str(path).encode()
@@ -117,30 +118,40 @@ def _made(path: Path) -> tuple[Path, list[Path]]:
     with storage_errors(path):
         if path.exists() and not path.is_dir():
             raise RunDirectoryError(f"--out {path} is a file. Give a directory.")
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        path.mkdir(parents=True, exist_ok=True)
-    return path, missing
+        return path, [folder for folder in (*reversed(path.parents), path) if not folder.exists()]
 
 
 def _hold(path: Path) -> TextIO:
-    """The lock file of a run directory, locked: it names this process, and goes free when this process ends.
+    """The lock file of a run directory, locked, in a folder made where there is none; free when this process ends.
 
     Raises:
         RunDirectoryError: If the directory cannot be written, or another process holds the lock.
     """
     with storage_errors(path.parent):
         while True:
-            file = path.open("a+", encoding="utf-8")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = path.open("a+", encoding="utf-8")
+            except FileNotFoundError:
+                if path.parent.exists():
+                    raise
+                continue  # who held the lock has removed the folder, which was empty
             if not take_lock(file):
                 _complain_of_holder(file)
-            with contextlib.suppress(FileNotFoundError):  # who held it has removed it meanwhile
+            with contextlib.suppress(FileNotFoundError):  # or the file alone
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    break
+                    return file
             file.close()
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-    return file
+
+
+def _remove(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _complain_of_holder(file: TextIO) -> NoReturn:
