@@ -8,9 +8,11 @@ Three ways of the same step, on the same weights, optimizer and moving average:
 - reference: `paper_loss` and `paper_steps` below. The teacher answers in the same call; one student pass over all clean
   views, a second one over all masked views, of which half is thrown away; three heads; backward, AdamW, average. Its
   images come normalised and its masks drawn, as its loader delivers them; it waits for no number of the device.
-- uncached: `attar.train.fit`, whole: masks are drawn, one pass over clean views and masked ones, and the loop's two
-  checks of loss and gradient, for which the device must be waited for.
-- cached: the same, and the teacher's answers come from host memory as float16, pinned where there is a GPU.
+- uncached: `attar.train.fit`, whole: images come as bytes, as attar's loader delivers them, masks are drawn, one pass
+  over clean views and masked ones, and the loop's two checks of loss and gradient, for which the device must be waited
+  for.
+- cached: the same, and the teacher's answers come from attar's own files, as float16, with their checksums verified.
+  The file has been read before: it stands in the machine's memory.
 
 With --compile each block of teacher and student is compiled, and both of attar's ways are measured so too. The
 reference never is. Before anything is timed, loss and gradient of reference and attar are compared in float32 on the
@@ -27,12 +29,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import datetime
 import gc
 import itertools
 import json
 import os
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,15 +47,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attar.config import DistillConfig
+from attar.methods.answer_formats import PLAIN_FORMATS
 from attar.methods.proteus import PatchMasks, Proteus, draw_masks
-from attar.methods.teacher_cache import Answers
+from attar.methods.teacher_cache import TeacherCache
 from attar.models import load_backbone
 from attar.models.compute import forward_macs
 from attar.recipes.proteus import proteus_b, proteus_l, proteus_s
 from attar.train.loop import LoopSettings, fit
 from attar.train.schedule import Schedule, base_lr
 from attar.train.state import TrainState, build_state
-from attar.types import Batch
+from attar.types import Batch, unit_interval
 from attar.utils.distributed import pick_device
 from attar.utils.memory import forget_peak, peak_resident
 from attar.utils.seeding import seeded_torch, torch_generator
@@ -73,7 +78,7 @@ def main() -> None:
     parser.add_argument("--compile", nargs="*", choices=PAIRS, help="pairs to compile, all if none is named")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="of a way in a round; by default 1, on a GPU 4")
+    parser.add_argument("--steps", type=int, help="of a way in a round; by default 1, on a GPU 12")
     parser.add_argument("--seconds", type=float, help="no round of a pair begins that would end later")
     parser.add_argument("--threads", type=int, help="by default one for each core")
     parser.add_argument("--profile", action="store_true", help="print where a step of each way spends its time, too")
@@ -118,9 +123,9 @@ class Bench:
         method: Proteus, whose learner all of them train.
         state: Its optimizer and moving average.
         schedule: Of the learning rate.
-        batches: Views in host memory, B images each.
+        batches: Views in host memory, B images each, as bytes.
         pixels: The same, normalised.
-        answers: What the teacher says of them, float16 in host memory.
+        replayed: The method with the teacher's answers kept on disk.
         masks: (hidden (B, N), positions of its hidden patches among B * N), as the released loader delivers them.
         device: Where the models are.
         has_compiled_blocks: Whether there is something that the ways which are not compiled must leave alone.
@@ -131,14 +136,14 @@ class Bench:
     schedule: Schedule
     batches: list[Batch]
     pixels: list[Tensor]
-    answers: list[Answers]
+    replayed: Proteus
     masks: list[tuple[Tensor, Tensor]]
     device: torch.device
     has_compiled_blocks: bool = False
 
 
-def built(config: DistillConfig, device: torch.device) -> Bench:
-    """A pair with random weights on the device, and its batches."""
+def built(config: DistillConfig, device: torch.device, folder: Path) -> Bench:
+    """A pair with random weights on the device, its batches, and what the teacher says of them in a folder."""
     with seeded_torch(SEED, "benchmark", device=device), device:  # made where they stay: a giant takes long on a CPU
         student = load_backbone(config.student, weights="random", img_size=config.img_size)
         teacher = load_backbone(config.teacher, weights="random", img_size=config.img_size)
@@ -146,13 +151,18 @@ def built(config: DistillConfig, device: torch.device) -> Bench:
     state = build_state(method.learner, student, config.optim, device=device)
     batches = [some_batch(config, step) for step in range(BATCHES)]
     mean, std = student.mean.cpu(), student.std.cpu()
+    replayed = copy.copy(method)
+    kept_as = PLAIN_FORMATS["float16"].on(device)
+    replayed.cache = TeacherCache(folder, config.batch_size, BATCHES, {"format": "float16"}, kept_as)
+    for batch in batches:
+        replayed.answers(batch.to(device))
     return Bench(
         method,
         state,
         Schedule(base_lr(config.optim, config.batch_size), 10**6, 1000.0, config.optim),
         [replace(batch, views=on_host(batch.views, device)) for batch in batches],
-        [on_host((batch.views - mean) / std, device) for batch in batches],
-        [tuple(on_host(part.half().cpu(), device) for part in method.ask(batch.views.to(device))) for batch in batches],
+        [on_host((unit_interval(batch.views) - mean) / std, device) for batch in batches],
+        replayed,
         [
             tuple(on_host(part, device) for part in whole_masks(drawn(method, batch), config.batch_size))
             for batch in batches
@@ -162,10 +172,11 @@ def built(config: DistillConfig, device: torch.device) -> Bench:
 
 
 def some_batch(config: DistillConfig, step: int) -> Batch:
-    generator = torch_generator(SEED, "views", step)
-    views = torch.rand(config.batch_size, 3, config.img_size, config.img_size, generator=generator)
+    """View number `step` of each image."""
+    shape = (config.batch_size, 3, config.img_size, config.img_size)
+    views = torch.randint(256, shape, dtype=torch.uint8, generator=torch_generator(SEED, "views", step))
     rows = torch.arange(config.batch_size)
-    return Batch(views, rows, torch.zeros_like(rows), rows, step, config.batch_size)
+    return Batch(views, rows, torch.full_like(rows, step), rows, step, config.batch_size)
 
 
 def on_host(tensor: Tensor, device: torch.device) -> Tensor:
@@ -241,21 +252,9 @@ def paper_steps(bench: Bench, precision: str, steps: int) -> None:
 # --- attar -----------------------------------------------------------------------------------------------------------
 
 
-class Replayed(Proteus):
-    """Proteus whose teacher has been asked before: answers come from host memory, those of a batch by its number."""
-
-    def __init__(self, live: Proteus, kept: list[Answers]) -> None:
-        vars(self).update(vars(live))
-        self.kept = kept
-
-    def answers(self, batch: Batch) -> Answers:
-        known = self.kept[batch.step % len(self.kept)]
-        return tuple(part.to(batch.views.device, non_blocking=True) for part in known)
-
-
 def attar_steps(bench: Bench, way: Way, steps: int) -> None:
     """Training steps by attar's loop."""
-    method = bench.method if way.name == "uncached" else Replayed(bench.method, bench.answers)
+    method = bench.method if way.name == "uncached" else bench.replayed
     numbers = itertools.count(bench.state.step)
     batches = (replace(bench.batches[number % BATCHES], step=number) for number in numbers)
     settings = LoopSettings(bench.state.step + steps, device=bench.device, bf16=way.precision == "bf16")
@@ -272,7 +271,10 @@ def rows_of(pair: str, device: torch.device, args: argparse.Namespace) -> list[d
     config = PAIRS[pair](data=".", out=".").replace(img_size=args.img_size, batch_size=batch_size)
     about = {"pair": pair, "img_size": args.img_size, "batch_size": batch_size}
     try:
-        rows = [about | row for row in compared(built(config, device), args, until, wants_compile(pair, args))]
+        with tempfile.TemporaryDirectory() as folder:
+            bench = built(config, device, Path(folder))
+            rows = [about | row for row in compared(bench, args, until, wants_compile(pair, args))]
+            del bench  # which maps files of the folder
         print("".join(map(lines_of, rows)), flush=True)
         return rows
     except torch.OutOfMemoryError as error:
@@ -316,18 +318,13 @@ def agreement(bench: Bench, images: int = 4) -> dict[str, float]:
     """
     method, batch, device = bench.method, bench.batches[0], bench.device
     images = min(images, len(batch.views))
-    few = replace(
-        batch,
-        views=batch.views[:images].to(device),
-        **{name: getattr(batch, name)[:images] for name in ("samples", "view_ids", "positions")},
-        global_batch_size=images,
-    )
+    first = {name: getattr(batch, name)[:images] for name in ("views", "samples", "view_ids", "positions")}
+    few = replace(batch, **first, global_batch_size=images).to(device)
     hidden, where = (part.to(device) for part in whole_masks(drawn(method, few), images))
     losses = [paper_loss(method, bench.pixels[0][:images].to(device), hidden, where), method.training_step(few).loss]
     parameters = list(method.learner.parameters())
     theirs, ours = (torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]) for loss in losses)
-    answers = tuple(part[:images] for part in bench.answers[0])
-    cached = Replayed(method, [answers]).training_step(few).loss
+    cached = bench.replayed.training_step(few).loss
     reference = losses[0].item()
     found = {
         "images": images,
@@ -408,7 +405,7 @@ class Found:
 
 def measure(bench: Bench, ways: list[Way], until: float, args: argparse.Namespace) -> Found:
     """Rounds in which all ways take turns, each round in the other order than the one before."""
-    steps = args.steps or (4 if bench.device.type == "cuda" else 1)
+    steps = args.steps or (12 if bench.device.type == "cuda" else 1)
     precisions = dict.fromkeys(way.precision for way in ways)
     found = Found({way: [] for way in ways}, {}, {precision: [] for precision in precisions})
     longest = 0.0

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -68,6 +70,19 @@ class Erased:
 
 
 @dataclass(frozen=True)
+class KeptRows:
+    """Rows of a file, in host memory.
+
+    Attributes:
+        stored: (B, bytes of a row) uint8, pinned where there is a GPU.
+        is_known: (B,) bool, False where nobody has written the row, or not the whole of it.
+    """
+
+    stored: Tensor
+    is_known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Batch:
     """Views of images for one step on one rank.
 
@@ -85,6 +100,7 @@ class Batch:
         bad_files: Samples that could not be decoded and were replaced.
         labels: (B,) int64 classes of the samples or (B, H, W) of their pixels, None where the method wants none.
         erased: What `to` puts into views of bytes.
+        kept: What has been read beforehand of a teacher's answers to these views.
     """
 
     views: Tensor
@@ -97,6 +113,7 @@ class Batch:
     bad_files: tuple[BadFile, ...] = ()
     labels: Tensor | None = None
     erased: Erased | None = None
+    kept: KeptRows | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch with views, as floats, and labels on `device`."""

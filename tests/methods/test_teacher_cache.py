@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import time
 
 import numpy as np
 import pytest
 import torch
 
+from attar.errors import RunDirectoryError
 from attar.methods.answer_formats import PLAIN_FORMATS
 from attar.methods.teacher_cache import TeacherCache
 from attar.types import Batch
@@ -98,15 +100,17 @@ def test_what_is_not_answered_takes_no_memory(tmp_path, teacher):
 
 
 def test_a_damaged_answer_is_asked_for_again(tmp_path, teacher):
-    cache, batch = TeacherCache(tmp_path, num_samples=4, num_views=3, identity={}), batch_of([1, 2], [1, 0])
-    said = cache(batch, teacher)
+    batch = batch_of([1, 2], [1, 0])
+    said = TeacherCache(tmp_path, num_samples=4, num_views=3, identity={})(batch, teacher)
     values = np.memmap(tmp_path / "values.f32", np.float32, "r+", shape=(12, 7))
     values[4, 3] += 1  # of image 1 in view 1
     values.flush()
     teacher.asked.clear()
-    again = cache(batch, teacher)
-    assert teacher.asked == [11]
-    assert all(torch.equal(one, other) for one, other in zip(said, again, strict=True))
+    later = TeacherCache(tmp_path, num_samples=4, num_views=3, identity={})
+    for _ in range(2):  # what is mended is whole
+        again = later(batch, teacher)
+        assert teacher.asked == [11]
+        assert all(torch.equal(one, other) for one, other in zip(said, again, strict=True))
 
 
 @pytest.mark.parametrize("name", ["float16", "int8"])
@@ -121,3 +125,59 @@ def test_the_first_epoch_learns_from_what_later_ones_read(name, tmp_path, teache
     size = cache.bytes_per_view([[2, 3], [1]])
     assert size == {"float16": 2 * 7, "int8": 7 + 4 * (2 + 1)}[name] + 4
     assert sum(file.stat().st_size for file in tmp_path.glob("*.[iuf]*")) == 4 * 3 * size
+
+
+def test_what_was_read_ahead_is_not_read_again_and_what_was_not_known_then_is(tmp_path, teacher):
+    first, second = batch_of([1, 2], [1, 0]), batch_of([2, 3], [0, 2])
+    TeacherCache(tmp_path, 4, 3, {})(first, teacher)
+    cache = TeacherCache(tmp_path, 4, 3, {})
+    assert cache.fetch(first) is first  # before the files are open there is nothing to read
+    cache(batch_of([0], [0]), teacher)
+    ahead, unknown = cache.fetch(first), cache.fetch(second)
+    assert ahead.kept.is_known.tolist() == [True, True]
+    assert unknown.kept.is_known.tolist() == [True, False]
+    cache(second, teacher)
+    np.memmap(tmp_path / "values.f32", np.float32, "r+", shape=(12, 7))[:] = 7
+    teacher.asked.clear()
+    said = [cache(batch, teacher) for batch in (ahead, unknown)]
+    assert teacher.asked == []
+    assert all(torch.equal(one, other) for one, other in zip(said[0], Teacher()(first.views), strict=True))
+    assert (said[1][0] == 7).all()  # read once more, and overwritten by now
+
+
+def test_large_answers_are_whole_or_asked_for(tmp_path):
+    # rows of 1.2 MB; two of them damaged, one of those asked for twice
+    said, asked = torch.randn(12, 300, 1000), []
+
+    def ask(views):
+        rows = (views[:, 0, 0, 0] // 10 * 3 + views[:, 0, 0, 0] % 10).long()
+        asked.append(rows.tolist())
+        return (said[rows],)
+
+    everything = batch_of([row // 3 for row in range(12)], [row % 3 for row in range(12)])
+    assert torch.equal(TeacherCache(tmp_path, 4, 3, {})(everything, ask)[0], said)
+    values = np.memmap(tmp_path / "values.f32", np.float32, "r+", shape=(12, 300_000))
+    values[[5, 8], [0, -1]] += 1
+    rows = [11, 8, 0, 5, 8, *range(12)]
+    asked.clear()
+    found = TeacherCache(tmp_path, 4, 3, {})(batch_of([row // 3 for row in rows], [row % 3 for row in rows]), ask)
+    assert torch.equal(found[0], said[rows])
+    assert asked == [[8, 5]]
+
+
+def test_a_disk_that_takes_no_more_is_told_and_what_was_kept_stays(tmp_path, teacher):
+    # through a map this ended the process by a signal
+    cache = TeacherCache(tmp_path, 4, 3, {})
+    cache(batch_of([0], [0]), teacher)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (7 * 4 * 6, limits[1]))  # half of the file
+    try:
+        with pytest.raises(RunDirectoryError, match=r"(?s)cannot write .*Free some space"):
+            cache(batch_of([3], [2]), teacher)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    later = TeacherCache(tmp_path, 4, 3, {})
+    assert later.num_kept() == 1
+    teacher.asked.clear()
+    later(batch_of([0, 3], [0, 2]), teacher)
+    assert teacher.asked == [32]

@@ -36,6 +36,13 @@ class Method(Protocol):
         """
         ...
 
+    def fetch(self, batch: Batch) -> Batch:
+        """The batch with what its step will need from disk; by default as it is.
+
+        On a GPU called by a thread of its own, while the step before this batch's runs; elsewhere not at all.
+        """
+        return batch
+
     def prepare(self, batches: Iterable[Batch]) -> str | None:
         """What the log shall say of the first batches, before the first step of a new run; by default nothing.
 
@@ -67,6 +74,10 @@ class Taught(Method):
     @abstractmethod
     def ask(self, views: Tensor) -> Answers:
         """What the teacher says of views (B, 3, H, W), as far as the student learns from it: tensors (B, ...)."""
+
+    def fetch(self, batch: Batch) -> Batch:
+        """The batch with those of its answers that are kept."""
+        return batch if self.cache is None else self.cache.fetch(batch)
 
     def answers(self, batch: Batch) -> Answers:
         """What the teacher says, or has said, of a batch."""

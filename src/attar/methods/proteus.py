@@ -267,6 +267,10 @@ class Proteus(Taught):
         loss = sum((weights[name] * value for name, value in terms.items()), torch.zeros((), device=views.device))
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
 
+    def fetch(self, batch: Batch) -> Batch:
+        """The batch with those of its answers that are kept; about small views the teacher is asked in each step."""
+        return batch if batch.step < self.small_steps else super().fetch(batch)
+
     def ask(self, views: Tensor) -> Answers:
         """Class tokens of the teacher; its patch tokens too where a term learns from them."""
         return self._ask(views, self.sizes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attar.methods.answer_formats import EXACT, AnswerFormat
-from attar.types import Batch
+from attar.types import Batch, KeptRows
 from attar.utils.distributed import one_of_each_machine_first
 from attar.utils.io import read_json, remove_half_written, storage_errors, write_json
 from attar.utils.locks import alone_at
@@ -23,6 +24,7 @@ from attar.utils.locks import alone_at
 Answers = tuple[Tensor, ...]
 
 _ABOUT, _SUMS = "about.json", "sums.u32"
+_THREADS = 4
 
 
 class TeacherCache:
@@ -30,8 +32,8 @@ class TeacherCache:
 
     The teacher is asked about the views of a batch of which nothing is known: where a file is lost or damaged, or
     ranks have no common disk, it is asked again and nothing else happens. What is handed out is what stands in the
-    file, the first time too, so that all epochs learn from the same. Beside each answer stands its CRC-32, so that
-    half of one is taken for none. Ranks make their first call together.
+    file, the first time too, so that all epochs learn from the same. Beside each answer stands its CRC-32, verified
+    when a process first reads it, so that half of one is taken for none. Ranks make their first call together.
 
     Args:
         folder: Of the files; those of another identity are begun anew.
@@ -60,21 +62,33 @@ class TeacherCache:
         Args:
             batch: Whose samples and view ids are looked up.
             ask: Asks the teacher about views (b, 3, H, W); tensors (b, ...) of the same shapes for all batches.
+
+        Raises:
+            RunDirectoryError: If the disk takes no more.
         """
-        rows = (batch.samples * self.num_views + batch.view_ids).cpu().numpy()
+        rows = self._rows(batch)
         if self._files is None:
             self._files = self._opened(lambda: _ask_some(ask, batch.views[:1]))
-        stored, is_known = self._files.read(rows)
-        if not is_known.all():
-            lacking = np.flatnonzero(~is_known)
+        kept = batch.kept
+        if kept is None or not kept.is_known.all():  # the step before this one may have answered what was not known
+            kept = self._files.read(rows)
+        stored, lacking = kept.stored, np.flatnonzero(~kept.is_known)
+        if len(lacking):
             places = lacking[np.sort(np.unique(rows[lacking], return_index=True)[1])]  # each once, as they come
             is_whole = len(places) == len(rows)
             answers = ask(batch.views) if is_whole else _ask_some(ask, batch.views[torch.from_numpy(places)])
-            new = self.encoded(answers).cpu().numpy()
-            self._files.write(rows[places], new)
+            new = self.encoded(answers)
+            with storage_errors(self.folder):
+                self._files.write(rows[places], new.cpu().numpy())
+            if is_whole:
+                return self.decoded(new, self._files.shapes)
             number = {row: position for position, row in enumerate(rows[places])}
-            stored[lacking] = new[[number[row] for row in rows[lacking]]]
-        return self.decoded(torch.from_numpy(stored).to(batch.views.device), self._files.shapes)
+            stored[lacking] = new.cpu()[[number[row] for row in rows[lacking]]]
+        return self.decoded(stored.to(batch.views.device, non_blocking=True), self._files.shapes)
+
+    def fetch(self, batch: Batch) -> Batch:
+        """The batch with what is kept of it, for a call that comes later; any thread may read ahead so."""
+        return batch if self._files is None else replace(batch, kept=self._files.read(self._rows(batch)))
 
     def encoded(self, answers: Answers) -> Tensor:
         """(b, bytes of a view) uint8."""
@@ -111,8 +125,11 @@ class TeacherCache:
         files = self._known_files()
         if files is None:
             return None
-        stored, is_known = files.read(np.array([sample * self.num_views + view_id]))
-        return self.decoded(torch.from_numpy(stored), files.shapes) if is_known.all() else None
+        kept = files.read(np.array([sample * self.num_views + view_id]))
+        return self.decoded(kept.stored, files.shapes) if kept.is_known.all() else None
+
+    def _rows(self, batch: Batch) -> NDArray[np.int64]:
+        return (batch.samples * self.num_views + batch.view_ids).cpu().numpy()
 
     def _opened(self, ask_about_one: Callable[[], Answers]) -> _Files:
         """The files; to begin them, the teacher is asked about one view for the shapes of what it says."""
@@ -147,26 +164,43 @@ class TeacherCache:
     def _mapped(self, shapes: list[list[int]], mode: Literal["r+", "w+"]) -> _Files:
         rows, width = self.num_samples * self.num_views, sum(self.format.size(shape) for shape in shapes)
         values = np.memmap(self.folder / f"values.{self.format.suffix}", np.uint8, mode, shape=(rows, width))
-        return _Files(values, np.memmap(self.folder / _SUMS, np.uint32, mode, shape=(rows,)), shapes)
+        sums = np.memmap(self.folder / _SUMS, np.uint32, mode, shape=(rows,))
+        return _Files(values, sums, shapes, np.zeros(rows, np.bool_))
 
 
 @dataclass(frozen=True)
 class _Files:
     """Mapped files: a row of bytes for each view, its tensors one after the other, and the row's CRC-32 or 0."""
 
-    values: NDArray[np.uint8]
+    values: np.memmap[Any, np.dtype[np.uint8]]
     sums: NDArray[np.uint32]
     shapes: list[list[int]]
+    is_verified: NDArray[np.bool_]
 
-    def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """(what stands in the rows, (b, bytes), which of them are whole answers, (b,))."""
-        stored, expected = np.asarray(self.values[rows]), np.asarray(self.sums[rows])
+    def read(self, rows: NDArray[np.int64]) -> KeptRows:
+        """What stands in the rows, as far as it is whole.
+
+        Copied by one call without Python's lock, and checksums are verified where a row is read for the first time: a
+        thread that reads ahead shall not hold up the one that keeps a GPU busy.
+        """
+        stored = torch.empty(len(rows), self.values.shape[1], dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        expected = np.asarray(self.sums[rows])
         is_known = expected != 0
-        is_known[is_known] = _sums_of(stored[is_known]) == expected[is_known]
-        return stored, is_known
+        if is_known.any():
+            torch.index_select(torch.from_numpy(self.values), 0, torch.from_numpy(rows), out=stored)
+        for place in np.flatnonzero(is_known & ~self.is_verified[rows]):
+            is_known[place] = self.is_verified[rows[place]] = _sum_of(stored[place].numpy()) == expected[place]
+        return KeptRows(stored, is_known)
 
     def write(self, rows: NDArray[np.int64], stored: NDArray[np.uint8]) -> None:
-        self.values[rows], self.sums[rows] = stored, _sums_of(stored)
+        """Rows of which nothing is known. Not through the map: new pages of one take ten times as long."""
+        with open(self.values.filename, "r+b") as file:  # type: ignore[arg-type]  # it was made of a path
+            for row, one in zip(rows.tolist(), stored, strict=True):
+                file.seek(row * self.values.shape[1])
+                file.write(one.data)
+        with ThreadPoolExecutor(_THREADS) as threads:  # in which sums of large rows are taken side by side
+            self.sums[rows] = list(threads.map(_sum_of, stored))
+        self.is_verified[rows] = True
 
 
 def _ask_some(ask: Callable[[Tensor], Answers], views: Tensor) -> Answers:
@@ -175,6 +209,6 @@ def _ask_some(ask: Callable[[Tensor], Answers], views: Tensor) -> Answers:
         return ask(views)
 
 
-def _sums_of(stored: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """(b,) checksums of rows; never 0, which stands for a row that nobody has written."""
-    return np.array([zlib.crc32(row) or 1 for row in stored], dtype=np.uint32)
+def _sum_of(row: NDArray[np.uint8]) -> int:
+    """Checksum of a row; never 0, which stands for a row that nobody has written."""
+    return zlib.crc32(row.data) or 1

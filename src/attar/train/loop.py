@@ -15,6 +15,7 @@ from torch import nn
 
 from attar.errors import Interrupted, NonFiniteError, TrainingError
 from attar.methods import Method
+from attar.train.ahead import one_ahead
 from attar.train.compiling import compiled_step
 from attar.train.parallel import whole, without_sync
 from attar.train.schedule import Schedule
@@ -94,6 +95,8 @@ def fit(
 ) -> None:
     """Train from `state.step` to the last step, or until a callback has said that the run has converged.
 
+    On a GPU a thread takes the next batch from `batches` while a step runs.
+
     Raises:
         NonFiniteError: If a loss or the gradient is not finite on any rank; the weights are those of the step before.
         TrainingError: If the ranks' gradients differ.
@@ -101,6 +104,7 @@ def fit(
     """
     method.learner.train()
     parameters = [p for p in method.learner.parameters() if p.requires_grad]
+    ahead = one_ahead(batches, method.fetch) if settings.device.type == "cuda" else None
     try:
         for callback in callbacks:
             callback.on_start(state)
@@ -110,7 +114,7 @@ def fit(
             for group in state.optimizer.param_groups:
                 group["lr"] = record.lr * group.get("lr_scale", 1.0)
 
-            last = _accumulate(method, batches, settings, record)
+            last = _accumulate(method, ahead or batches, settings, record)
             record.grad_norm = _finite_norm(parameters, settings.clip_norm, last)
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
@@ -129,6 +133,8 @@ def fit(
             callback.on_stop(state)
         raise
     finally:
+        if ahead is not None:
+            ahead.close()
         for callback in callbacks:
             callback.on_exit()
 
@@ -143,8 +149,8 @@ def _accumulate(method: Method, batches: Iterator[Batch], settings: LoopSettings
         is_last = number == settings.micro_batches - 1
         with without_sync(method.learner, last=is_last), _autocast(settings), _compiled(settings), draws:
             output = method.training_step(batch.to(settings.device))
-            _add_up(output, batch, record)
             (output.loss * world_size()).backward()  # type: ignore[no-untyped-call]  # wrappers average over ranks
+            _add_up(output, batch, record)  # which waits for the loss: a GPU has its backward pass to do by then
     return batch
 
 
