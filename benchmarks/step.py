@@ -257,7 +257,8 @@ def attar_steps(bench: Bench, way: Way, steps: int) -> None:
     method = bench.method if way.name == "uncached" else bench.replayed
     numbers = itertools.count(bench.state.step)
     batches = (replace(bench.batches[number % BATCHES], step=number) for number in numbers)
-    settings = LoopSettings(bench.state.step + steps, device=bench.device, bf16=way.precision == "bf16")
+    total, is_cuda = bench.state.step + steps, bench.device.type == "cuda"
+    settings = LoopSettings(total, device=bench.device, bf16=way.precision == "bf16", ahead=is_cuda)
     fit(method, bench.state, batches, bench.schedule, settings, [])
 
 

@@ -74,7 +74,7 @@ class KeptRows:
     """Rows of a file, in host memory.
 
     Attributes:
-        stored: (B, bytes of a row) uint8, pinned where there is a GPU.
+        stored: (B, bytes of a row) uint8; rows that are not known hold anything.
         is_known: (B,) bool, False where nobody has written the row, or not the whole of it.
     """
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from attar.config import OptimConfig
 from attar.errors import DataError
-from attar.methods.teacher_cache import TeacherCache
+from attar.methods import Proteus
+from attar.methods.teacher_cache import Answers, TeacherCache
 from attar.train import build_state
 from attar.train.ahead import one_ahead
 from attar.types import Batch
@@ -19,10 +21,10 @@ from train.test_loop import batches, method_of, run
 
 
 def test_batches_come_in_order_each_fetched_by_another_thread_while_the_last_is_used() -> None:
-    fetched, threads = [threading.Event() for _ in range(4)], set()
+    fetched, threads = [threading.Event() for _ in range(4)], []
 
     def fetch(batch: Batch) -> Batch:
-        threads.add(threading.current_thread())
+        threads.append(threading.current_thread())
         fetched[batch.step].set()
         return batch
 
@@ -32,8 +34,10 @@ def test_batches_come_in_order_each_fetched_by_another_thread_while_the_last_is_
         if batch.step < 3:
             assert fetched[batch.step + 1].wait(timeout=10)  # before this one is done with
     assert steps == [0, 1, 2, 3]
-    assert len(threads) == 1
-    assert threading.current_thread() not in threads
+    here, *others = threads
+    assert here is threading.current_thread()
+    assert len(set(others)) == 1
+    assert here not in others
 
 
 @pytest.mark.parametrize("fails_in", ["reading", "fetching"])
@@ -55,37 +59,59 @@ def test_an_error_comes_where_its_batch_would_have_come(fails_in: str) -> None:
         next(ahead)
 
 
-def test_who_stops_early_waits_for_the_thread() -> None:
-    ended = []
+def test_who_stops_early_waits_for_what_is_being_read() -> None:
+    may_end = threading.Event()
 
-    def read() -> Iterator[Batch]:
-        try:
-            yield from batches(5)
-        finally:
-            ended.append(threading.current_thread())
+    def fetch(batch: Batch) -> Batch:
+        if batch.step == 1:
+            assert may_end.wait(timeout=10)
+        return batch
 
-    stream = read()
-    ahead = one_ahead(stream, lambda batch: batch)
+    stream = batches(5)
+    ahead = one_ahead(stream, fetch)
     assert next(ahead).step == 0
+    threading.Timer(0.2, may_end.set).start()
     ahead.close()
+    assert may_end.is_set()
     assert next(stream).step == 2  # one was on its way, no more; and nobody is at it now
-    assert not [t for t in threading.enumerate() if t.name.startswith("next batch")]
-    stream.close()
-    assert ended == [threading.current_thread()]
 
 
 def test_a_run_from_kept_answers_read_ahead_has_the_weights_of_one_without(tmp_path: Path) -> None:
-    # the same 8 views in each step: what the second step reads ahead the first one is about to answer
-    weights = []
-    for is_ahead in (True, False):
-        method = method_of()
-        method.cache = TeacherCache(tmp_path / str(is_ahead), num_samples=8, num_views=1, identity={})
-        state, stream = build_state(method.learner, method.student, OptimConfig()), same_views(6)
-        run(method, state, one_ahead(stream, method.fetch) if is_ahead else stream, 6)
+    # the same 8 views in each step: what the second step reads ahead the first one may be about to answer
+    weights, known = [], []
+    for ahead in (True, False):
+        method = method_of(Watched)
+        method.cache = TeacherCache(tmp_path / str(ahead), num_samples=8, num_views=1, identity={})
+        state = build_state(method.learner, method.student, OptimConfig())
+        run(method, state, same_views(6), 6, ahead=ahead)
         assert method.cache.num_kept() == 8
         weights.append(state.tensors())
+        known.append(method.known)
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
+    assert known[0][-4:] == [8] * 4
+    assert known[1] == [None] * 6
+
+
+class Watched(Proteus):
+    """Proteus that remembers how many answers each batch brought along."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.known: list[int | None] = []
+
+    def answers(self, batch: Batch) -> Answers:
+        self.known.append(None if batch.kept is None else int(batch.kept.is_known.sum()))
+        return super().answers(batch)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_the_thread_ends_with_the_run(stops: bool) -> None:
+    method = method_of()
+    state, stream = build_state(method.learner, method.student, OptimConfig()), batches(9 if stops else 3)
+    run(method, state, stream, 3, ahead=True)
+    assert state.step == 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("next batch")]
 
 
 def same_views(steps: int) -> Iterator[Batch]:

@@ -39,7 +39,7 @@ class Method(Protocol):
     def fetch(self, batch: Batch) -> Batch:
         """The batch with what its step will need from disk; by default as it is.
 
-        On a GPU called by a thread of its own, while the step before this batch's runs; elsewhere not at all.
+        On a GPU called by a thread of its own, while the batch before this one is trained on; elsewhere not at all.
         """
         return batch
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from attar.utils.locks import alone_at
 Answers = tuple[Tensor, ...]
 
 _ABOUT, _SUMS = "about.json", "sums.u32"
+_SUM = np.dtype(np.uint32)
 _THREADS = 4
 
 
@@ -71,7 +72,7 @@ class TeacherCache:
             self._files = self._opened(lambda: _ask_some(ask, batch.views[:1]))
         kept = batch.kept
         if kept is None or not kept.is_known.all():  # the step before this one may have answered what was not known
-            kept = self._files.read(rows)
+            kept = self._files.read(rows, pinned=batch.views.is_cuda)
         stored, lacking = kept.stored, np.flatnonzero(~kept.is_known)
         if len(lacking):
             places = lacking[np.sort(np.unique(rows[lacking], return_index=True)[1])]  # each once, as they come
@@ -88,7 +89,9 @@ class TeacherCache:
 
     def fetch(self, batch: Batch) -> Batch:
         """The batch with what is kept of it, for a call that comes later; any thread may read ahead so."""
-        return batch if self._files is None else replace(batch, kept=self._files.read(self._rows(batch)))
+        if self._files is None:
+            return batch
+        return replace(batch, kept=self._files.read(self._rows(batch), pinned=torch.cuda.is_available()))
 
     def encoded(self, answers: Answers) -> Tensor:
         """(b, bytes of a view) uint8."""
@@ -101,7 +104,7 @@ class TeacherCache:
 
     def bytes_per_view(self, shapes: Sequence[Sequence[int]]) -> int:
         """What one view takes on disk, with its checksum."""
-        return sum(self.format.size(shape) for shape in shapes) + np.dtype(np.uint32).itemsize
+        return sum(self.format.size(shape) for shape in shapes) + _SUM.itemsize
 
     def kept_identity(self) -> Mapping[str, Any] | None:
         """What answers that are there depend on, whether or not they are of this identity; None if none are there."""
@@ -150,57 +153,92 @@ class TeacherCache:
         if about.get("identity") != self.identity or "shapes" not in about:
             return None
         with contextlib.suppress(FileNotFoundError):
-            return self._mapped(about["shapes"], "r+")
+            return self._mapped(about["shapes"])
         return None
 
     def _new_files(self, shapes: list[list[int]]) -> _Files:
+        num_rows, width = self._size(shapes)
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / _ABOUT).unlink(missing_ok=True)
-            files = self._mapped(shapes, "w+")  # takes no room yet, where the file system has sparse files
+            for name, size in ((self._values, num_rows * width), (_SUMS, num_rows * _SUM.itemsize)):
+                with open(self.folder / name, "wb") as file:
+                    file.truncate(size)  # takes no room yet, where the file system has sparse files
+            files = self._mapped(shapes)
         write_json(self.folder / _ABOUT, {"identity": self.identity, "shapes": shapes})
         return files
 
-    def _mapped(self, shapes: list[list[int]], mode: Literal["r+", "w+"]) -> _Files:
-        rows, width = self.num_samples * self.num_views, sum(self.format.size(shape) for shape in shapes)
-        values = np.memmap(self.folder / f"values.{self.format.suffix}", np.uint8, mode, shape=(rows, width))
-        sums = np.memmap(self.folder / _SUMS, np.uint32, mode, shape=(rows,))
-        return _Files(values, sums, shapes, np.zeros(rows, np.bool_))
+    def _mapped(self, shapes: list[list[int]]) -> _Files:
+        num_rows, width = self._size(shapes)
+        values = np.memmap(self.folder / self._values, np.uint8, "r", shape=(num_rows, width))
+        sums = np.memmap(self.folder / _SUMS, _SUM, "r", shape=(num_rows,))
+        return _Files(
+            self.folder / self._values, self.folder / _SUMS, values, sums, shapes, np.zeros(num_rows, np.bool_)
+        )
+
+    @property
+    def _values(self) -> str:
+        return f"values.{self.format.suffix}"
+
+    def _size(self, shapes: list[list[int]]) -> tuple[int, int]:
+        """(rows, bytes of one)."""
+        return self.num_samples * self.num_views, sum(self.format.size(shape) for shape in shapes)
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Mapped files: a row of bytes for each view, its tensors one after the other, and the row's CRC-32 or 0."""
+    """A row of bytes for each view, its tensors one after the other, and the row's CRC-32 or 0.
 
-    values: np.memmap[Any, np.dtype[np.uint8]]
+    Read through maps and written to the files: a new page of a map takes ten times as long as one of a file, and where
+    a disk is full a file says so, while a map ends the process.
+
+    Attributes:
+        values_path: Of the rows.
+        sums_path: Of their checksums.
+        values: (n * K, bytes of a row), mapped.
+        sums: (n * K,), mapped.
+        shapes: Of a row's tensors.
+        is_verified: (n * K,) whether this process has seen that row and checksum agree; a byte each.
+    """
+
+    values_path: Path
+    sums_path: Path
+    values: NDArray[np.uint8]
     sums: NDArray[np.uint32]
     shapes: list[list[int]]
     is_verified: NDArray[np.bool_]
 
-    def read(self, rows: NDArray[np.int64]) -> KeptRows:
+    def read(self, rows: NDArray[np.int64], *, pinned: bool = False) -> KeptRows:
         """What stands in the rows, as far as it is whole.
 
         Copied by one call without Python's lock, in one thread, and checksums are verified where a row is read for the
         first time: who reads ahead shall not hold up the thread that keeps a GPU busy, nor the loader's workers.
         """
-        stored = torch.empty(len(rows), self.values.shape[1], dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        expected = np.asarray(self.sums[rows])
+        expected, unverified = np.asarray(self.sums[rows]), ~self.is_verified[rows]  # before values: others may write
         is_known = expected != 0
+        pinned = pinned and bool(is_known.any())
+        stored = torch.empty(len(rows), self.values.shape[1], dtype=torch.uint8, pin_memory=pinned)
         if is_known.any():
             np.take(self.values, rows, axis=0, out=stored.numpy(), mode="clip")  # any other mode copies once more
-        for place in np.flatnonzero(is_known & ~self.is_verified[rows]):
+        for place in np.flatnonzero(is_known & unverified):
             is_known[place] = self.is_verified[rows[place]] = _sum_of(stored[place].numpy()) == expected[place]
         return KeptRows(stored, is_known)
 
     def write(self, rows: NDArray[np.int64], stored: NDArray[np.uint8]) -> None:
-        """Rows of which nothing is known. Not through the map: new pages of one take ten times as long."""
-        with open(self.values.filename, "r+b") as file:  # type: ignore[arg-type]  # it was made of a path
-            for row, one in zip(rows.tolist(), stored, strict=True):
-                file.seek(row * self.values.shape[1])
-                file.write(one.data)
-        with ThreadPoolExecutor(_THREADS) as threads:  # in which sums of large rows are taken side by side
-            self.sums[rows] = list(threads.map(_sum_of, stored))
-        self.is_verified[rows] = True
+        """Rows of which nothing is known; checksums last, so that half a row is none. Lost files are let go."""
+        with ThreadPoolExecutor(_THREADS) as threads:  # sums of large rows are taken side by side
+            sums = np.array(list(threads.map(_sum_of, stored)), _SUM)
+        with contextlib.suppress(FileNotFoundError):
+            _write_rows(self.values_path, rows, stored)
+            _write_rows(self.sums_path, rows, sums[:, None])
+
+
+def _write_rows(path: Path, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+    """Rows of a file of equal ones, as bytes."""
+    with open(path, "r+b") as file:
+        for row, one in zip(rows.tolist(), values, strict=True):
+            file.seek(row * one.nbytes)
+            file.write(one.data)
 
 
 def _ask_some(ask: Callable[[Tensor], Answers], views: Tensor) -> Answers:

@@ -170,6 +170,7 @@ def train(
         device=training.device,
         bf16=uses_bf16(settings.precision, training.device),
         compiled=compiled,
+        ahead=training.device.type == "cuda",
     )
     base = base_lr(training.optim, training.batch_size)
     schedule = Schedule(base, training.total_steps, training.steps_per_epoch, training.optim)

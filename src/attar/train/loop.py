@@ -73,7 +73,8 @@ class LoopSettings:
 
     `micro_batches` is the number of pieces in which a step's batch comes; `seed` names what the learner draws in its
     forward pass (dropout, stochastic depth), each piece on each rank something of its own. `compiled` says that blocks
-    have been compiled, and that `compiled_in_steps` is around the call.
+    have been compiled, and that `compiled_in_steps` is around the call. With `ahead` a thread takes the next batch
+    while a step runs: for a device that needs the host only to be told what to do.
     """
 
     total_steps: int
@@ -83,6 +84,7 @@ class LoopSettings:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bf16: bool = False
     compiled: bool = False
+    ahead: bool = False
 
 
 def fit(
@@ -95,8 +97,6 @@ def fit(
 ) -> None:
     """Train from `state.step` to the last step, or until a callback has said that the run has converged.
 
-    On a GPU a thread takes the next batch from `batches` while a step runs.
-
     Raises:
         NonFiniteError: If a loss or the gradient is not finite on any rank; the weights are those of the step before.
         TrainingError: If the ranks' gradients differ.
@@ -104,7 +104,7 @@ def fit(
     """
     method.learner.train()
     parameters = [p for p in method.learner.parameters() if p.requires_grad]
-    ahead = one_ahead(batches, method.fetch) if settings.device.type == "cuda" else None
+    ahead = one_ahead(batches, method.fetch) if settings.ahead else None
     try:
         for callback in callbacks:
             callback.on_start(state)
@@ -133,10 +133,10 @@ def fit(
             callback.on_stop(state)
         raise
     finally:
-        if ahead is not None:
-            ahead.close()
         for callback in callbacks:
             callback.on_exit()
+        if ahead is not None:
+            ahead.close()  # last, as it waits for what is being read
 
 
 def _accumulate(method: Method, batches: Iterator[Batch], settings: LoopSettings, record: StepRecord) -> Batch:
