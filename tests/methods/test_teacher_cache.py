@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 
@@ -199,3 +200,30 @@ def test_a_file_that_goes_away_in_a_run_costs_questions_alone(name, happens, tmp
         for fetched in (batch, cache.fetch(batch)):
             said = cache(fetched, teacher)
             assert all(torch.equal(one, other) for one, other in zip(said, Teacher()(batch.views), strict=True))
+
+
+def test_another_run_that_begins_the_folder_anew_leaves_this_one_its_answers(tmp_path, teacher):
+    ours, theirs = (TeacherCache(tmp_path, 4, 3, {"teacher": name}) for name in "ab")
+    batch, more = batch_of([0, 1], [0, 1]), batch_of([2, 3], [0, 0])
+    for _ in range(2):
+        said = ours(batch, teacher)  # the second time verified
+    longer = [theirs(one, lambda views: (teacher(views)[1].expand(-1, 9),)) for one in (batch, more)]
+    ours(more, teacher)
+    teacher.asked.clear()
+    assert all(torch.equal(one, other) for one, other in zip(ours(batch, teacher), said, strict=True))
+    for one, known in zip((batch, more), longer, strict=True):
+        assert torch.equal(theirs(one, teacher)[0], known[0])
+    assert teacher.asked == []
+
+
+@pytest.mark.parametrize("name", ["values.f32", "sums.u32"])
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_of_a_file_cut_short_the_lost_answers_are_asked_for_again(name, share, tmp_path, teacher):
+    batch = batch_of([0, 3], [0, 2])
+    said = TeacherCache(tmp_path, 4, 3, {})(batch, teacher)
+    os.truncate(tmp_path / name, int(share * (tmp_path / name).stat().st_size))
+    teacher.asked.clear()
+    later = TeacherCache(tmp_path, 4, 3, {})
+    later.num_kept()
+    assert all(torch.equal(one, other) for one, other in zip(later(batch, teacher), said, strict=True))
+    assert teacher.asked == ([32] if share else [0, 32])

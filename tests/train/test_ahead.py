@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 import torch
 
 from attar.config import OptimConfig
-from attar.errors import DataError
+from attar.errors import DataError, TrainingError
 from attar.methods import Proteus
 from attar.methods.teacher_cache import Answers, TeacherCache
-from attar.train import build_state
+from attar.train import StepRecord, TrainState, build_state
 from attar.train.ahead import one_ahead
+from attar.train.callbacks import NoEffect
 from attar.types import Batch
 from train.test_loop import batches, method_of, run
 
@@ -105,13 +107,25 @@ class Watched(Proteus):
         return super().answers(batch)
 
 
-@pytest.mark.parametrize("stops", [False, True])
-def test_the_thread_ends_with_the_run(stops: bool) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_thread_ends_with_the_run(fails: bool) -> None:
+    class Looks(NoEffect):
+        def on_step(self, state: TrainState, record: StepRecord) -> None:
+            assert threads()
+            if fails and state.step == 2:
+                raise TrainingError("enough")
+
     method = method_of()
-    state, stream = build_state(method.learner, method.student, OptimConfig()), batches(9 if stops else 3)
-    run(method, state, stream, 3, ahead=True)
-    assert state.step == 3
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("next batch")]
+    state = build_state(method.learner, method.student, OptimConfig())
+    with pytest.raises(TrainingError) if fails else contextlib.nullcontext() as caught:  # which keeps fit's frame
+        run(method, state, batches(9), 3, Looks(), ahead=True)
+    assert not threads()
+    assert state.step == (2 if fails else 3)
+    assert caught or not fails
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("next batch")]
 
 
 def same_views(steps: int) -> Iterator[Batch]:

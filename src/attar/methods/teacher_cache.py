@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -114,14 +116,14 @@ class TeacherCache:
     def num_kept(self) -> int:
         """How many answers are there, of this identity."""
         files = self._known_files()
-        return 0 if files is None else int(np.count_nonzero(files.sums))
+        return 0 if files is None else int(np.count_nonzero(files.sums.rows))
 
     def are_kept(self) -> NDArray[np.bool_]:
         """(n * K,) whether the view sample * K + view was answered."""
         files = self._known_files()
         if files is None:
             return np.zeros(self.num_samples * self.num_views, np.bool_)
-        return np.asarray(files.sums != 0)
+        return np.asarray(files.sums.rows[:, 0] != 0)
 
     def kept(self, sample: int, view_id: int) -> Answers | None:
         """The answer to one view, (1, ...) each, on the CPU; None if it is not there. Any rank may call it alone."""
@@ -157,24 +159,22 @@ class TeacherCache:
         return None
 
     def _new_files(self, shapes: list[list[int]]) -> _Files:
-        num_rows, width = self._size(shapes)
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / _ABOUT).unlink(missing_ok=True)
-            for name, size in ((self._values, num_rows * width), (_SUMS, num_rows * _SUM.itemsize)):
-                with open(self.folder / name, "wb") as file:
-                    file.truncate(size)  # takes no room yet, where the file system has sparse files
+            for name in (self._values, _SUMS):
+                (self.folder / name).unlink(missing_ok=True)  # who has opened the old one keeps it as it is
+                (self.folder / name).touch()
             files = self._mapped(shapes)
         write_json(self.folder / _ABOUT, {"identity": self.identity, "shapes": shapes})
         return files
 
     def _mapped(self, shapes: list[list[int]]) -> _Files:
+        """Raises FileNotFoundError where one is missing; what lacks of one that is too short is not known."""
         num_rows, width = self._size(shapes)
-        values = np.memmap(self.folder / self._values, np.uint8, "r", shape=(num_rows, width))
-        sums = np.memmap(self.folder / _SUMS, _SUM, "r", shape=(num_rows,))
-        return _Files(
-            self.folder / self._values, self.folder / _SUMS, values, sums, shapes, np.zeros(num_rows, np.bool_)
-        )
+        values = _mapped(self.folder / self._values, (num_rows, width), np.dtype(np.uint8))
+        sums = _mapped(self.folder / _SUMS, (num_rows, 1), _SUM)
+        return _Files(values, sums, shapes, np.zeros(num_rows, np.bool_))
 
     @property
     def _values(self) -> str:
@@ -193,18 +193,14 @@ class _Files:
     a disk is full a file says so, while a map ends the process.
 
     Attributes:
-        values_path: Of the rows.
-        sums_path: Of their checksums.
-        values: (n * K, bytes of a row), mapped.
-        sums: (n * K,), mapped.
+        values: (n * K, bytes of a row) uint8.
+        sums: (n * K, 1) uint32.
         shapes: Of a row's tensors.
         is_verified: (n * K,) whether this process has seen that row and checksum agree; a byte each.
     """
 
-    values_path: Path
-    sums_path: Path
-    values: NDArray[np.uint8]
-    sums: NDArray[np.uint32]
+    values: _Mapped
+    sums: _Mapped
     shapes: list[list[int]]
     is_verified: NDArray[np.bool_]
 
@@ -214,31 +210,60 @@ class _Files:
         Copied by one call without Python's lock, in one thread, and checksums are verified where a row is read for the
         first time: who reads ahead shall not hold up the thread that keeps a GPU busy, nor the loader's workers.
         """
-        expected, unverified = np.asarray(self.sums[rows]), ~self.is_verified[rows]  # before values: others may write
+        expected = self.sums.rows[rows, 0]  # before the values: others may be writing
+        unverified = ~self.is_verified[rows]
         is_known = expected != 0
         pinned = pinned and bool(is_known.any())
-        stored = torch.empty(len(rows), self.values.shape[1], dtype=torch.uint8, pin_memory=pinned)
+        stored = torch.empty(len(rows), self.values.rows.shape[1], dtype=torch.uint8, pin_memory=pinned)
         if is_known.any():
-            np.take(self.values, rows, axis=0, out=stored.numpy(), mode="clip")  # any other mode copies once more
+            np.take(self.values.rows, rows, axis=0, out=stored.numpy(), mode="clip")  # any other mode copies once more
         for place in np.flatnonzero(is_known & unverified):
             is_known[place] = self.is_verified[rows[place]] = _sum_of(stored[place].numpy()) == expected[place]
         return KeptRows(stored, is_known)
 
     def write(self, rows: NDArray[np.int64], stored: NDArray[np.uint8]) -> None:
-        """Rows of which nothing is known; checksums last, so that half a row is none. Lost files are let go."""
+        """Rows of which nothing is known; checksums last, so that half a row is none."""
         with ThreadPoolExecutor(_THREADS) as threads:  # sums of large rows are taken side by side
             sums = np.array(list(threads.map(_sum_of, stored)), _SUM)
-        with contextlib.suppress(FileNotFoundError):
-            _write_rows(self.values_path, rows, stored)
-            _write_rows(self.sums_path, rows, sums[:, None])
+        self.values.write(rows, stored)
+        self.sums.write(rows, sums[:, None])
 
 
-def _write_rows(path: Path, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-    """Rows of a file of equal ones, as bytes."""
+@dataclass(frozen=True)
+class _Mapped:
+    """A file of equal rows, read through a map.
+
+    Attributes:
+        path: Of the file.
+        inode: (device, number) of the file that is mapped: another run may have begun another one of that name.
+        rows: All of them.
+    """
+
+    path: Path
+    inode: tuple[int, int]
+    rows: NDArray[Any]
+
+    def write(self, numbers: NDArray[np.int64], rows: NDArray[Any]) -> None:
+        """Write rows, unless the file is lost, or another one has its name: then they are let go."""
+        with contextlib.suppress(FileNotFoundError), open(self.path, "r+b") as file:
+            if _inode(file) == self.inode:
+                for number, row in zip(numbers.tolist(), rows, strict=True):
+                    file.seek(number * row.nbytes)
+                    file.write(row.data)
+
+
+def _mapped(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> _Mapped:
+    """A file, as long as it shall be; new bytes are 0, and take no room yet where the file system has sparse files."""
     with open(path, "r+b") as file:
-        for row, one in zip(rows.tolist(), values, strict=True):
-            file.seek(row * one.nbytes)
-            file.write(one.data)
+        size = math.prod(shape) * dtype.itemsize
+        if os.fstat(file.fileno()).st_size < size:
+            file.truncate(size)
+        return _Mapped(path, _inode(file), np.memmap(file, dtype, "r", shape=shape))
+
+
+def _inode(file: IO[bytes]) -> tuple[int, int]:
+    about = os.fstat(file.fileno())
+    return about.st_dev, about.st_ino
 
 
 def _ask_some(ask: Callable[[Tensor], Answers], views: Tensor) -> Answers:

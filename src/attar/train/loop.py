@@ -133,10 +133,12 @@ def fit(
             callback.on_stop(state)
         raise
     finally:
-        for callback in callbacks:
-            callback.on_exit()
-        if ahead is not None:
-            ahead.close()  # last, as it waits for what is being read
+        try:
+            for callback in callbacks:
+                callback.on_exit()
+        finally:
+            if ahead is not None:
+                ahead.close()  # last, as it waits for what is being read
 
 
 def _accumulate(method: Method, batches: Iterator[Batch], settings: LoopSettings, record: StepRecord) -> Batch:
