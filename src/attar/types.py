@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -37,6 +37,14 @@ class Tokens:
     def map(self, function: Callable[[Tensor], Tensor]) -> Tokens:
         """The same tokens with `function` applied to each tensor (a cast, a move, a slice of the batch)."""
         return replace(self, cls=function(self.cls), patch=function(self.patch), prefix=function(self.prefix))
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """Tokens of several batches, on one grid, as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    cls, patch, prefix = (torch.cat([getattr(part, name) for part in parts]) for name in ("cls", "patch", "prefix"))
+    return Tokens(cls, patch, parts[0].grid, prefix)
 
 
 @dataclass(frozen=True)

@@ -564,3 +564,26 @@ def test_no_intermediates_without_timms_method():
 def test_statistics_stay_out_of_the_state_dict():
     backbone = backbone_of("vit")
     assert {key.removeprefix("model.") for key in backbone.state_dict()} == set(backbone.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "reference", ["resnet10t", "vit_base_patch14_reg4_dinov2?depth=1&embed_dim=32&num_heads=2&patch_size=8"]
+)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_many_images_go_through_in_pieces_that_fit_a_cache_and_come_out_as_one(reference: str, bf16: bool) -> None:
+    backbone, seen = load_backbone(reference, weights="random", img_size=32), []
+    first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    first.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    images = torch.rand(800, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        tokens, vectors = backbone.tokens(images), backbone.embed(images.mul(255).round().byte())
+        assert seen == [784, 16] * 2  # as many pixels as 16 images of 224 px have
+        with torch.no_grad():
+            backbone.eval()
+            whole, again = backbone(images).map(Tensor.float), backbone.forward_embed(images.mul(255).round().byte())
+    assert seen[4:] == [800, 800]  # in training as they come
+    assert tokens.grid == whole.grid
+    for ours, theirs in ((tokens.cls, whole.cls), (tokens.patch, whole.patch), (tokens.prefix, whole.prefix)):
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(vectors, again.float())
+    assert backbone.tokens(images[:0]).cls.shape == (0, backbone.embed_dim)

@@ -18,10 +18,11 @@ from attar.errors import ConfigError, ModelReferenceError, ShapeError
 from attar.models.features import read_intermediates, read_tokens
 from attar.models.masking import MaskedPatchEmbed, patch_embedding
 from attar.models.tower import Tower
-from attar.types import IMAGENET, Tokens
+from attar.types import IMAGENET, Tokens, joined
 from attar.utils.io import sha256_file
 
 _RANGE = (-0.5, 1.5)  # of [0, 1], with room for what bicubic resizing adds at edges
+_PIECE = 16 * 224**2  # pixels of several images
 _FEW_TOKENS = 300  # at 224 px patches of 14 make 256; of more, a table of all pairs takes too much memory
 _REFUSALS = (AssertionError, RuntimeError, ValueError)  # how models complain about an image's size
 
@@ -69,6 +70,13 @@ class Provenance:
             licence=licence,
             explained=tuple(explained.items()),
         )
+
+
+def _pieces(images: Tensor) -> Sequence[Tensor]:
+    """The images; on a CPU few at a time, as one block's output for many does not stay in its caches for the next."""
+    if images.ndim != 4 or images.device.type != "cpu":
+        return (images,)
+    return torch.split(images, max(1, _PIECE // max(1, math.prod(images.shape[-2:]))))
 
 
 class Backbone(nn.Module):
@@ -205,7 +213,7 @@ class Backbone(nn.Module):
             ShapeError: As `forward`; or if floats lie so far outside [0, 1] that they were normalised, or count to 255.
         """
         with evaluating(self):
-            return self(self._taken(images)).map(Tensor.float)  # type: ignore[no-any-return]
+            return joined([self(few).map(Tensor.float) for few in _pieces(self._taken(images))])
 
     def forward_intermediates(self, images: Tensor, *, layers: list[int], norm: bool = True) -> list[Tokens]:
         """Tokens after chosen blocks with gradient, in the module's current mode; otherwise as `intermediates`."""
@@ -251,7 +259,7 @@ class Backbone(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, E) float32: one vector per image, for search and zero-shot, projected where the model projects."""
         with evaluating(self):
-            return self.forward_embed(self._taken(images)).float()
+            return torch.cat([self.forward_embed(few).float() for few in _pieces(self._taken(images))])
 
     def _taken(self, images: Tensor) -> Tensor:
         """Images on the backbone's device, if their range is one of RGB in [0, 1].
