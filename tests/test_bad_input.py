@@ -645,7 +645,8 @@ def as_nobody():
     if shutil.which("setpriv") is None:
         pytest.skip("root may write everywhere, and there is no setpriv to become somebody else")
     prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    probe = subprocess.run([*prefix, sys.executable, "-c", "import attar"], env=environment(), capture_output=True)
+    needed = "import attar.recipes.distill"  # and all packages; attar alone imports none
+    probe = subprocess.run([*prefix, sys.executable, "-c", needed], env=environment(), capture_output=True)
     if probe.returncode != 0:
         pytest.skip("another user cannot run this Python, or read this checkout")
     return prefix

@@ -405,6 +405,7 @@ def test_signals_save_and_the_same_command_goes_on_to_the_end(tmp_path, capsys):
             f"Interrupted: stopped by {number.name} after step {saved[-1]}; a checkpoint is saved."
             " The same command goes on.\n"
         )
+        assert (out / "log.txt").read_text().endswith(err)
     assert 0 < saved[0] < saved[1] < 100
     assert not (out / "student").exists()
     assert main(words) == 0

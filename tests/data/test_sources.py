@@ -342,8 +342,9 @@ def test_what_is_not_there_or_not_images_is_an_error(tmp_path):
     write_files(tmp_path, "cat.jpg")
     with pytest.raises(DataError, match=r"cat\.jpg is a file. Give a folder"):
         open_source(str(tmp_path / "cat.jpg"))
-    with pytest.raises(DataError, match=r"x\.parquet does not exist"):
-        open_source(str(tmp_path / "x.parquet"))
+    (tmp_path / "train.parquet").touch()
+    with pytest.raises(DataError, match=r"tain\.parquet does not exist\. Did you mean 'train\.parquet'\? Check"):
+        open_source(str(tmp_path / "tain.parquet"))
     with pytest.raises(DataError, match=r"folder .*no/where does not exist"):
         open_source(str(tmp_path / "no" / "where"))
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from attar.errors import ShapeError
-from attar.methods.teacher import ask, check_patches, frozen, resample_tokens, resize
+from attar.methods.teacher import ask, ask_embedding, check_patches, frozen, resample_tokens, resize
 from attar.types import Tokens
 from small_models import TINY, backbone
 
@@ -32,6 +32,15 @@ def test_the_teacher_is_asked_at_its_own_size():
     assert tokens.grid == (6, 6)
     expected = F.interpolate(views, size=(48, 48), mode="bicubic", antialias=True)
     torch.testing.assert_close(tokens.patch, teacher.tokens(expected).patch)
+
+
+@pytest.mark.parametrize("question", [lambda teacher, views: ask(teacher, views).patch, ask_embedding])
+def test_a_cpu_asks_about_few_of_many_views_at_a_time_and_gets_the_same(question):
+    teacher, seen, views = frozen(backbone()), [], torch.rand(1177, 3, 32, 32)  # one more than 24 of 224 px have pixels
+    teacher.model.patch_embed.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    answers = question(teacher, views)
+    assert seen == [393, 392, 392]
+    torch.testing.assert_close(answers[-5:], question(teacher, views[-5:]))
 
 
 def test_a_view_that_fits_is_handed_on_as_it_is():

@@ -574,16 +574,21 @@ def test_many_images_go_through_in_pieces_that_fit_a_cache_and_come_out_as_one(r
     backbone, seen = load_backbone(reference, weights="random", img_size=32), []
     first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     first.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    images = torch.rand(800, 3, 32, 32)
+    images = torch.rand(1201, 3, 32, 32)  # as many pixels as 24.5 of 224 px have; pieces have at most those of 12
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         tokens, vectors = backbone.tokens(images), backbone.embed(images.mul(255).round().byte())
-        assert seen == [784, 16] * 2  # as many pixels as 16 images of 224 px have
+        assert seen == [401, 400, 400] * 2
         with torch.no_grad():
             backbone.eval()
             whole, again = backbone(images).map(Tensor.float), backbone.forward_embed(images.mul(255).round().byte())
-    assert seen[4:] == [800, 800]  # in training as they come
+    assert seen[6:] == [1201, 1201]  # in training as they come
     assert tokens.grid == whole.grid
     for ours, theirs in ((tokens.cls, whole.cls), (tokens.patch, whole.patch), (tokens.prefix, whole.prefix)):
         torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(vectors, again.float())
     assert backbone.tokens(images[:0]).cls.shape == (0, backbone.embed_dim)
+    (last,) = backbone.intermediates(images, layers=[-1])
+    assert seen[-3:] == [401, 400, 400]
+    with torch.no_grad():
+        (at_once,) = backbone.eval().forward_intermediates(images, layers=[-1])
+    torch.testing.assert_close(last.patch, at_once.patch)

@@ -97,6 +97,13 @@ def test_wrong_references(text, message):
         parse_reference(text)
 
 
+@pytest.mark.parametrize("options", ["", "?img_size=64", "?img_size=64&depth=2"])
+def test_a_misspelt_folder_is_guessed(options, tmp_path):
+    (tmp_path / "student").mkdir()
+    with pytest.raises(ModelReferenceError, match=r"is no folder\. Did you mean 'student'"):
+        parse_reference(f"{tmp_path}/studnet{options}")
+
+
 def test_a_file_as_reference_is_named_as_such(tmp_path):
     (tmp_path / "checkpoint").write_bytes(b"weights")
     with pytest.raises(ModelReferenceError, match="A weight file goes with its architecture"):

@@ -69,6 +69,23 @@ def test_a_plan_counts_what_the_run_then_does(tmp_path):
     assert counted["checkpoints"] == len(list((report.run / "checkpoints").iterdir())) == 4
 
 
+def test_a_run_that_is_there_already_is_told(tmp_path):
+    config = distillation(tmp_path, max_steps=2, monitor=None)
+    assert attar.plan(config, QUICK).found["training"]["learning rate"] == "7.81e-06"
+    attar.distill(config)
+    before = sorted((tmp_path / "out").rglob("*"))
+
+    def told(config):
+        return [concern.text for concern in attar.plan(config, QUICK).concerns if concern.subject == "directory"]
+
+    assert [text.partition(": ")[2] for text in told(config)] == [
+        "the command goes on with it, and the figures here are of a whole one. Choose a new --out to begin another."
+    ]
+    (other,) = told(config.replace(batch_size=4))
+    assert "holds a run with other settings: batch_size was 8, now 4. Choose a new --out" in other
+    assert sorted((tmp_path / "out").rglob("*")) == before
+
+
 def test_the_licence_of_the_weights_that_a_student_starts_from_is_told(tmp_path):
     start = {"student": under_licence(tmp_path / "start", "cc-by-nc-4.0"), "student_weights": "pretrained"}
     alone = config_of(tmp_path / "task", pretrain="none", teacher=None, pool=(), **start)

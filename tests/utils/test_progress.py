@@ -131,6 +131,17 @@ def test_the_log_says_and_writes_the_same(tmp_path, capsys):
     assert capsys.readouterr().out == text
 
 
+def test_the_log_keeps_the_reason_of_an_end_before_its_time(tmp_path, capsys):
+    with pytest.raises(Interrupted), Log(tmp_path / "log.txt").last_words():
+        raise Interrupted(signal.SIGINT, "stopped by SIGINT at step 3.\x1b[2J")
+    assert (tmp_path / "log.txt").read_text() == "Interrupted: stopped by SIGINT at step 3.\\x1b[2J\n"
+    assert capsys.readouterr().out == ""
+    for silent in (Log(), Log(tmp_path / "other.txt", is_silent=True), Log(tmp_path / "not/there/log.txt")):
+        with pytest.raises(Interrupted), silent.last_words():
+            raise Interrupted(signal.SIGINT, "stopped")
+    assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
+
+
 def test_a_log_without_a_file_says_only(capsys):
     Log().say("x")
     assert capsys.readouterr().out == "x\n"

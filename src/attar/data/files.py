@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from attar.errors import AttarError, DataError, DecodeError
+from attar.errors import AttarError, DataError, DecodeError, meant_beside
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 SHARD_SUFFIXES = (".tar", ".parquet")
@@ -258,6 +258,7 @@ def _in_words(what: str, kind: type[DataError]) -> Iterator[None]:
             raise
         if isinstance(error, FileNotFoundError) and kind is DataError:
             rule = "does not exist or cannot be reached" if is_url(what) else "does not exist"
-            raise DataError(f"{what} {rule}. Check its name.") from None
+            meant = "" if is_url(what) else meant_beside(Path(what).expanduser())
+            raise DataError(f"{what} {rule}.{meant} Check its name.") from None
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise kind(f"{what}: cannot be read ({without_credentials(reason)}).") from None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attar.losses import token_distance
 from attar.methods.base import Taught
 from attar.methods.tasks import Task
-from attar.methods.teacher import TokenKind, check_patches, chosen, resize
+from attar.methods.teacher import TokenKind, ask, check_patches, chosen, resize
 from attar.methods.teacher_cache import Answers, TeacherCache
 from attar.models import ProjectionHead, TaskModel
 from attar.types import Batch, StepOutput
@@ -90,6 +90,6 @@ class TaskTransfer(Taught):
     @torch.no_grad()
     def ask(self, views: Tensor) -> Answers:
         """Teacher logits, and tokens where they are matched."""
-        found = self.teacher.backbone(resize(views, self.teacher.backbone.img_size))
+        found = ask(self.teacher.backbone, views)
         target = self.teacher.head(found)
         return (target, chosen(found, self.tokens, grid=self.student.grid)) if self.tokens else (target,)

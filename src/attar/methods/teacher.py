@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attar.errors import ShapeError
-from attar.models import Backbone
-from attar.types import Tokens
+from attar.models import Backbone, pieces
+from attar.types import Tokens, joined
 
 
 def frozen(teacher: Backbone) -> Backbone:
@@ -21,15 +21,14 @@ def frozen(teacher: Backbone) -> Backbone:
 
 @torch.no_grad()
 def ask(teacher: Backbone, views: Tensor, *, img_size: int | None = None) -> Tokens:
-    """Teacher tokens of views (B, 3, H, W), at the teacher's own input size or at another that it takes."""
-    tokens: Tokens = teacher(resize(views, img_size or teacher.img_size))
-    return tokens
+    """Teacher tokens of views (B, 3, H, W), at the teacher's own input size or at another; on a CPU in `pieces`."""
+    return joined([teacher(few) for few in pieces(resize(views, img_size or teacher.img_size))])
 
 
 @torch.no_grad()
 def ask_embedding(teacher: Backbone, views: Tensor) -> Tensor:
-    """Teacher embeddings (B, E) of views (B, 3, H, W), projected where it projects, at its own input size."""
-    return teacher.forward_embed(resize(views, teacher.img_size))
+    """Teacher embeddings (B, E) of views (B, 3, H, W), projected where it projects, at its own size and in `pieces`."""
+    return torch.cat([teacher.forward_embed(few) for few in pieces(resize(views, teacher.img_size))])
 
 
 def check_patches(student: Backbone, teacher: Backbone | None = None) -> None:

@@ -1,6 +1,6 @@
 """Backbones: one adapter for every model, strict readers of weight files, heads."""
 
-from attar.models.backbone import Backbone, Preprocess, Provenance
+from attar.models.backbone import Backbone, Preprocess, Provenance, pieces
 from attar.models.classifier import LinearClassifier, load_classifier
 from attar.models.heads import ClassificationHead, ProjectionHead
 from attar.models.licences import Licence, licence_named, terms_of
@@ -28,6 +28,7 @@ __all__ = [
     "load_classifier",
     "load_text_tower",
     "load_two_towers",
+    "pieces",
     "small_text_tower",
     "terms_of",
     "with_projection",

@@ -22,7 +22,7 @@ from attar.types import IMAGENET, Tokens, joined
 from attar.utils.io import sha256_file
 
 _RANGE = (-0.5, 1.5)  # of [0, 1], with room for what bicubic resizing adds at edges
-_PIECE = 16 * 224**2  # pixels of several images
+_PIECE = 12 * 224**2  # pixels of several images (notes/step.md)
 _FEW_TOKENS = 300  # at 224 px patches of 14 make 256; of more, a table of all pairs takes too much memory
 _REFUSALS = (AssertionError, RuntimeError, ValueError)  # how models complain about an image's size
 
@@ -72,11 +72,14 @@ class Provenance:
         )
 
 
-def _pieces(images: Tensor) -> Sequence[Tensor]:
-    """The images; on a CPU few at a time, as one block's output for many does not stay in its caches for the next."""
+def pieces(images: Tensor) -> Sequence[Tensor]:
+    """The images for a frozen model, in order; on a CPU few at a time, in pieces of equal length or of one less.
+
+    One block's output for many images does not stay in a CPU's caches for the next block.
+    """
     if images.ndim != 4 or images.device.type != "cpu":
         return (images,)
-    return torch.split(images, max(1, _PIECE // max(1, math.prod(images.shape[-2:]))))
+    return torch.tensor_split(images, max(1, math.ceil(images[:, 0].numel() / _PIECE)))
 
 
 class Backbone(nn.Module):
@@ -213,7 +216,7 @@ class Backbone(nn.Module):
             ShapeError: As `forward`; or if floats lie so far outside [0, 1] that they were normalised, or count to 255.
         """
         with evaluating(self):
-            return joined([self(few).map(Tensor.float) for few in _pieces(self._taken(images))])
+            return joined([self(few).map(Tensor.float) for few in pieces(self._taken(images))])
 
     def forward_intermediates(self, images: Tensor, *, layers: list[int], norm: bool = True) -> list[Tokens]:
         """Tokens after chosen blocks with gradient, in the module's current mode; otherwise as `intermediates`."""
@@ -241,8 +244,11 @@ class Backbone(nn.Module):
             ShapeError: If the images are of another size than the model takes.
         """
         with evaluating(self):
-            found = self.forward_intermediates(self._taken(images), layers=layers, norm=norm)
-        return [tokens.map(Tensor.float) for tokens in found]
+            found = [
+                [tokens.map(Tensor.float) for tokens in self.forward_intermediates(few, layers=layers, norm=norm)]
+                for few in pieces(self._taken(images))
+            ]
+        return [joined(parts) for parts in zip(*found, strict=True)]
 
     def forward_embed(self, images: Tensor) -> Tensor:
         """(B, E) with gradient, in the module's current mode; otherwise as `embed`."""
@@ -259,7 +265,7 @@ class Backbone(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, E) float32: one vector per image, for search and zero-shot, projected where the model projects."""
         with evaluating(self):
-            return torch.cat([self.forward_embed(few).float() for few in _pieces(self._taken(images))])
+            return torch.cat([self.forward_embed(few).float() for few in pieces(self._taken(images))])
 
     def _taken(self, images: Tensor) -> Tensor:
         """Images on the backbone's device, if their range is one of RGB in [0, 1].

@@ -61,7 +61,7 @@ def parse_reference(text: str) -> Reference:
         return _parse_prefixed(prefix, rest, text)
     if path.is_absolute() or name.startswith("~") or "/" in name or path.is_file() or path.suffix in _WEIGHT_FILES:
         is_like_a_repository = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) and path.suffix not in _WEIGHT_FILES
-        hint = meant_beside(path)
+        hint = meant_beside(Path(name).expanduser())
         hint += f" If it is a repository of the model hub, write hf:{text}." if is_like_a_repository else ""
         raise ModelReferenceError(
             f"model reference '{text}' is no folder.{hint} A weight file goes with its architecture:"

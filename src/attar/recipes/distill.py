@@ -81,6 +81,7 @@ def distill(config: DistillConfig) -> DistillReport:
             built = assemble(config, device)
         run = from_main(lambda: start_run(directory))
         log = Log(run.log, is_silent=not is_main())
+        held.enter_context(log.last_words())
         say_header(log, built)
         say_damage(log, built.source, run.bad_files)
         state = build_state(

@@ -88,6 +88,7 @@ def distill_vl(config: DistillVlConfig) -> DistillVlReport:
         check_ships(built.student, built.text)
         run = from_main(lambda: start_run(directory))
         log = Log(run.log, is_silent=not is_main())
+        held.enter_context(log.last_words())
         say_towers(log, built)
         say_damage(log, built.source, run.bad_files)
         features = run.path / "features"

@@ -103,6 +103,7 @@ def transfer(config: TransferConfig) -> TransferReport:
         if is_main():
             record_settings(directory, config, version=__version__)
         log = Log(directory.log, is_silent=not is_main())
+        held.enter_context(log.last_words())
         judge = Judge(task, pool, config, directory.results)
         run = Run(config, device, workers, directory.path, log, task, judge, Compute(), pool)
         _say_header(run, student)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from attar.errors import AttarError
 from attar.utils.io import storage_errors
 from attar.utils.plain import plain
 from attar.utils.signals import stop_if_requested
@@ -139,5 +140,24 @@ class Log:
         text = plain(text)
         console.print(text)
         if self.path is not None:
-            with storage_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(text + "\n")
+            with storage_errors(self.path):
+                self._write(self.path, text)
+
+    @contextlib.contextmanager
+    def last_words(self) -> Iterator[None]:
+        """Within the block, what ends it before its time is written into the file; the command says it on the screen.
+
+        A disk that is full already keeps no reason, and hides none.
+        """
+        try:
+            yield
+        except AttarError as error:
+            if self.path is not None and not self.is_silent:
+                with contextlib.suppress(OSError):
+                    self._write(self.path, plain(f"{type(error).__name__}: {error}"))
+            raise
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")

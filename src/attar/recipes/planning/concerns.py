@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from attar.config import OptimConfig
+from attar.config import DistillConfig, DistillVlConfig, OptimConfig, TransferConfig
 from attar.data.sources import share_a_place
 from attar.models import Backbone, terms_of
 from attar.models.backbone import Provenance
@@ -12,6 +13,7 @@ from attar.recipes.describe import low_rate as told_low_rate
 from attar.recipes.describe import millions, short
 from attar.recipes.judging import Watched
 from attar.recipes.planning.parts import Concern, Part
+from attar.utils.run_directory import run_there
 
 FEW_IMAGES = 1000
 """To learn from without labels; so many taught a small student as much as five times more did (notes/proxy_data.md)."""
@@ -20,6 +22,12 @@ CHECKS = "checks by the monitor"
 FEW_TO_JUDGE = 100
 """Of so many images a figure's 95 % interval is up to 20 points wide."""
 _HARDLY_AGAIN = 0.9
+
+
+def of_the_directory(config: DistillConfig | DistillVlConfig | TransferConfig) -> Iterator[Concern]:
+    """What stands in `--out` already."""
+    if told := run_there(Path(config.out), config, resume_anyway=config.resume_anyway):
+        yield Concern("directory", told)
 
 
 def too_few_images(count: int, flag: str, *, least: int = FEW_IMAGES) -> Iterator[Concern]:

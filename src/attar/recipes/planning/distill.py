@@ -23,7 +23,7 @@ from attar.recipes.planning.parts import Concern, Part, Plan, bytes_below, free_
 from attar.recipes.planning.probe import Steps, forget_peaks, held, probe, timed
 from attar.recipes.proteus import completed
 from attar.recipes.training import check_every, checkpoint_every
-from attar.train import TrainState, build_state, times_due
+from attar.train import TrainState, base_lr, build_state, times_due
 from attar.utils.distributed import pick_device
 
 
@@ -66,6 +66,7 @@ def plan_distill(config: DistillConfig, settings: PlanConfig, folder: Path) -> P
         disk=disk,
         free=free,
         concerns=[
+            *concerns.of_the_directory(config),
             *_concerns(built),
             *_of_answers(built, answers),
             *concerns.much_judging(parts),
@@ -175,6 +176,7 @@ def _found(built: Assembly, answers: KeptAnswers | None) -> dict[str, object]:
             "steps": built.total_steps,
             "views a step": config.batch_size,
             "epochs": round(built.total_steps / built.steps_per_epoch, 2),
+            "learning rate": f"{base_lr(config.optim, config.batch_size):.3g}",
             "on": str(built.device),
         },
     }

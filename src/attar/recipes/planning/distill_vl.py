@@ -48,7 +48,7 @@ from attar.recipes.vl_assembly import (
 )
 from attar.recipes.vl_describe import describe_text
 from attar.recipes.vl_texts import caption_corpus, sentence_corpus
-from attar.train import TrainState, build_state, embeddings_spared, times_due
+from attar.train import TrainState, base_lr, build_state, embeddings_spared, times_due
 from attar.utils.distributed import pick_device
 from attar.utils.progress import Log
 
@@ -128,7 +128,12 @@ def plan_distill_vl(config: DistillVlConfig, settings: PlanConfig, folder: Path)
         memory=held(device, more=more, loaders=steps.loaders),
         disk=disk,
         free=free,
-        concerns=[*_concerns(built), *concerns.much_judging(parts), *concerns.too_little_room(disk, free, config.out)],
+        concerns=[
+            *concerns.of_the_directory(config),
+            *_concerns(built),
+            *concerns.much_judging(parts),
+            *concerns.too_little_room(disk, free, config.out),
+        ],
         price_per_hour=settings.price_per_hour,
     )
 
@@ -284,6 +289,7 @@ def _found(built: VlAssembly, corpus: Corpus) -> dict[str, object]:
             "steps": built.total_steps,
             "images a step": config.batch_size,
             "epochs": round(built.total_steps / built.steps_per_epoch, 2),
+            "learning rate": f"{base_lr(config.optim, config.batch_size):.3g}",
             "on": str(built.device),
         },
     }

@@ -58,7 +58,11 @@ def plan_transfer(config: TransferConfig, settings: PlanConfig, folder: Path) ->
         stages.transfer(adapted, teacher, model)
     stages.finetune(model)
     free = free_at(config.out)
-    doubts = [*_concerns(run, teacher, student), *concerns.too_little_room(sums.disk, free, config.out)]
+    doubts = [
+        *concerns.of_the_directory(config),
+        *_concerns(run, teacher, student),
+        *concerns.too_little_room(sums.disk, free, config.out),
+    ]
     return Plan(
         verb="transfer",
         settings=config.model_dump(mode="json"),
