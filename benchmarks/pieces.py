@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=2 python benchmarks/pieces.py --precision fp32 bf16 --results FILE
 
 attar asks teachers, and whatever else is frozen, about as many pixels at a time as 12 images of 224 px have
-(`attar.models.pieces`). The reference asks about the batch at once; other lengths stand beside, in images of 224 px or
-as many pixels of smaller ones. All ways take turns on the same images, the order within a turn alternates; medians
-of the turns' ratios to the batch at once, with lowest and highest. Weights are random, which costs the same. That all
-ways say the same is tested (`tests/models/test_backbone.py`). About ten minutes on two cores.
+(`attar.models.cache_sized`). The reference asks about the batch at once; other lengths stand beside, in images of 224
+px or as many pixels of smaller ones. All ways take turns on the same images, the order within a turn alternates;
+medians of the turns' ratios to the batch at once, with lowest and highest. Weights are random, which costs the same.
+That all ways say the same is tested (`tests/models/test_backbone.py`). About 25 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def compare(args: argparse.Namespace, precision: str, reference: str, size: int,
             for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
                 started = time.perf_counter()
                 ways[name]()
-                if turn >= 0:  # what is done once is done
+                if turn >= 0:  # the first one warms up
                     found[name].append(time.perf_counter() - started)
     quicker = {name: ratio(found["at once"], times) for name, times in found.items() if name != "at once"}
     told = (f"{name} {median:.2f} ({low:.2f} to {high:.2f})" for name, (median, low, high) in quicker.items())
@@ -89,7 +89,7 @@ def compare(args: argparse.Namespace, precision: str, reference: str, size: int,
 
 
 def in_pieces(teacher: attar.Backbone, images: Tensor, length: int) -> Tokens:
-    """Of as many pixels as so many images of 224 px have."""
+    """Tokens, asked for in even pieces of at most the pixels of `length` images of 224 px."""
     count = math.ceil(images[:, 0].numel() / (length * 224**2))
     return joined([teacher(few) for few in images.tensor_split(count)])
 

@@ -36,7 +36,8 @@ def test_the_teacher_is_asked_at_its_own_size():
 
 @pytest.mark.parametrize("question", [lambda teacher, views: ask(teacher, views).patch, ask_embedding])
 def test_a_cpu_asks_about_few_of_many_views_at_a_time_and_gets_the_same(question):
-    teacher, seen, views = frozen(backbone()), [], torch.rand(1177, 3, 32, 32)  # one more than 24 of 224 px have pixels
+    teacher, seen, views = frozen(backbone()), [], torch.rand(1177, 3, 32, 32)
+    # 1,176 have the pixels of 24 images of 224 px, which are two pieces
     teacher.model.patch_embed.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     answers = question(teacher, views)
     assert seen == [393, 392, 392]

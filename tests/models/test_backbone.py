@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.errors import ModelReferenceError, ShapeError
-from attar.models import Backbone, Preprocess, Provenance, load_backbone
+from attar.models import Backbone, Preprocess, Provenance, cache_sized, load_backbone
 from attar.types import Tokens
 
 SLIM = "depth=2&embed_dim=96&num_heads=3"
@@ -587,6 +587,7 @@ def test_many_images_go_through_in_pieces_that_fit_a_cache_and_come_out_as_one(r
         torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(vectors, again.float())
     assert backbone.tokens(images[:0]).cls.shape == (0, backbone.embed_dim)
+    assert [len(few) for few in cache_sized(torch.empty(2, 3, 900, 900))] == [1, 1]  # no image is cut, no piece empty
     (last,) = backbone.intermediates(images, layers=[-1])
     assert seen[-3:] == [401, 400, 400]
     with torch.no_grad():

@@ -210,7 +210,7 @@ def test_images_that_a_run_was_trained_on_are_not_held_out(tmp_path: Path) -> No
 def test_wrong_tasks_are_refused_with_a_remedy(tmp_path: Path, tasks: str, reason: str, capsys) -> None:
     assert main(words(tmp_path / "out", tasks=tasks)) == 2
     assert reason in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert (tmp_path / "out").exists() == (tasks == "knn:cifar10")  # nothing is made for tasks that cannot be read
 
 
 def test_table_and_list_need_no_model(tmp_path: Path, capsys) -> None:

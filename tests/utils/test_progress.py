@@ -135,6 +135,9 @@ def test_the_log_keeps_the_reason_of_an_end_before_its_time(tmp_path, capsys):
     with pytest.raises(Interrupted), Log(tmp_path / "log.txt").last_words():
         raise Interrupted(signal.SIGINT, "stopped by SIGINT at step 3.\x1b[2J")
     assert (tmp_path / "log.txt").read_text() == "Interrupted: stopped by SIGINT at step 3.\\x1b[2J\n"
+    with pytest.raises(RuntimeError), Log(tmp_path / "log.txt").last_words():
+        raise RuntimeError("Connection closed by peer [127.0.0.1]\nwith a long tail")
+    assert (tmp_path / "log.txt").read_text().endswith("\nRuntimeError: Connection closed by peer [127.0.0.1]\n")
     assert capsys.readouterr().out == ""
     for silent in (Log(), Log(tmp_path / "other.txt", is_silent=True), Log(tmp_path / "not/there/log.txt")):
         with pytest.raises(Interrupted), silent.last_words():

@@ -13,7 +13,7 @@ import pytest
 from attar.config import DistillConfig
 from attar.errors import ConfigError, RunDirectoryError
 from attar.utils.io import read_json
-from attar.utils.run_directory import new_directory, open_run, record_settings, run_there, start_run, versions
+from attar.utils.run_directory import open_run, record_settings, run_there, start_run, versions
 from small_runs import environment
 
 NEEDED = {"teacher": "t", "student": "s", "data": "d", "out": "o"}
@@ -53,17 +53,6 @@ def test_what_a_refused_run_has_made_goes_unless_something_else_lies_in_it(tmp_p
     assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a/other"]
 
 
-def test_a_directory_that_others_may_use_goes_if_it_is_empty(tmp_path):
-    with new_directory(tmp_path / "a/b") as inner, new_directory(tmp_path / "a/b"):
-        assert inner.is_dir()
-    assert list(tmp_path.iterdir()) == []
-    with new_directory(tmp_path / "a/b") as inner:
-        (inner / "kept").touch()
-    with suppress(ConfigError), new_directory(tmp_path / "a/b/c"):
-        raise ConfigError("refused")
-    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a", "b", "kept"]
-
-
 def test_what_a_command_would_meet_is_told_and_nothing_written(tmp_path):
     run = tmp_path / "run"
     assert run_there(run, CONFIG) == ""
@@ -71,12 +60,15 @@ def test_what_a_command_would_meet_is_told_and_nothing_written(tmp_path):
     assert run_there(run, CONFIG) == ""  # it begins anew
     started(run)
     before = sorted(tmp_path.rglob("*"))
-    assert "holds a run with these settings: the command goes on with it" in run_there(run, CONFIG)
+    assert "holds a run: the command goes on with it" in run_there(run, CONFIG)
     other = CONFIG.replace(batch_size=7)
     assert "holds a run with other settings: batch_size was" in run_there(run, other)
     assert "goes on with it" in run_there(run, other, resume_anyway=True)
     assert "holds no attar run" in run_there(tmp_path, CONFIG)
     assert sorted(tmp_path.rglob("*")) == before
+    (run / "student-last").mkdir()
+    (run / "checkpoints/step-00000001").rmdir()
+    assert "holds a finished run and no whole checkpoint" in run_there(run, CONFIG)
 
 
 def test_a_directory_that_its_holder_removes_meanwhile_is_made_anew(tmp_path, monkeypatch):

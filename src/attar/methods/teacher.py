@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attar.errors import ShapeError
-from attar.models import Backbone, pieces
+from attar.models import Backbone, cache_sized
 from attar.types import Tokens, joined
 
 
@@ -21,14 +21,17 @@ def frozen(teacher: Backbone) -> Backbone:
 
 @torch.no_grad()
 def ask(teacher: Backbone, views: Tensor, *, img_size: int | None = None) -> Tokens:
-    """Teacher tokens of views (B, 3, H, W), at the teacher's own input size or at another; on a CPU in `pieces`."""
-    return joined([teacher(few) for few in pieces(resize(views, img_size or teacher.img_size))])
+    """Teacher tokens of views (B, 3, H, W), at the teacher's own input size or at another that it takes.
+
+    On a CPU it is asked about few at a time (`cache_sized`); ranks that share a sharded teacher give equally many.
+    """
+    return joined([teacher(few) for few in cache_sized(resize(views, img_size or teacher.img_size))])
 
 
 @torch.no_grad()
 def ask_embedding(teacher: Backbone, views: Tensor) -> Tensor:
-    """Teacher embeddings (B, E) of views (B, 3, H, W), projected where it projects, at its own size and in `pieces`."""
-    return torch.cat([teacher.forward_embed(few) for few in pieces(resize(views, teacher.img_size))])
+    """Teacher embeddings (B, E) of views (B, 3, H, W), projected where it projects, at its own input size."""
+    return torch.cat([teacher.forward_embed(few) for few in cache_sized(resize(views, teacher.img_size))])
 
 
 def check_patches(student: Backbone, teacher: Backbone | None = None) -> None:

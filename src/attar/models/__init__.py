@@ -1,6 +1,6 @@
 """Backbones: one adapter for every model, strict readers of weight files, heads."""
 
-from attar.models.backbone import Backbone, Preprocess, Provenance, pieces
+from attar.models.backbone import Backbone, Preprocess, Provenance, cache_sized
 from attar.models.classifier import LinearClassifier, load_classifier
 from attar.models.heads import ClassificationHead, ProjectionHead
 from attar.models.licences import Licence, licence_named, terms_of
@@ -23,12 +23,12 @@ __all__ = [
     "TaskModel",
     "TextTower",
     "TwoTowers",
+    "cache_sized",
     "licence_named",
     "load_backbone",
     "load_classifier",
     "load_text_tower",
     "load_two_towers",
-    "pieces",
     "small_text_tower",
     "terms_of",
     "with_projection",

@@ -72,14 +72,15 @@ class Provenance:
         )
 
 
-def pieces(images: Tensor) -> Sequence[Tensor]:
-    """The images for a frozen model, in order; on a CPU few at a time, in pieces of equal length or of one less.
+def cache_sized(images: Tensor) -> Sequence[Tensor]:
+    """(B, 3, H, W) for a frozen model, in order; on a CPU in pieces of equal length or of one less, at least an image.
 
     One block's output for many images does not stay in a CPU's caches for the next block.
     """
     if images.ndim != 4 or images.device.type != "cpu":
         return (images,)
-    return torch.tensor_split(images, max(1, math.ceil(images[:, 0].numel() / _PIECE)))
+    pixels = len(images) * math.prod(images.shape[-2:])
+    return torch.tensor_split(images, max(1, min(len(images), math.ceil(pixels / _PIECE))))
 
 
 class Backbone(nn.Module):
@@ -216,7 +217,7 @@ class Backbone(nn.Module):
             ShapeError: As `forward`; or if floats lie so far outside [0, 1] that they were normalised, or count to 255.
         """
         with evaluating(self):
-            return joined([self(few).map(Tensor.float) for few in pieces(self._taken(images))])
+            return joined([self(few).map(Tensor.float) for few in cache_sized(self._taken(images))])
 
     def forward_intermediates(self, images: Tensor, *, layers: list[int], norm: bool = True) -> list[Tokens]:
         """Tokens after chosen blocks with gradient, in the module's current mode; otherwise as `intermediates`."""
@@ -243,12 +244,13 @@ class Backbone(nn.Module):
             ModelReferenceError: If the model offers no intermediate features, or a layer does not exist.
             ShapeError: If the images are of another size than the model takes.
         """
+        found: list[list[Tokens]] = [[] for _ in layers]
         with evaluating(self):
-            found = [
-                [tokens.map(Tensor.float) for tokens in self.forward_intermediates(few, layers=layers, norm=norm)]
-                for few in pieces(self._taken(images))
-            ]
-        return [joined(parts) for parts in zip(*found, strict=True)]
+            for few in cache_sized(self._taken(images)):
+                of_layers = self.forward_intermediates(few, layers=layers, norm=norm)
+                for parts, tokens in zip(found, of_layers, strict=True):
+                    parts.append(tokens.map(Tensor.float))
+        return [joined(found.pop(0)) for _ in layers]  # one layer at a time in memory twice
 
     def forward_embed(self, images: Tensor) -> Tensor:
         """(B, E) with gradient, in the module's current mode; otherwise as `embed`."""
@@ -265,7 +267,7 @@ class Backbone(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, E) float32: one vector per image, for search and zero-shot, projected where the model projects."""
         with evaluating(self):
-            return torch.cat([self.forward_embed(few).float() for few in pieces(self._taken(images))])
+            return torch.cat([self.forward_embed(few).float() for few in cache_sized(self._taken(images))])
 
     def _taken(self, images: Tensor) -> Tensor:
         """Images on the backbone's device, if their range is one of RGB in [0, 1].

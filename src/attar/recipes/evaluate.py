@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,9 +38,8 @@ from attar.utils.distributed import (
     pick_device,
     process_group,
 )
-from attar.utils.io import cache_dir, read_json, remove_half_written, sha256_text, write_json
+from attar.utils.io import cache_dir, read_json, remove_half_written, sha256_text, storage_errors, write_json
 from attar.utils.progress import Log
-from attar.utils.run_directory import new_directory
 from attar.utils.signals import polite_stop
 
 _STALE_S = 3600.0  # no file of results takes so long to write
@@ -93,15 +91,10 @@ def evaluate(config: EvaluateConfig) -> EvaluateReport:
         Interrupted: If SIGINT or SIGTERM came; the same command goes on.
     """
     device = pick_device(config.device)
-    with (
-        polite_stop(),
-        process_group(device, timeout_s=config.timeout_s),
-        peers_in_words(),
-        contextlib.ExitStack() as held,
-    ):
-        out = from_main(lambda: held.enter_context(_directory(config)))
-        log = Log(out / "log.txt", is_silent=not is_main())
+    with polite_stop(), process_group(device, timeout_s=config.timeout_s), peers_in_words():
         tasks, judged = parse_tasks(config.tasks), candidates(config)
+        out = from_main(lambda: _directory(config))
+        log = Log(out / "log.txt", is_silent=not is_main())
         with one_of_each_machine_first():
             opened, skipped = open_tasks(tasks, judged, config, log)
         if is_main():
@@ -113,8 +106,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateReport:
         return from_main(lambda: _finish(out, tasks, skipped, log))
 
 
-@contextlib.contextmanager
-def _directory(config: EvaluateConfig) -> Iterator[Path]:
+def _directory(config: EvaluateConfig) -> Path:
     """The directory for results; that of a run keeps its own, on which its verdict stands."""
     out = Path(config.out).expanduser().resolve()
     if (out / "run.json").is_file():
@@ -123,10 +115,11 @@ def _directory(config: EvaluateConfig) -> Iterator[Path]:
         )
     if config.data_root is not None and not Path(config.data_root).expanduser().is_dir():
         raise DataError(f"data_root {config.data_root} is no folder. Give the one that the data sets lie in.")
-    with new_directory(out / "results") as results:
-        for folder in (out, results):
-            remove_half_written(folder, older_than_s=_STALE_S)  # several commands may fill one directory at once
-        yield out
+    with storage_errors(out):
+        (out / "results").mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / "results"):
+        remove_half_written(folder, older_than_s=_STALE_S)  # several commands may fill one directory at once
+    return out
 
 
 def open_tasks(

@@ -54,7 +54,7 @@ class Loss:
         """In words."""
         return (
             f"keep {100 * self.explained:.5g} % of their variance, relative error {100 * self.relative:.2g} %"
-            f" (of {self.views} views)"
+            f", measured on {self.views} views"
         )
 
 
@@ -84,10 +84,10 @@ class KeptAnswers:
     def __str__(self) -> str:
         """Lines for the log and the run's records."""
         cache = self.cache
-        asked = "one view" if cache.num_views == 1 else f"{cache.num_views:,} views"
+        asked, are = ("one view", "is") if cache.num_views == 1 else (f"{cache.num_views:,} views", "are")
         return "\n".join(
             [
-                f"{asked} of each of {cache.num_samples:,} images are asked about once, kept as"
+                f"{asked} of each of {cache.num_samples:,} images {are} asked about once, kept as"
                 f" {cache.identity['format']}: {size_in_words(self.bytes_per_view)} a view,"
                 f" {size_in_words(self.bytes)} in all ({self.before:,} answers were there before)",
                 *(f"{name} {loss}" for name, loss in self.losses.items()),

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from attar.errors import AttarError
+from attar.errors import AttarError, first_line
 from attar.utils.io import storage_errors
 from attar.utils.plain import plain
 from attar.utils.signals import stop_if_requested
@@ -151,10 +151,11 @@ class Log:
         """
         try:
             yield
-        except AttarError as error:
+        except Exception as error:
             if self.path is not None and not self.is_silent:
+                reason = str(error) if isinstance(error, AttarError) else first_line(error)
                 with contextlib.suppress(OSError):
-                    self._write(self.path, plain(f"{type(error).__name__}: {error}"))
+                    self._write(self.path, plain(f"{type(error).__name__}: {reason}"))
             raise
 
     @staticmethod

@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -94,7 +94,9 @@ def held_directory(path: Path) -> Iterator[Path]:
         RunDirectoryError: If it cannot be made or written, or is in use.
     """
     path, missing = _looked_up(path)
-    with _none_left_empty(missing), contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
+        for folder in missing:
+            held.callback(_remove_if_empty, folder)
         lock = _hold(path / ".attar-lock")
         held.callback(lock.close)
         held.callback(_remove, Path(lock.name))
@@ -147,25 +149,9 @@ def _remove(file: Path) -> None:
         file.unlink()
 
 
-@contextlib.contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """The absolute path of a directory, made where there is none; like `held_directory`, but others may use it too."""
-    path, missing = _looked_up(path)
-    with _none_left_empty(missing):
-        with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-        yield path
-
-
-@contextlib.contextmanager
-def _none_left_empty(folders: Sequence[Path]) -> Iterator[None]:
-    """After the block these are gone, innermost first, that are empty."""
-    try:
-        yield
-    finally:
-        for folder in reversed(folders):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _complain_of_holder(file: TextIO) -> NoReturn:
@@ -198,13 +184,17 @@ def run_there(path: Path, config: Config, *, resume_anyway: bool = False) -> str
     try:
         path, missing = _looked_up(path)
         with storage_errors(path):
-            if missing or _look(path, config, resume_anyway=resume_anyway).is_new:
+            if missing:
+                return ""
+            run = _look(path, config, resume_anyway=resume_anyway)
+            if run.is_new:
+                refuse_to_replace(run)
                 return ""
     except UserError as refusal:
         return str(refusal)
     return (
-        f"--out {path} holds a run with these settings: the command goes on with it, and the figures here are of a"
-        " whole one. Choose a new --out to begin another."
+        f"--out {path} holds a run: the command goes on with it, or tells its results again where it has ended. The"
+        " figures here are of a whole run. Choose a new --out to begin another."
     )
 
 
