@@ -29,25 +29,26 @@ from attar.methods.teacher import ask, frozen
 from attar.types import Tokens, joined
 from machine import given, machine
 
-ROWS = [  # model, pixels, images
-    ("vit_tiny_patch16_224", 224, 64),
-    ("vit_small_patch14_dinov2", 224, 64),
-    ("vit_base_patch14_dinov2", 224, 32),
-    ("resnet50", 224, 64),
-    ("convnext_tiny", 224, 64),
-    ("mobilenetv3_large_100", 224, 64),
-    ("resnet10t?output_stride=8", 64, 256),
-]
+ROWS = {  # model: (pixels, images)
+    "vit_tiny_patch16_224": (224, 64),
+    "vit_small_patch14_dinov2": (224, 64),
+    "vit_base_patch14_dinov2": (224, 32),
+    "resnet50": (224, 64),
+    "convnext_tiny": (224, 64),
+    "mobilenetv3_large_100": (224, 64),
+    "resnet10t?output_stride=8": (64, 256),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
+    parser.add_argument("--row", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--lengths", nargs="+", type=int, default=[16, 8, 4])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
-    rows = [compare(args, precision, *row) for row in ROWS for precision in args.precision]
+    rows = [compare(args, precision, model, *ROWS[model]) for model in args.row for precision in args.precision]
     if args.results:
         record = {
             "benchmark": "pieces",
