@@ -79,8 +79,8 @@ def test_a_run_that_is_there_already_is_told(tmp_path):
         return [concern.text for concern in attar.plan(config, QUICK).concerns if concern.subject == "directory"]
 
     assert [text.partition(": ")[2] for text in told(config)] == [
-        "the command goes on with it, or tells its results again where it has ended. The figures here are of a whole"
-        " run. Choose a new --out to begin another."
+        "the command goes on with it, or tells its results again where it has ended. Choose a new --out to begin"
+        " another. The figures here are of a whole run."
     ]
     (other,) = told(config.replace(batch_size=4))
     assert "holds a run with other settings: batch_size was 8, now 4. Choose a new --out" in other

@@ -193,8 +193,8 @@ def run_there(path: Path, config: Config, *, resume_anyway: bool = False) -> str
     except UserError as refusal:
         return str(refusal)
     return (
-        f"--out {path} holds a run: the command goes on with it, or tells its results again where it has ended. The"
-        " figures here are of a whole run. Choose a new --out to begin another."
+        f"--out {path} holds a run: the command goes on with it, or tells its results again where it has ended."
+        " Choose a new --out to begin another."
     )
 
 

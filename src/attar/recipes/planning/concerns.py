@@ -27,7 +27,7 @@ _HARDLY_AGAIN = 0.9
 def of_the_directory(config: DistillConfig | DistillVlConfig | TransferConfig) -> Iterator[Concern]:
     """What stands in `--out` already."""
     if told := run_there(Path(config.out), config, resume_anyway=config.resume_anyway):
-        yield Concern("directory", told)
+        yield Concern("directory", f"{told} The figures here are of a whole run.")
 
 
 def too_few_images(count: int, flag: str, *, least: int = FEW_IMAGES) -> Iterator[Concern]:

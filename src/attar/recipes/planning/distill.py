@@ -18,7 +18,7 @@ from attar.recipes.describe import describe, starting_weights
 from attar.recipes.distill import training_of, views_of
 from attar.recipes.kept_answers import KeptAnswers, ask_beforehand, keep_answers
 from attar.recipes.planning import concerns
-from attar.recipes.planning.monitoring import Judgements, images_to_look_at, students_kept, students_written
+from attar.recipes.planning.monitoring import Judgements, images_to_look_at, kept_on_disk, students_written
 from attar.recipes.planning.parts import Concern, Part, Plan, bytes_below, free_at
 from attar.recipes.planning.probe import Steps, forget_peaks, held, probe, timed
 from attar.recipes.proteus import completed
@@ -52,7 +52,12 @@ def plan_distill(config: DistillConfig, settings: PlanConfig, folder: Path) -> P
         Part("students written", writing, students_written(checks)),
         Part("checkpoints", steps.save, times_due(checkpoint_every(training_of(built), config), built.total_steps)),
     ]
-    disk = _disk(config, steps, bytes_below(folder / "student"))
+    disk = kept_on_disk(
+        config.checkpoint,
+        is_judged=config.monitor is not None,
+        checkpoint=steps.checkpoint,
+        student=bytes_below(folder / "student"),
+    )
     if answers is not None:
         disk["teacher's answers"] = answers.bytes
     free = free_at(config.out)
@@ -157,12 +162,6 @@ def _judged(built: Assembly, state: TrainState) -> tuple[list[Part], list[Part],
         judge.part("best student judged", few, built.student),
     ]
     return [teacher, Part("random student built", loading), random], after, judge.more_bytes
-
-
-def _disk(config: DistillConfig, steps: Steps, student: int) -> dict[str, int]:
-    kept = config.checkpoint.keep + 1  # the new one is there before the oldest goes
-    students = students_kept(config.checkpoint, is_judged=config.monitor is not None)
-    return {f"{kept} checkpoints": kept * steps.checkpoint, f"{students} students": students * student}
 
 
 def _found(built: Assembly, answers: KeptAnswers | None) -> dict[str, object]:

@@ -29,8 +29,8 @@ from attar.recipes.planning.embedding import look_at
 from attar.recipes.planning.monitoring import (
     Judgements,
     images_to_look_at,
+    kept_on_disk,
     known_from,
-    students_kept,
     students_written,
 )
 from attar.recipes.planning.parts import Concern, Part, Plan, bytes_below, free_at
@@ -101,6 +101,7 @@ def plan_distill_vl(config: DistillVlConfig, settings: PlanConfig, folder: Path)
     student = bytes_below(folder / "student")
     loading, towers = timed(lambda: load_two_towers(str(folder / "student")))
     measuring, _ = timed(lambda: tower_costs(towers, built.teacher))
+    every = checkpoint_every(training_of(built, method), config)
     parts = [
         Part("images opened, models loaded", opening),
         *asked.parts,
@@ -108,17 +109,14 @@ def plan_distill_vl(config: DistillVlConfig, settings: PlanConfig, folder: Path)
         *training,
         *checks,
         Part("students written", writing, students_written(checks)),
-        Part(
-            "checkpoints",
-            steps.save,
-            times_due(checkpoint_every(training_of(built, method), config), built.total_steps),
-        ),
+        Part("checkpoints", steps.save, times_due(every, built.total_steps)),
         Part("best student loaded", loading),
         Part("costs of all towers measured", measuring),
     ]
-    kept, free = config.checkpoint.keep + 1, free_at(config.out)
-    students = students_kept(config.checkpoint, is_judged=config.monitor is not None)
-    disk = asked.disk | {f"{kept} checkpoints": kept * steps.checkpoint, f"{students} students": students * student}
+    kept = kept_on_disk(
+        config.checkpoint, is_judged=built.monitor is not None, checkpoint=steps.checkpoint, student=student
+    )
+    disk, free = asked.disk | kept, free_at(config.out)
     return Plan(
         verb="distill-vl",
         settings=config.model_dump(mode="json"),

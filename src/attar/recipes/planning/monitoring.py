@@ -70,9 +70,11 @@ def students_written(checks: Sequence[Part]) -> float:
     return 2 + 2 * sum(part.times for part in checks[:1])
 
 
-def students_kept(config: CheckpointConfig, *, is_judged: bool) -> int:
-    """How many at most: best and last, and where one is best those that checkpoints name."""
-    return 2 + (config.keep + 1 if is_judged else 0)
+def kept_on_disk(config: CheckpointConfig, *, is_judged: bool, checkpoint: int, student: int) -> dict[str, int]:
+    """Bytes at most of checkpoints and students of so many bytes each: best, last, and a judged run's best by step."""
+    checkpoints = config.keep + 1  # the new one is there before the oldest goes
+    students = 2 + (checkpoints if is_judged else 0)  # checkpoints name what was best until then
+    return {f"{checkpoints} checkpoints": checkpoints * checkpoint, f"{students} students": students * student}
 
 
 class Judgements:
