@@ -11,8 +11,8 @@ Three ways of the same step, on the same weights, optimizer and moving average:
 - uncached: `attar.train.fit`, whole: images come as bytes, as attar's loader delivers them, masks are drawn, one pass
   over clean views and masked ones, and the loop's two checks of loss and gradient, for which the device must be waited
   for.
-- cached: the same, and the teacher's answers come from attar's own files, as float16, with their checksums verified.
-  The file has been read before: it stands in the machine's memory.
+- cached: the same, and the teacher's answers come from attar's own files, as float16. Each row has been read before:
+  it stands in the machine's memory, and its checksum, verified when it is first read, is not taken again.
 
 With --compile each block of teacher and student is compiled, and both of attar's ways are measured so too. The
 reference never is. Before anything is timed, loss and gradient of reference and attar are compared in float32 on the
